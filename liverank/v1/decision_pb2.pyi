@@ -1,0 +1,142 @@
+from liverank.v1 import event_pb2 as _event_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MODE_UNSPECIFIED: _ClassVar[Mode]
+    MODE_SERVE: _ClassVar[Mode]
+    MODE_PREFETCH: _ClassVar[Mode]
+    MODE_SHADOW: _ClassVar[Mode]
+MODE_UNSPECIFIED: Mode
+MODE_SERVE: Mode
+MODE_PREFETCH: Mode
+MODE_SHADOW: Mode
+
+class Decision(_message.Message):
+    __slots__ = ("request_id", "user_id", "decided_ts_ms", "as_of_ms", "surface", "mode", "context", "policy", "arm", "seed", "n_draws", "floor", "base_model", "schema", "snapshot", "feature_service", "feature_names", "heads", "head_weights", "feasible_size", "feasible_hash", "slots", "candidates", "rungs", "stage_ms", "newest_event_ts_ms", "drawn", "space", "user_state", "feature_ages_ms")
+    class StageMsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class FeatureAgesMsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_TS_MS_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_MS_FIELD_NUMBER: _ClassVar[int]
+    SURFACE_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    N_DRAWS_FIELD_NUMBER: _ClassVar[int]
+    FLOOR_FIELD_NUMBER: _ClassVar[int]
+    BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_SERVICE_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_NAMES_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    HEAD_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    FEASIBLE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    FEASIBLE_HASH_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    RUNGS_FIELD_NUMBER: _ClassVar[int]
+    STAGE_MS_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_EVENT_TS_MS_FIELD_NUMBER: _ClassVar[int]
+    DRAWN_FIELD_NUMBER: _ClassVar[int]
+    SPACE_FIELD_NUMBER: _ClassVar[int]
+    USER_STATE_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_AGES_MS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    user_id: str
+    decided_ts_ms: int
+    as_of_ms: int
+    surface: str
+    mode: Mode
+    context: _event_pb2.Context
+    policy: str
+    arm: str
+    seed: int
+    n_draws: int
+    floor: float
+    base_model: str
+    schema: str
+    snapshot: str
+    feature_service: str
+    feature_names: _containers.RepeatedScalarFieldContainer[str]
+    heads: _containers.RepeatedScalarFieldContainer[str]
+    head_weights: _containers.RepeatedScalarFieldContainer[float]
+    feasible_size: int
+    feasible_hash: bytes
+    slots: _containers.RepeatedCompositeFieldContainer[DecisionSlot]
+    candidates: _containers.RepeatedCompositeFieldContainer[DecisionCandidate]
+    rungs: _containers.RepeatedScalarFieldContainer[str]
+    stage_ms: _containers.ScalarMap[str, float]
+    newest_event_ts_ms: int
+    drawn: bool
+    space: str
+    user_state: str
+    feature_ages_ms: _containers.ScalarMap[str, int]
+    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., decided_ts_ms: _Optional[int] = ..., as_of_ms: _Optional[int] = ..., surface: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., context: _Optional[_Union[_event_pb2.Context, _Mapping]] = ..., policy: _Optional[str] = ..., arm: _Optional[str] = ..., seed: _Optional[int] = ..., n_draws: _Optional[int] = ..., floor: _Optional[float] = ..., base_model: _Optional[str] = ..., schema: _Optional[str] = ..., snapshot: _Optional[str] = ..., feature_service: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., heads: _Optional[_Iterable[str]] = ..., head_weights: _Optional[_Iterable[float]] = ..., feasible_size: _Optional[int] = ..., feasible_hash: _Optional[bytes] = ..., slots: _Optional[_Iterable[_Union[DecisionSlot, _Mapping]]] = ..., candidates: _Optional[_Iterable[_Union[DecisionCandidate, _Mapping]]] = ..., rungs: _Optional[_Iterable[str]] = ..., stage_ms: _Optional[_Mapping[str, float]] = ..., newest_event_ts_ms: _Optional[int] = ..., drawn: _Optional[bool] = ..., space: _Optional[str] = ..., user_state: _Optional[str] = ..., feature_ages_ms: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class DecisionSlot(_message.Message):
+    __slots__ = ("item_id", "propensity", "pinned", "explored", "score", "p_shown", "p_first", "phi", "posterior_mean", "posterior_sd", "features", "sources", "effective_floor", "catalogue_version")
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    PROPENSITY_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    EXPLORED_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    P_SHOWN_FIELD_NUMBER: _ClassVar[int]
+    P_FIRST_FIELD_NUMBER: _ClassVar[int]
+    PHI_FIELD_NUMBER: _ClassVar[int]
+    POSTERIOR_MEAN_FIELD_NUMBER: _ClassVar[int]
+    POSTERIOR_SD_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    EFFECTIVE_FLOOR_FIELD_NUMBER: _ClassVar[int]
+    CATALOGUE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    propensity: float
+    pinned: bool
+    explored: bool
+    score: float
+    p_shown: _containers.RepeatedScalarFieldContainer[float]
+    p_first: _containers.RepeatedScalarFieldContainer[float]
+    phi: _containers.RepeatedScalarFieldContainer[float]
+    posterior_mean: float
+    posterior_sd: float
+    features: _containers.RepeatedScalarFieldContainer[float]
+    sources: _containers.RepeatedScalarFieldContainer[str]
+    effective_floor: float
+    catalogue_version: int
+    def __init__(self, item_id: _Optional[str] = ..., propensity: _Optional[float] = ..., pinned: _Optional[bool] = ..., explored: _Optional[bool] = ..., score: _Optional[float] = ..., p_shown: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ..., phi: _Optional[_Iterable[float]] = ..., posterior_mean: _Optional[float] = ..., posterior_sd: _Optional[float] = ..., features: _Optional[_Iterable[float]] = ..., sources: _Optional[_Iterable[str]] = ..., effective_floor: _Optional[float] = ..., catalogue_version: _Optional[int] = ...) -> None: ...
+
+class DecisionCandidate(_message.Message):
+    __slots__ = ("item_id", "value", "phi", "p_first")
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    PHI_FIELD_NUMBER: _ClassVar[int]
+    P_FIRST_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    value: float
+    phi: _containers.RepeatedScalarFieldContainer[float]
+    p_first: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, item_id: _Optional[str] = ..., value: _Optional[float] = ..., phi: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ...) -> None: ...
