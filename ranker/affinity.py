@@ -1,0 +1,110 @@
+"""What a user's newest history says about categories, creators and price: one pass over at most 128 entries.
+
+Counters say how much; this says how lately. It moves with the very next event, because it is computed from the
+history at the request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranker.inputs import Floats, ItemsView, Rows, UserView
+
+HALF_LIFE_DAYS: Final = 7.0
+RECENT: Final = 20
+_DAY_MS: Final = 86_400_000
+_NEVER_H: Final = 24.0 * 365
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affinities:
+    """Per category code and creator code of one table.
+
+    Attributes
+    ----------
+    rows
+        Row in the table of every usable entry, newest first; entries whose item the table does not know are left out.
+    weights
+        Signed weight of these entries, decayed to the instant.
+    kinds
+        EventType numbers of these entries.
+    ages_ms
+        Their ages.
+    category_liking, category_aversion
+        Decayed sum of positive weights, and of the sizes of negative ones; shape ``(n_categories,)``; code 0 stays 0.
+    recent_share
+        Share of each category in the newest 20 positive entries.
+    creator_liking
+        Signed decayed sum; shape ``(n_creators,)``; code 0 stays 0.
+    log_price
+        Mean of log(1 + price) over positive entries with a price; 0 = none.
+    n_entries
+        Entries strictly before the instant, known items or not.
+    hours_since_event
+        Age of the newest entry; a year where there is none.
+    """
+
+    rows: Rows
+    weights: Floats
+    kinds: NDArray[np.uint8]
+    ages_ms: NDArray[np.int64]
+    category_liking: Floats
+    category_aversion: Floats
+    recent_share: Floats
+    creator_liking: Floats
+    log_price: float
+    n_entries: int
+    hours_since_event: float
+
+
+def affinities(user: UserView, table: ItemsView, as_of_ms: int) -> Affinities:
+    """Fold the history into affinities; cost about 40 us.
+
+    Parameters
+    ----------
+    user
+        The user; only entries strictly before `as_of_ms` are read.
+    table
+        The catalogue that names categories and creators.
+    as_of_ms
+        The instant, UTC epoch.
+    """
+    history = user.history
+    history = history[history["event_ts_ms"] < as_of_ms]
+    n_entries = len(history)
+    hours = (as_of_ms - int(history["event_ts_ms"].max())) / 3_600_000 if n_entries else _NEVER_H
+    rows = table.rows_of_hashes(np.ascontiguousarray(history["item_hash"]))
+    known = rows >= 0
+    rows, history = rows[known], history[known]
+    ages_ms = as_of_ms - history["event_ts_ms"].astype(np.int64)
+    decay = np.exp2(-ages_ms / (HALF_LIFE_DAYS * _DAY_MS))
+    weights = (history["weight"] * decay).astype(np.float32)
+    main, creator = table.categories[rows, 0], table.creator[rows]
+    liked, n_categories = weights > 0, len(table.category_names)
+    recent = main[liked][:RECENT]
+    prices = table.price[rows][liked]
+    prices = prices[prices > 0]
+    return Affinities(
+        rows=rows,
+        weights=weights,
+        kinds=np.ascontiguousarray(history["kind"]),
+        ages_ms=ages_ms,
+        category_liking=_sums(main, np.maximum(weights, 0), n_categories),
+        category_aversion=_sums(main, np.maximum(-weights, 0), n_categories),
+        recent_share=_sums(recent, np.full(len(recent), 1 / max(len(recent), 1), dtype=np.float32), n_categories),
+        creator_liking=_sums(creator, weights, len(table.creator_names)),
+        log_price=float(np.log1p(prices).mean()) if len(prices) else 0.0,
+        n_entries=n_entries,
+        hours_since_event=min(hours, _NEVER_H),
+    )
+
+
+def _sums(codes: NDArray[np.int32], weights: Floats, size: int) -> Floats:
+    sums = np.bincount(codes, weights=weights, minlength=size)[:size].astype(np.float32)
+    if len(sums):
+        sums[0] = 0  # code 0: the item has none
+    return sums

@@ -1,0 +1,111 @@
+"""What ranking reads of a user and of the catalogue, as roles.
+
+`features.user_row.UserRow` and `features.item_table.ItemTable` play them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from liverank.v1 import event_pb2
+
+Rows = NDArray[np.int32]
+Floats = NDArray[np.float32]
+
+
+class UserView(Protocol):
+    """One user at the instant of a request."""
+
+    @property
+    def window_names(self) -> Sequence[str]:
+        """Names of the values of `windows`, in order, e.g. ``clicks_1d``."""
+        ...
+
+    @property
+    def category_window_names(self) -> Sequence[str]:
+        """Names of the columns of `category_windows`, in order."""
+        ...
+
+    @property
+    def history(self) -> NDArray[Any]:
+        """Structured ``(item_hash, event_ts_ms, kind, weight, version)``, newest first; negatives weigh < 0."""
+        ...
+
+    @property
+    def vectors(self) -> Floats:
+        """The user's vectors of 1 week, 1 month, 6 months, shape ``(3, d)``; a window without events is a zero row."""
+        ...
+
+    @property
+    def space(self) -> str:
+        """Vector space of `vectors`; empty where there are none."""
+        ...
+
+    def windows(self, as_of_ms: int) -> NDArray[np.float64]:
+        """Counters of the user at `as_of_ms`, shape ``(len(window_names),)``."""
+        ...
+
+    def category_windows(self, as_of_ms: int) -> tuple[Mapping[str, int], NDArray[np.float64]]:
+        """Category name -> row, and the counters, shape ``(n_categories, len(category_window_names))``."""
+        ...
+
+
+class ItemsView(Protocol):
+    """The catalogue in columns; arrays hold at least ``len(self)`` rows."""
+
+    ids: Sequence[str]
+    rows: Mapping[str, int]
+    available: NDArray[np.bool_]
+    price: NDArray[Any]
+    creator: NDArray[np.int32]
+    categories: NDArray[np.int32]
+    published_ms: NDArray[np.int64]
+    vectors: Floats
+    has_vector: NDArray[np.bool_]
+    regions: NDArray[np.uint64]
+    attributes: Sequence[Mapping[str, event_pb2.Attribute] | None]
+    version: NDArray[np.int64]
+    category_names: Sequence[str]
+    creator_names: Sequence[str]
+    window_names: Sequence[str]
+    space: str
+
+    def __len__(self) -> int:
+        """Rows in use."""
+        ...
+
+    def rows_of_hashes(self, hashes: NDArray[np.int64]) -> Rows:
+        """Row of each item hash, -1 where unknown."""
+        ...
+
+    def category_code(self, name: str) -> int:
+        """Code of a category, -1 where no item has it."""
+        ...
+
+    def creator_code(self, name: str) -> int:
+        """Code of a creator, -1 where no item has it."""
+        ...
+
+    def region_bit(self, name: str) -> int:
+        """Bit mask of a region; 0 where no item names it."""
+        ...
+
+    def windows(self, rows: Rows, as_of_ms: int) -> Floats:
+        """Counters of items at `as_of_ms`, shape ``(n, len(window_names))``."""
+        ...
+
+    def trend(self, as_of_ms: int) -> Floats:
+        """Trend of every item, shape ``(len(self),)``; more is more."""
+        ...
+
+    def popularity(self, as_of_ms: int) -> Floats:
+        """Decayed popularity of every item, shape ``(len(self),)``."""
+        ...
+
+    def neighbours(self, row: int) -> tuple[Rows, Floats]:
+        """Items that met this one in users' histories, with their decayed weights."""
+        ...
