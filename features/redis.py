@@ -1,0 +1,262 @@
+"""Redis, as liverank uses it: the only importer of redis-py.
+
+Holds the client, the translation of its errors, the fixed-width version text and the *versioned set*: a hash whose
+fields are replaced only
+if the stored version is not newer, so that a repeat or a writer that no longer owns the data can do no harm.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
+
+import redis as _redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ConnectionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+from redis.retry import Retry
+
+from liverank.errors import ConfigError, UnavailableError
+from liverank.settings import Settings
+
+__all__ = [
+    "Redis",
+    "RedisConfigError",
+    "RedisUnavailableError",
+    "Script",
+    "VersionedSet",
+    "VersionedValue",
+    "connect",
+    "format_version",
+    "namespace_token",
+    "parse_version",
+    "translated",
+]
+
+Redis = _redis.Redis
+
+
+class RedisUnavailableError(UnavailableError):
+    """Redis is away, loading, read-only, out of memory, or answered too late."""
+
+
+class RedisConfigError(ConfigError):
+    """The address, the password or a command is wrong."""
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn redis-py's errors into liverank's.
+
+    Raises
+    ------
+    RedisUnavailableError
+        Retryable: away, timed out, loading, read-only replica, out of memory.
+    RedisConfigError
+        Wrong password, wrong command, wrong type: retrying does not help.
+    """
+    try:
+        yield
+    except AuthenticationError as error:
+        raise RedisConfigError(f"{doing}: Redis refuses the password ({error}); set redis.password") from error
+    except (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError) as error:
+        raise RedisUnavailableError(f"{doing}: Redis is away ({error}); it is retried") from error
+    except ResponseError as error:
+        if str(error).startswith(
+            ("OOM", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "READONLY", "BUSY")
+        ):
+            raise RedisUnavailableError(f"{doing}: Redis cannot serve now ({error}); it is retried") from error
+        raise RedisConfigError(f"{doing}: {error}") from error
+    except (RedisError, OSError) as error:
+        raise RedisUnavailableError(f"{doing}: {error}; it is retried") from error
+
+
+def connect(settings: Settings, *, timeout_s: float | None = None, retries: int = 0) -> Redis:
+    """Return a client that speaks bytes. Makes no connection yet.
+
+    Parameters
+    ----------
+    timeout_s : float, optional
+        Socket timeout; default `settings.redis.socket_timeout_s`.
+    retries : int
+        How often a command is repeated on a broken connection. Leave 0 where a repeat could double an effect.
+
+    Raises
+    ------
+    RedisConfigError
+        No address is set.
+    """
+    url = settings.redis.url
+    if not url:
+        raise RedisConfigError(
+            "no Redis address: run `liverank up`, or set LIVERANK_REDIS__URL, e.g. redis://127.0.0.1:6379/0"
+        )
+    if "://" not in url:
+        url = f"redis://{url}"
+    timeout_s = settings.redis.socket_timeout_s if timeout_s is None else timeout_s
+    password = settings.redis.password.get_secret_value() if settings.redis.password else None
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "socket_keepalive": True,
+        "health_check_interval": 0,
+        "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), retries),
+    }
+    if password is not None:
+        options["password"] = password
+    try:
+        return _redis.Redis.from_url(url, **options)
+    except ValueError as error:
+        raise RedisConfigError(
+            f"Redis address {settings.redis.url!r}: {error}; allowed e.g. redis://host:6379/0"
+        ) from error
+
+
+class Script:
+    """A Lua script by its hash; loads itself where the server does not have it (a restart forgets scripts)."""
+
+    def __init__(self, client: Redis, source: str) -> None:
+        self._client = client
+        self._source = source
+        self._sha: str | None = None
+
+    def sha(self) -> str:
+        """Return the hash, loading the script at the first call."""
+        if self._sha is None:
+            with translated("loading a script"):
+                self._sha = str(self._client.script_load(self._source))
+        return self._sha
+
+    def run_many(self, calls: Sequence[tuple[int, Sequence[bytes | str | int]]], doing: str) -> list[Any]:
+        """Run the script once per call, in order, in one round trip without a transaction.
+
+        Parameters
+        ----------
+        calls : sequence of (n_keys, keys and args)
+
+        Returns
+        -------
+        list
+            One reply per call, in order; a script error raises, after all calls were sent.
+        """
+        if not calls:
+            return []
+        sha = self.sha()
+        with translated(doing):
+            pipe = self._client.pipeline(transaction=False)
+            for n_keys, args in calls:
+                pipe.execute_command("EVALSHA", sha, n_keys, *args)
+            replies = pipe.execute(raise_on_error=False)
+            if any(isinstance(reply, NoScriptError) for reply in replies):
+                # The server was restarted: no call has run unless some ran before the restart, and every script here
+                # is idempotent.
+                self._client.script_load(self._source)
+                pipe = self._client.pipeline(transaction=False)
+                for n_keys, args in calls:
+                    pipe.execute_command("EVALSHA", sha, n_keys, *args)
+                replies = pipe.execute(raise_on_error=False)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return list(replies)
+
+
+# -- versions
+# ---------------------------------------------------------------------------------------------------------------------------
+
+#: Version below every other.
+VERSION_ZERO: Final = b"0000.0000000000000000.000000"
+
+
+def format_version(generation: int, offset: int, step: int) -> bytes:
+    """Return the fixed-width text of a version, so that texts compare in the order of the numbers (Lua compares
+    strings).
+
+    Examples
+    --------
+    >>> format_version(1, 42, 0)
+    b'0001.0000000000000042.000000'
+
+    Raises
+    ------
+    ValueError
+        A number is negative or too large for its width.
+    """
+    if not (0 <= generation <= 9999 and 0 <= offset <= 10**16 - 1 and 0 <= step <= 999_999):
+        raise ValueError(f"version ({generation}, {offset}, {step}) is outside (0-9999, 0-10^16, 0-999999)")
+    return b"%04d.%016d.%06d" % (generation, offset, step)
+
+
+def parse_version(text: bytes) -> tuple[int, int, int]:
+    """Return (generation, offset, step) of a version text."""
+    generation, offset, step = text.split(b".")
+    return int(generation), int(offset), int(step)
+
+
+class VersionedValue(NamedTuple):
+    """Fields of one hash that are replaced only by a version that is not older."""
+
+    key: str
+    fields: Mapping[str, bytes]
+    version: bytes
+
+
+_VERSIONED_SET = """
+local have = redis.call('HGET', KEYS[1], ARGV[1])
+if have and have > ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV))
+return 1
+"""
+
+
+class VersionedSet:
+    """Versioned sets over plain hashes (Feast rows have their own writer, `features.online.OnlineWriter`)."""
+
+    #: Field that holds the version.
+    FIELD: Final = b"v"
+
+    def __init__(self, client: Redis) -> None:
+        self._script = Script(client, _VERSIONED_SET)
+
+    def write(self, values: Sequence[VersionedValue]) -> list[bool]:
+        """Set each value whose stored version is not newer; return for each whether it was set. One round trip.
+
+        Raises
+        ------
+        RedisUnavailableError
+            Nothing is known: repeat it, that is harmless.
+        """
+        calls: list[tuple[int, list[bytes | str | int]]] = []
+        for value in values:
+            args: list[bytes | str | int] = [value.key, self.FIELD, value.version]
+            for name, data in value.fields.items():
+                args += (name, data)
+            calls.append((1, args))
+        return [reply == 1 for reply in self._script.run_many(calls, "writing versioned values")]
+
+
+def namespace_token(client: Redis, namespace: str) -> bytes:
+    """Return the namespace's token (made at the first call): what liverank's own processes put into the header
+    `liverank-internal`.
+    """
+    key = f"{namespace}:token"
+    with translated("reading the namespace's token"):
+        token = client.get(key)
+        if token is None:
+            client.set(key, secrets.token_hex(16), nx=True)
+            token = client.get(key)
+    if not isinstance(token, bytes):
+        raise RedisUnavailableError(
+            f"the namespace's token {key} cannot be read back; is another process deleting keys?"
+        )
+    return token

@@ -1,0 +1,551 @@
+"""Kafka, as liverank uses it: the only importer of confluent-kafka.
+
+Every producer is idempotent, waits for all replicas and uses the partitioner `murmur2_random` (docs/specs/topics.md).
+Vendor errors become
+`KafkaUnavailableError` (retryable), `KafkaConfigError` or `KafkaLogError` (an offset outside the log).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    TIMESTAMP_NOT_AVAILABLE,
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from confluent_kafka import Producer as _Producer
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+from liverank.errors import ConfigError, CorruptError, UnavailableError
+from liverank.settings import Settings
+from liverank.topics import MESSAGE_MAX_BYTES, topic_specs
+
+__all__ = [
+    "BEGINNING",
+    "END",
+    "BatchConsumer",
+    "KafkaConfigError",
+    "KafkaLogError",
+    "KafkaUnavailableError",
+    "LogReader",
+    "Producer",
+    "Record",
+    "Tp",
+    "begin_offsets",
+    "create_topics",
+    "delete_topics",
+    "end_offsets",
+    "offsets_for_times",
+    "partition_counts",
+]
+
+BEGINNING: int = OFFSET_BEGINNING
+END: int = OFFSET_END
+
+
+class KafkaUnavailableError(UnavailableError):
+    """The broker is away or answered too late."""
+
+
+class KafkaConfigError(ConfigError):
+    """A topic, a setting or a right is wrong."""
+
+
+class KafkaLogError(CorruptError):
+    """An offset lies outside the log: what is missing can only come from the archive (`liverank rebuild`)."""
+
+
+class Tp(NamedTuple):
+    """A topic's partition."""
+
+    topic: str
+    partition: int
+
+
+class Record(NamedTuple):
+    """One Kafka record.
+
+    Attributes
+    ----------
+    append_ts_ms : int
+        The broker's append time (LogAppendTime), or the data's time in a namespace with clock ``data``.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+    append_ts_ms: int
+
+    def header(self, name: str) -> bytes | None:
+        """Return the last header of that name."""
+        for key, value in reversed(self.headers):
+            if key == name:
+                return value
+        return None
+
+
+def _translate(error: KafkaError, doing: str) -> Exception:
+    """The error of ours that stands for the vendor's."""
+    code = error.code()
+    if code in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
+        return KafkaLogError(f"{doing}: the offset lies outside the log ({error.str()}); run `liverank rebuild`")
+    if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
+        return KafkaConfigError(
+            f"{doing}: the topic or partition does not exist ({error.str()}); run `liverank up` or create the topics"
+        )
+    if code in (
+        KafkaError._INVALID_ARG,
+        KafkaError.INVALID_CONFIG,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.MSG_SIZE_TOO_LARGE,
+    ):
+        return KafkaConfigError(f"{doing}: {error.str()}")
+    return KafkaUnavailableError(f"{doing}: {error.str()}; is the broker up at the configured address?")
+
+
+def _record(message: Message) -> Record:
+    kind, ts_ms = message.timestamp()
+    headers = message.headers()
+    return Record(
+        str(message.topic()),
+        message.partition() or 0,
+        message.offset() or 0,
+        message.key(),
+        message.value() or b"",
+        tuple((name, value or b"") for name, value in headers) if headers else (),
+        0 if kind == TIMESTAMP_NOT_AVAILABLE else ts_ms,
+    )
+
+
+class Producer:
+    """Idempotent producer with a bounded local buffer. Thread safe.
+
+    Parameters
+    ----------
+    linger_ms : float
+        How long a batch waits for company.
+    compression : str
+        none, gzip, lz4, snappy or zstd.
+    on_error : callable, optional
+        Called with `(topic, message)` for each record that could not be delivered.
+    max_queue : int
+        Records that may wait locally; `produce` waits for room above it.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        linger_ms: float = 5.0,
+        compression: str = "lz4",
+        on_error: Callable[[str, str], None] | None = None,
+        max_queue: int = 100_000,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._on_error = on_error
+        self._max_queue = max_queue
+        self.last_failure_s = float("-inf")
+        conf: dict[str, Any] = {
+            "bootstrap.servers": bootstrap,
+            "enable.idempotence": True,
+            "acks": "all",
+            "partitioner": "murmur2_random",
+            "linger.ms": linger_ms,
+            "compression.type": compression,
+            "queue.buffering.max.messages": max_queue,
+            "queue.buffering.max.kbytes": 256 * 1024,
+            "message.max.bytes": MESSAGE_MAX_BYTES,
+            "delivery.timeout.ms": 120_000,
+            "log_level": 0,
+            "error_cb": _ignore_error,
+        }
+        conf.update(options or {})
+        try:
+            self._producer = _Producer(conf)
+        except (KafkaException, ValueError) as error:
+            raise KafkaConfigError(f"cannot make a producer for {bootstrap!r}: {error}") from error
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self.last_failure_s = time.monotonic()
+            if self._on_error is not None:
+                self._on_error(message.topic(), error.str())
+
+    def produce(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes,
+        partition: int | None = None,
+        headers: Sequence[tuple[str, bytes]] | None = None,
+        timestamp_ms: int | None = None,
+        on_delivery: Callable[[Exception | None, int, int], None] | None = None,
+        block_s: float = 10.0,
+    ) -> None:
+        """Hand a record to the local queue; it is sent in the background.
+
+        Parameters
+        ----------
+        on_delivery : callable, optional
+            Called from `poll` or `flush` with ``(error or None, partition, offset)``.
+        block_s : float
+            How long to wait for room in the queue.
+
+        Raises
+        ------
+        KafkaUnavailableError
+            The queue stayed full for `block_s`.
+        KafkaConfigError
+            The record is too large or the topic unknown to the local client.
+        """
+        kwargs: dict[str, Any] = {}
+        if partition is not None:
+            kwargs["partition"] = partition
+        if headers:
+            kwargs["headers"] = list(headers)
+        if timestamp_ms is not None:
+            kwargs["timestamp"] = timestamp_ms
+        callback = self._delivered
+        if on_delivery is not None:
+            told = on_delivery
+
+            def callback(error: KafkaError | None, message: Message) -> None:
+                self._delivered(error, message)
+                told(
+                    None if error is None else _translate(error, f"producing to {topic}"),
+                    message.partition() if message.partition() is not None else -1,
+                    message.offset() if message.offset() is not None else -1,
+                )
+
+        deadline_s = time.monotonic() + block_s
+        while True:
+            try:
+                self._producer.produce(topic, value=value, key=key, on_delivery=callback, **kwargs)
+                return
+            except BufferError as error:
+                if time.monotonic() >= deadline_s:
+                    raise KafkaUnavailableError(
+                        f"the local queue of {self._max_queue} records is full: the broker takes nothing; slow down or check Kafka"
+                    ) from error
+                self._producer.poll(0.05)
+            except KafkaException as error:
+                raise _translate(error.args[0], f"producing to {topic}") from error
+
+    def poll(self, timeout_s: float = 0.0) -> int:
+        """Serve delivery callbacks."""
+        return int(self._producer.poll(timeout_s))
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait until everything is delivered or failed; return how many records still wait."""
+        return int(self._producer.flush(timeout_s))
+
+    @property
+    def queue_fill(self) -> float:
+        """Share of the local queue that is in use, in [0, 1]."""
+        return min(1.0, len(self._producer) / self._max_queue)
+
+
+def _ignore_error(_error: KafkaError) -> None:
+    """Broker errors surface through the calls that they make fail; librdkafka reconnects by itself."""
+
+
+class BatchConsumer:
+    """Polls records in batches, in a group or with partitions of its own choice. One thread only.
+
+    Never commits offsets: a reader's position lies with its state.
+
+    Parameters
+    ----------
+    group : str
+        Consumer group; needed by librdkafka even where partitions are assigned by hand.
+    instance_id : str, optional
+        Static member id: a restart within the session timeout keeps its partitions.
+    fetch_bytes : int
+        Most bytes a fetch takes from one partition. librdkafka hands out one partition's fetch at a time, so small
+        fetches interleave.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        group: str,
+        instance_id: str | None = None,
+        session_timeout_ms: int = 10_000,
+        fetch_bytes: int = 1024 * 1024,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        conf: dict[str, Any] = {
+            "bootstrap.servers": bootstrap,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "partition.assignment.strategy": "range",
+            "session.timeout.ms": session_timeout_ms,
+            "heartbeat.interval.ms": max(500, session_timeout_ms // 5),
+            "max.poll.interval.ms": 300_000,
+            "max.partition.fetch.bytes": fetch_bytes,
+            "fetch.error.backoff.ms": 100,
+            "fetch.queue.backoff.ms": 10,
+            "queued.max.messages.kbytes": 32 * 1024,
+            "topic.metadata.refresh.interval.ms": 30_000,
+            "isolation.level": "read_uncommitted",
+            "log_level": 0,
+            "error_cb": _ignore_error,
+        }
+        if instance_id:
+            conf["group.instance.id"] = instance_id
+        conf.update(options or {})
+        try:
+            self._consumer = Consumer(conf)
+        except (KafkaException, ValueError) as error:
+            raise KafkaConfigError(f"cannot make a consumer for {bootstrap!r}: {error}") from error
+        self._assigned: list[TopicPartition] = []
+
+    def subscribe(
+        self,
+        topics: Sequence[str],
+        *,
+        on_assign: Callable[[list[Tp]], None],
+        on_revoke: Callable[[list[Tp]], None],
+        on_lost: Callable[[list[Tp]], None],
+    ) -> None:
+        """Join the group. Partitions given by the group are not read until `assign` is called for them.
+
+        All three are called from inside `poll_batch` and `keep_alive`, on the same thread.
+        """
+
+        def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            consumer.assign([])
+            on_assign([Tp(p.topic, p.partition) for p in partitions])
+
+        def revoked(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            on_revoke([Tp(p.topic, p.partition) for p in partitions])
+            self._assigned = []
+            consumer.unassign()
+
+        def lost(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            on_lost([Tp(p.topic, p.partition) for p in partitions])
+            self._assigned = []
+            consumer.unassign()
+
+        self._consumer.subscribe(list(topics), on_assign=assigned, on_revoke=revoked, on_lost=lost)
+
+    def assign(self, positions: Mapping[Tp, int]) -> None:
+        """Read exactly these partitions, each from its offset (`BEGINNING` and `END` are allowed)."""
+        self._assigned = [TopicPartition(tp.topic, tp.partition, offset) for tp, offset in positions.items()]
+        try:
+            self._consumer.assign(self._assigned)
+        except KafkaException as error:
+            raise _translate(error.args[0], "assigning partitions") from error
+
+    def pause(self, tps: Iterable[Tp]) -> None:
+        """Stop handing out records of these partitions."""
+        self._consumer.pause([TopicPartition(tp.topic, tp.partition) for tp in tps])
+
+    def resume(self, tps: Iterable[Tp]) -> None:
+        """Hand out records of these partitions again."""
+        self._consumer.resume([TopicPartition(tp.topic, tp.partition) for tp in tps])
+
+    def poll_batch(self, n: int, timeout_s: float, *, linger_s: float = 0.0) -> list[Record]:
+        """Return up to `n` records: waits `timeout_s` for the first, then `linger_s` for company, then takes what is
+        there.
+
+        Raises
+        ------
+        KafkaLogError
+            The position lies outside the log.
+        KafkaConfigError
+            The topic is gone, or rights are missing.
+
+        Notes
+        -----
+        Transient broker errors are left to librdkafka and give an empty list. `consume(n, t)` alone would wait the
+        whole `t`.
+        """
+        first = self._consumer.poll(timeout_s)
+        if first is None:
+            return []
+        if linger_s > 0:
+            time.sleep(linger_s)
+        messages = [first]
+        if n > 1:
+            messages += self._consumer.consume(n - 1, 0)
+        records = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                records.append(_record(message))
+                continue
+            mine = _translate(error, f"reading {message.topic()} [{message.partition()}]")
+            if not isinstance(mine, KafkaUnavailableError) and error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise mine
+        return records
+
+    def keep_alive(self) -> list[Record]:
+        """Serve the group protocol while every partition is paused; returns what was already on its way (normally
+        nothing).
+        """
+        message = self._consumer.poll(0.0)
+        return [] if message is None or message.error() is not None else [_record(message)]
+
+    def close(self) -> None:
+        """Leave the group (a static member keeps its partitions until its session ends) and free everything."""
+        self._consumer.close()
+
+
+class LogReader:
+    """Reads whole partitions without a group: a small helper over `BatchConsumer` for tables and scans."""
+
+    def __init__(self, bootstrap: str, positions: Mapping[Tp, int], *, name: str = "reader") -> None:
+        self._consumer = BatchConsumer(bootstrap, group=f"liverank.{name}", options={"auto.offset.reset": "earliest"})
+        self._consumer.assign(positions)
+
+    def poll_batch(self, n: int, timeout_s: float) -> list[Record]:
+        """See `BatchConsumer.poll_batch`."""
+        return self._consumer.poll_batch(n, timeout_s)
+
+    def close(self) -> None:
+        """Free everything."""
+        self._consumer.close()
+
+
+def _admin(bootstrap: str) -> AdminClient:
+    return AdminClient(
+        {"bootstrap.servers": bootstrap, "log_level": 0, "error_cb": _ignore_error, "socket.timeout.ms": 10_000}
+    )
+
+
+def create_topics(
+    bootstrap: str, settings: Settings, generation: int, *, replication: int = 1, timeout_s: float = 30.0
+) -> list[str]:
+    """Create every topic of the namespace that does not exist; return the names of those that were new. Safe to repeat.
+
+    Raises
+    ------
+    KafkaUnavailableError
+        The broker did not answer within `timeout_s`.
+    KafkaConfigError
+        A topic exists with another number of partitions, or the broker refuses a setting.
+    """
+    admin = _admin(bootstrap)
+    specs = topic_specs(settings, generation)
+    have = partition_counts(bootstrap, list(specs), admin=admin, timeout_s=timeout_s)
+    for name, count in have.items():
+        if count != specs[name][0]:
+            raise KafkaConfigError(
+                f"topic {name} has {count} partitions, settings say {specs[name][0]}; "
+                "set stack.partitions to what exists, or use another namespace"
+            )
+    missing = [name for name in specs if name not in have]
+    if not missing:
+        return []
+    new = [
+        NewTopic(name, num_partitions=specs[name][0], replication_factor=replication, config=specs[name][1])
+        for name in missing
+    ]
+    for name, future in admin.create_topics(new, operation_timeout=timeout_s, request_timeout=timeout_s).items():
+        try:
+            future.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise _translate(error.args[0], f"creating topic {name}") from error
+    deadline_s = time.monotonic() + timeout_s
+    while len(partition_counts(bootstrap, missing, admin=admin, timeout_s=timeout_s)) < len(missing):
+        if time.monotonic() > deadline_s:
+            raise KafkaUnavailableError(f"topics {missing} were created but are not served after {timeout_s:g} s")
+        time.sleep(0.05)
+    return missing
+
+
+def delete_topics(bootstrap: str, topics: Sequence[str], *, timeout_s: float = 30.0) -> None:
+    """Delete these topics; those that do not exist are left alone."""
+    for name, future in _admin(bootstrap).delete_topics(list(topics), request_timeout=timeout_s).items():
+        try:
+            future.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise _translate(error.args[0], f"deleting topic {name}") from error
+
+
+def partition_counts(
+    bootstrap: str, topics: Sequence[str], *, admin: AdminClient | None = None, timeout_s: float = 10.0
+) -> dict[str, int]:
+    """Return the number of partitions of each of these topics that exists and is served."""
+    try:
+        metadata = (admin or _admin(bootstrap)).list_topics(timeout=timeout_s)
+    except KafkaException as error:
+        raise _translate(error.args[0], f"asking {bootstrap} for its topics") from error
+    return {
+        name: len(metadata.topics[name].partitions)
+        for name in topics
+        if name in metadata.topics and metadata.topics[name].error is None and metadata.topics[name].partitions
+    }
+
+
+class OffsetClient:
+    """Asks a broker for offsets; keep one for repeated questions. Thread safe."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._admin = _admin(bootstrap)
+        self._bootstrap = bootstrap
+
+    def _ask(self, tps: Iterable[Tp], spec: Any, timeout_s: float) -> dict[Tp, int]:
+        asked = {TopicPartition(tp.topic, tp.partition): spec for tp in tps}
+        if not asked:
+            return {}
+        futures = self._admin.list_offsets(
+            asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=timeout_s
+        )
+        answers = {}
+        for tp, future in futures.items():
+            try:
+                answers[Tp(tp.topic, tp.partition)] = int(future.result(timeout=timeout_s + 5).offset)
+            except KafkaException as error:
+                raise _translate(error.args[0], f"asking {self._bootstrap} for offsets of {tp.topic}") from error
+            except TimeoutError as error:
+                raise KafkaUnavailableError(
+                    f"asking {self._bootstrap} for offsets of {tp.topic}: no answer in {timeout_s:g} s"
+                ) from error
+        return answers
+
+    def ends(self, tps: Iterable[Tp], *, timeout_s: float = 10.0) -> dict[Tp, int]:
+        """Return for each partition the offset that the next record will get."""
+        return self._ask(tps, OffsetSpec.latest(), timeout_s)
+
+    def begins(self, tps: Iterable[Tp], *, timeout_s: float = 10.0) -> dict[Tp, int]:
+        """Return for each partition the first offset that is still there."""
+        return self._ask(tps, OffsetSpec.earliest(), timeout_s)
+
+    def at(self, tps: Iterable[Tp], ts_ms: int, *, timeout_s: float = 10.0) -> dict[Tp, int]:
+        """Return for each partition the first offset appended at or after `ts_ms`; -1 = none."""
+        return self._ask(tps, OffsetSpec.for_timestamp(ts_ms), timeout_s)
+
+
+def end_offsets(bootstrap: str, tps: Iterable[Tp], *, timeout_s: float = 10.0) -> dict[Tp, int]:
+    """Return for each partition the offset that the next record will get."""
+    return OffsetClient(bootstrap).ends(tps, timeout_s=timeout_s)
+
+
+def begin_offsets(bootstrap: str, tps: Iterable[Tp], *, timeout_s: float = 10.0) -> dict[Tp, int]:
+    """Return for each partition the first offset that is still there."""
+    return OffsetClient(bootstrap).begins(tps, timeout_s=timeout_s)
+
+
+def offsets_for_times(bootstrap: str, tps: Iterable[Tp], ts_ms: int, *, timeout_s: float = 10.0) -> dict[Tp, int]:
+    """Return for each partition the first offset appended at or after `ts_ms`; -1 = none."""
+    return OffsetClient(bootstrap).at(tps, ts_ms, timeout_s=timeout_s)
