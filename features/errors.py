@@ -1,0 +1,34 @@
+"""Errors of `features`.
+
+FeaturesError
+├── ProgramError (ConfigError)       feature definitions are wrong, or the program is missing
+├── OwnedViewError (ConfigError)     a foreign write to a view that a fold owns
+├── RowFormatError (CorruptError)    stored bytes are not what this build writes
+└── SpaceError (ConfigError)         vectors of another space or length
+"""
+
+from __future__ import annotations
+
+from liverank.errors import ConfigError, CorruptError, LiverankError
+
+__all__ = ["FeaturesError", "OwnedViewError", "ProgramError", "RowFormatError", "SpaceError"]
+
+
+class FeaturesError(LiverankError):
+    """Root of the errors of `features`."""
+
+
+class ProgramError(FeaturesError, ConfigError):
+    """Feature definitions are wrong, or a program is missing or of another format."""
+
+
+class OwnedViewError(FeaturesError, ConfigError):
+    """Somebody but its fold wants to write a view that a fold owns."""
+
+
+class RowFormatError(FeaturesError, CorruptError):
+    """Stored bytes are not what this build writes."""
+
+
+class SpaceError(FeaturesError, ConfigError):
+    """Vectors of another space or length."""
