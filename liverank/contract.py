@@ -22,6 +22,7 @@ from liverank.v1.event_pb2 import Event
 from liverank.v1.item_pb2 import ItemChange
 
 __all__ = [
+    "DERIVED",
     "INTERNAL",
     "LONG_DWELL_S",
     "NEGATIVE",
@@ -82,6 +83,9 @@ NEGATIVE: Final[frozenset[int]] = frozenset(
 INTERNAL: Final[frozenset[int]] = frozenset((int(_T.EVENT_TYPE_TICK), _CONTROL))
 """Types that only liverank's own processes write, with the header `liverank-internal`."""
 
+DERIVED: Final[frozenset[int]] = frozenset((int(_T.EVENT_TYPE_ABANDON),))
+"""Types that a fold derives (a session without good news timed out); never on the log."""
+
 PRODUCED: Final[frozenset[int]] = frozenset(int(v) for v in _T.values() if 0 < v < 50)
 """Types that apps and producers send."""
 
@@ -102,7 +106,7 @@ def polarity(event_type: int, value: float) -> int:
     """
     if event_type in POSITIVE:
         return 1
-    if event_type in NEGATIVE:
+    if event_type in NEGATIVE or event_type in DERIVED:
         return -1
     if event_type == _DWELL:
         return 1 if value >= LONG_DWELL_S else -1 if value < SHORT_DWELL_S else 0
