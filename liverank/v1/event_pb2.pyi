@@ -27,6 +27,7 @@ class EventType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_TYPE_EXPOSURE: _ClassVar[EventType]
     EVENT_TYPE_TICK: _ClassVar[EventType]
     EVENT_TYPE_CONTROL: _ClassVar[EventType]
+    EVENT_TYPE_ABANDON: _ClassVar[EventType]
 EVENT_TYPE_UNSPECIFIED: EventType
 EVENT_TYPE_IMPRESSION: EventType
 EVENT_TYPE_CLICK: EventType
@@ -45,6 +46,7 @@ EVENT_TYPE_SURVEY: EventType
 EVENT_TYPE_EXPOSURE: EventType
 EVENT_TYPE_TICK: EventType
 EVENT_TYPE_CONTROL: EventType
+EVENT_TYPE_ABANDON: EventType
 
 class Attribute(_message.Message):
     __slots__ = ("text", "number", "flag")

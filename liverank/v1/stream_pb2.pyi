@@ -119,20 +119,20 @@ class ItemEffects(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., source_partition: _Optional[int] = ..., effects: _Optional[_Iterable[_Union[ItemEffect, _Mapping]]] = ...) -> None: ...
 
 class ItemEffect(_message.Message):
-    __slots__ = ("offset", "step", "index", "event", "pair", "clock_ms")
+    __slots__ = ("offset", "step", "index", "event", "pairs", "clock_ms")
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     EVENT_FIELD_NUMBER: _ClassVar[int]
-    PAIR_FIELD_NUMBER: _ClassVar[int]
+    PAIRS_FIELD_NUMBER: _ClassVar[int]
     CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
     offset: int
     step: int
     index: int
     event: ItemEvent
-    pair: ItemPair
+    pairs: ItemPairs
     clock_ms: int
-    def __init__(self, offset: _Optional[int] = ..., step: _Optional[int] = ..., index: _Optional[int] = ..., event: _Optional[_Union[ItemEvent, _Mapping]] = ..., pair: _Optional[_Union[ItemPair, _Mapping]] = ..., clock_ms: _Optional[int] = ...) -> None: ...
+    def __init__(self, offset: _Optional[int] = ..., step: _Optional[int] = ..., index: _Optional[int] = ..., event: _Optional[_Union[ItemEvent, _Mapping]] = ..., pairs: _Optional[_Union[ItemPairs, _Mapping]] = ..., clock_ms: _Optional[int] = ...) -> None: ...
 
 class ItemEvent(_message.Message):
     __slots__ = ("item_id", "type", "event_ts_ms", "value", "sign", "surface", "expected", "position")
@@ -154,14 +154,14 @@ class ItemEvent(_message.Message):
     position: int
     def __init__(self, item_id: _Optional[str] = ..., type: _Optional[int] = ..., event_ts_ms: _Optional[int] = ..., value: _Optional[float] = ..., sign: _Optional[float] = ..., surface: _Optional[str] = ..., expected: _Optional[float] = ..., position: _Optional[int] = ...) -> None: ...
 
-class ItemPair(_message.Message):
-    __slots__ = ("item_id", "other_id", "weight", "event_ts_ms")
+class ItemPairs(_message.Message):
+    __slots__ = ("item_id", "other_hashes", "weights", "event_ts_ms")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
-    OTHER_ID_FIELD_NUMBER: _ClassVar[int]
-    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    OTHER_HASHES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     EVENT_TS_MS_FIELD_NUMBER: _ClassVar[int]
     item_id: str
-    other_id: str
-    weight: float
+    other_hashes: _containers.RepeatedScalarFieldContainer[int]
+    weights: _containers.RepeatedScalarFieldContainer[float]
     event_ts_ms: int
-    def __init__(self, item_id: _Optional[str] = ..., other_id: _Optional[str] = ..., weight: _Optional[float] = ..., event_ts_ms: _Optional[int] = ...) -> None: ...
+    def __init__(self, item_id: _Optional[str] = ..., other_hashes: _Optional[_Iterable[int]] = ..., weights: _Optional[_Iterable[float]] = ..., event_ts_ms: _Optional[int] = ...) -> None: ...
