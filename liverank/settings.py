@@ -52,6 +52,50 @@ class RankerSettings(_Section):
     grpc: str = ""
     http: str = ""
     deadline_ms: int = Field(default=200, ge=1)
+    """Time for a Rank whose caller set no deadline."""
+    surfaces: tuple[str, ...] = ()
+    """Surfaces that may ask; empty = any."""
+
+    # Exploration.
+    arms: dict[str, float] = {"thompson": 0.8, "linucb": 0.1, "epsilon_greedy": 0.1}
+    """Share of users per policy; the shares sum to 1."""
+    experiment_salt: str = "policy-1"
+    floor: float = Field(default=0.02, ge=0, lt=1)
+    explore_cap: float = Field(default=0.10, ge=0, le=1)
+    """Most probability that a drawn slot gives to items other than the greedy one."""
+    n_draws: int = Field(default=128, ge=1, le=4096)
+    greedy_slots: int = Field(default=2, ge=0, le=200)
+    greedy_until_shown: int = Field(default=10_000, ge=0)
+    """Shown slots in the statistics from which the first slots are drawn too."""
+    prior_sd: float = Field(default=0.05, gt=0)
+    noise_sd: float = Field(default=0.4, gt=0)
+    full_log_share: float = Field(default=0.01, ge=0, le=1)
+    """Share of requests whose every candidate is logged."""
+
+    # Value, in clicks, and the soft rules (see ranker/value.py).
+    head_weights: dict[str, float] = {
+        "click": 1.0,
+        "dwell": 1.0,
+        "like": 2.0,
+        "save": 2.0,
+        "purchase": 5.0,
+        "dismiss": -2.0,
+    }
+    liking: float = Field(default=0.10, ge=0, le=1)
+    aversion: float = Field(default=0.10, ge=0, le=1)
+    freshness: float = Field(default=0.0, ge=0, le=1)
+
+    # Hard rules of a slate (see ranker/rules.py).
+    creator_share: float = Field(default=0.3, gt=0, le=1)
+    category_share: float = Field(default=0.6, gt=0, le=1)
+    duplicate_cosine: float = Field(default=0.995, gt=0)
+    seen_policy: Literal["none", "consumed", "shown_n_times"] = "none"
+    """What is excluded besides dismissed items: nothing, what was clicked or bought, what was shown 5 times."""
+
+    states: str = ""
+    """JSON file with the table of user states; empty = the built-in table."""
+    exact_below: int = Field(default=20_000, ge=0)
+    """Catalogues with fewer vectors are searched exactly, larger ones with HNSW."""
 
 
 class StackSettings(_Section):
@@ -61,6 +105,15 @@ class StackSettings(_Section):
     rankers: int = Field(default=1, ge=0, le=16)
     partitions: int = Field(default=8, ge=1, le=256)
     feast_ui: bool = False
+    cache: Path = Path(".cache")
+    """Downloads; a relative path lies in the checkout."""
+    maven_url: str = ""
+    """Mirror of the Maven repository that holds Kafka; empty = Maven Central."""
+    kafka_heap_mb: int = Field(default=512, ge=128, le=65_536)
+    start_timeout_s: float = Field(default=60.0, gt=0)
+    """How long a part of the stack may take until it is healthy."""
+    log_max_mb: int = Field(default=20, ge=1, le=10_000)
+    """A log file is rotated at this size; three older ones are kept."""
 
 
 class LlmSettings(_Section):
@@ -71,6 +124,17 @@ class LlmSettings(_Section):
     api_key: SecretStr | None = None
     model: str = ""
     max_cost: float = Field(default=0.0, ge=0)
+
+
+def _variable(value: object) -> str | None:
+    """A setting as the text of its variable; None where nothing is set."""
+    if value is None:
+        return None
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, str | Path):
+        return str(value)
+    return json.dumps(value)
 
 
 class Settings(BaseSettings):
@@ -107,14 +171,43 @@ class Settings(BaseSettings):
         suffix = f".{generation}" if generation is not None else ""
         return f"liverank.{self.namespace}.{name}{suffix}"
 
+    def environment(self) -> dict[str, str]:
+        """All settings as variables: a child process that gets them reads the same settings. Holds the secrets."""
+        found = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if not isinstance(value, _Section):
+                found[f"LIVERANK_{name.upper()}"] = _variable(value)
+                continue
+            for key in type(value).model_fields:
+                found[f"LIVERANK_{name.upper()}__{key.upper()}"] = _variable(getattr(value, key))
+        return {name: text for name, text in found.items() if text is not None}
+
     @property
     def feast_project(self) -> str:
         """Feast's project of this namespace (Feast allows no `-`)."""
         return "liverank_" + self.namespace.replace("-", "_")
 
 
+class NamespaceEndpoints(BaseModel):
+    """Addresses of one namespace's processes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    grpc: str = ""
+    http: str = ""
+    feast_yaml: str = ""
+    metrics: dict[str, str] = {}
+    """Process name -> address of its `/metrics` and `/ready`."""
+    generation: int = 1
+
+
 class Endpoints(BaseModel):
-    """Addresses that `liverank up` chose: `<home>/endpoints.json`. Everything reads it."""
+    """Addresses that `liverank up` chose: `<home>/endpoints.json`. Everything reads it.
+
+    The fields of a single namespace (`grpc` to `generation`) are those of `namespace`, the first that was started;
+    `namespaces` holds all of them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -126,6 +219,11 @@ class Endpoints(BaseModel):
     metrics: dict[str, str] = {}
     namespace: str = "live"
     generation: int = 1
+    namespaces: dict[str, NamespaceEndpoints] = {}
+
+    def of(self, namespace: str) -> NamespaceEndpoints:
+        """Addresses of a namespace; all empty where none of its processes is up."""
+        return self.namespaces.get(namespace, NamespaceEndpoints())
 
     @classmethod
     def read(cls, home: Path) -> Endpoints | None:
@@ -141,13 +239,14 @@ def resolve(settings: Settings) -> Settings:
     found = Endpoints.read(settings.home)
     if found is None:
         return settings
+    own = found.of(settings.namespace)
     return settings.model_copy(
         update={
             "kafka": settings.kafka.model_copy(update={"bootstrap": settings.kafka.bootstrap or found.kafka}),
             "redis": settings.redis.model_copy(update={"url": settings.redis.url or found.redis}),
-            "feast": settings.feast.model_copy(update={"yaml": settings.feast.yaml or found.feast_yaml}),
+            "feast": settings.feast.model_copy(update={"yaml": settings.feast.yaml or own.feast_yaml}),
             "ranker": settings.ranker.model_copy(
-                update={"grpc": settings.ranker.grpc or found.grpc, "http": settings.ranker.http or found.http}
+                update={"grpc": settings.ranker.grpc or own.grpc, "http": settings.ranker.http or own.http}
             ),
         }
     )

@@ -190,7 +190,7 @@ class RankDebug(_message.Message):
     def __init__(self, stage_ms: _Optional[_Mapping[str, float]] = ..., counts: _Optional[_Mapping[str, int]] = ..., user_state: _Optional[str] = ..., feature_ages_ms: _Optional[_Mapping[str, int]] = ..., unknown_item_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RankReply(_message.Message):
-    __slots__ = ("request_id", "items", "policy", "arm", "model", "rungs", "freshness", "namespace", "debug")
+    __slots__ = ("request_id", "items", "policy", "arm", "model", "rungs", "freshness", "namespace", "debug", "not_ranked")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
@@ -200,6 +200,7 @@ class RankReply(_message.Message):
     FRESHNESS_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     DEBUG_FIELD_NUMBER: _ClassVar[int]
+    NOT_RANKED_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     items: _containers.RepeatedCompositeFieldContainer[RankedItem]
     policy: str
@@ -209,7 +210,16 @@ class RankReply(_message.Message):
     freshness: Freshness
     namespace: str
     debug: RankDebug
-    def __init__(self, request_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[RankedItem, _Mapping]]] = ..., policy: _Optional[str] = ..., arm: _Optional[str] = ..., model: _Optional[str] = ..., rungs: _Optional[_Iterable[str]] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ..., namespace: _Optional[str] = ..., debug: _Optional[_Union[RankDebug, _Mapping]] = ...) -> None: ...
+    not_ranked: _containers.RepeatedCompositeFieldContainer[NotRanked]
+    def __init__(self, request_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[RankedItem, _Mapping]]] = ..., policy: _Optional[str] = ..., arm: _Optional[str] = ..., model: _Optional[str] = ..., rungs: _Optional[_Iterable[str]] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ..., namespace: _Optional[str] = ..., debug: _Optional[_Union[RankDebug, _Mapping]] = ..., not_ranked: _Optional[_Iterable[_Union[NotRanked, _Mapping]]] = ...) -> None: ...
+
+class NotRanked(_message.Message):
+    __slots__ = ("item_id", "reason")
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    reason: str
+    def __init__(self, item_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class SimilarRequest(_message.Message):
     __slots__ = ("item_ids", "k", "filter")

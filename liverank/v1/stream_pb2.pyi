@@ -165,3 +165,13 @@ class ItemPairs(_message.Message):
     weights: _containers.RepeatedScalarFieldContainer[float]
     event_ts_ms: int
     def __init__(self, item_id: _Optional[str] = ..., other_hashes: _Optional[_Iterable[int]] = ..., weights: _Optional[_Iterable[float]] = ..., event_ts_ms: _Optional[int] = ...) -> None: ...
+
+class StoredReply(_message.Message):
+    __slots__ = ("request_hash", "reply", "exposure")
+    REQUEST_HASH_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    EXPOSURE_FIELD_NUMBER: _ClassVar[int]
+    request_hash: bytes
+    reply: bytes
+    exposure: bytes
+    def __init__(self, request_hash: _Optional[bytes] = ..., reply: _Optional[bytes] = ..., exposure: _Optional[bytes] = ...) -> None: ...
