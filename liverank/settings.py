@@ -117,24 +117,25 @@ class StackSettings(_Section):
 
 
 class LlmSettings(_Section):
-    """Provider of item features. `local` needs no network."""
+    """Provider of item features. `local` needs no network; `openai` is any endpoint of that protocol.
+
+    `embedding_model` makes vectors; `model` (a chat model, empty = none) makes attributes. Prices are per million
+    tokens; `max_cost`, in their currency, stops a job before it is exceeded; a provider with a price and no cap is
+    refused.
+    """
 
     provider: Literal["local", "openai", "recorded", "stub"] = "local"
     base_url: str = ""
     api_key: SecretStr | None = None
     model: str = ""
+    embedding_model: str = ""
+    dimensions: int = Field(default=64, ge=2, le=1024)
+    recording: Path | None = None
+    timeout_s: float = Field(default=30.0, gt=0)
+    max_attempts: int = Field(default=5, ge=1, le=20)
+    price_input: float = Field(default=0.0, ge=0)
+    price_output: float = Field(default=0.0, ge=0)
     max_cost: float = Field(default=0.0, ge=0)
-
-
-def _variable(value: object) -> str | None:
-    """A setting as the text of its variable; None where nothing is set."""
-    if value is None:
-        return None
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    if isinstance(value, str | Path):
-        return str(value)
-    return json.dumps(value)
 
 
 class Settings(BaseSettings):
