@@ -1,0 +1,48 @@
+"""Bandits: policies, posteriors and slates whose logged propensity is the probability that was acted upon."""
+
+from bandits.errors import (
+    BanditsError,
+    CorruptStatisticsError,
+    InvalidPolicyError,
+    InvalidStatisticsError,
+    UnknownPolicyError,
+)
+from bandits.feasible import Everything, Feasible, GroupCaps
+from bandits.partials import Partial, Statistics, on_phi_grid, total
+from bandits.policies import Boltzmann, EpsilonGreedy, Greedy, LinUCB, Thompson, Uniform
+from bandits.policy import Policy, parse, registered, specification
+from bandits.posterior import Posterior, Prior, RewardPosterior
+from bandits.slates import Problem, Slate, draw_slate, generator, recompute
+
+__all__ = [
+    "BanditsError",
+    "Boltzmann",
+    "CorruptStatisticsError",
+    "EpsilonGreedy",
+    "Everything",
+    "Feasible",
+    "Greedy",
+    "GroupCaps",
+    "InvalidPolicyError",
+    "InvalidStatisticsError",
+    "LinUCB",
+    "Partial",
+    "Policy",
+    "Posterior",
+    "Prior",
+    "Problem",
+    "RewardPosterior",
+    "Slate",
+    "Statistics",
+    "Thompson",
+    "Uniform",
+    "UnknownPolicyError",
+    "draw_slate",
+    "generator",
+    "on_phi_grid",
+    "parse",
+    "recompute",
+    "registered",
+    "specification",
+    "total",
+]

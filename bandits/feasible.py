@@ -1,0 +1,103 @@
+"""Hard rules as masks: which candidates may be placed next, given what the slots before hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandits.errors import InvalidStatisticsError
+
+Bools: TypeAlias = NDArray[np.bool_]
+Ints: TypeAlias = NDArray[np.int64]
+
+
+class Feasible(Protocol):
+    """The hard rules of one request.
+
+    Must be a function of the prefix alone, because the logged probabilities are renormalised over it and recomputed
+    from the log.
+    """
+
+    def mask(self, prefix: Sequence[int]) -> Bools:
+        """Candidates that may be placed next.
+
+        Parameters
+        ----------
+        prefix : sequence of int
+            Candidates placed so far, in order. They are taken out by the draw, whatever the mask says.
+
+        Returns
+        -------
+        ndarray of bool, shape (n,)
+            A fresh array, or one that the rule never changes afterwards.
+        """
+        ...
+
+
+class Everything:
+    """No rule.
+
+    Parameters
+    ----------
+    n : int
+        Number of candidates.
+    """
+
+    __slots__ = ("_mask",)
+
+    def __init__(self, n: int) -> None:
+        self._mask: Bools = np.ones(n, dtype=np.bool_)
+
+    def mask(self, prefix: Sequence[int]) -> Bools:
+        """See `Feasible.mask`."""
+        return self._mask
+
+
+class GroupCaps:
+    """At most so many of a group in a slate: per creator, per category, one of several near-duplicates.
+
+    Parameters
+    ----------
+    allowed : ndarray of bool, shape (n,)
+        Candidates that may be shown at all (available, not excluded).
+    groups : ndarray of int64, shape (n_rules, n)
+        Group of each candidate under each rule; -1 = under no group.
+    caps : sequence of int, length n_rules
+        Largest number of one group's members in the slate, each >= 1.
+
+    Examples
+    --------
+    >>> rule = GroupCaps(np.array([True, True, True]), np.array([[7, 7, 8]]), [1])
+    >>> rule.mask([0]).tolist()
+    [False, False, True]
+    """
+
+    __slots__ = ("_allowed", "_caps", "_groups")
+
+    def __init__(self, allowed: Bools, groups: Ints, caps: Sequence[int]) -> None:
+        n = allowed.shape[0]
+        if groups.ndim != 2 or groups.shape != (len(caps), n) or any(cap < 1 for cap in caps):
+            raise InvalidStatisticsError(
+                f"groups of shape ({len(caps)}, {n}) and caps >= 1 wanted, got {groups.shape} and {list(caps)}"
+            )
+        self._allowed = allowed
+        self._groups = groups
+        self._caps = tuple(caps)
+
+    def mask(self, prefix: Sequence[int]) -> Bools:
+        """See `Feasible.mask`; about 3 us a rule."""
+        mask = self._allowed.copy()
+        mask[list(prefix)] = False
+        for groups, cap in zip(self._groups, self._caps, strict=True):
+            members: dict[int, int] = {}
+            for index in prefix:
+                group = int(groups[index])
+                if group >= 0:
+                    members[group] = members.get(group, 0) + 1
+            for group, count in members.items():
+                if count >= cap:
+                    mask[groups == group] = False
+        return mask

@@ -1,0 +1,126 @@
+"""Laws: how likely each candidate is to be placed next, given which are feasible.
+
+A policy turns one request into a law (all its randomness is drawn there); the slate draw asks the law once a slot. A
+law answers with weights, not probabilities: the draw divides by their sum, mixes in the floor and applies the cap.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float64]
+Bools: TypeAlias = NDArray[np.bool_]
+
+
+class Law(Protocol):
+    """Placement weights of one request.
+
+    A law may keep what the last answer cost (it is used by one request only), but its answer is a function of
+    `feasible` alone.
+    """
+
+    def weights(self, feasible: Bools) -> Floats:
+        """Weights of the next placement.
+
+        Parameters
+        ----------
+        feasible : ndarray of bool, shape (n,)
+            Candidates that may be placed next; at least one. Not kept, not changed.
+
+        Returns
+        -------
+        ndarray of float64, shape (n,)
+            Non-negative, 0 where not feasible, with a positive sum. The caller may keep it, but not change it.
+        """
+        ...
+
+
+class StaticLaw:
+    """Fixed weights, renormalised over what is feasible: Plackett-Luce, or a pmf that a library gave.
+
+    Where every feasible weight is 0 the law is uniform over the feasible set.
+    """
+
+    __slots__ = ("_weights",)
+
+    def __init__(self, weights: Floats) -> None:
+        self._weights = weights
+
+    def weights(self, feasible: Bools) -> Floats:
+        """See `Law.weights`; 1 us."""
+        masked = self._weights * feasible
+        return masked if masked.any() else feasible.astype(np.float64)
+
+
+class ArgmaxLaw:
+    """All weight on the feasible candidate with the highest score (the first one on a tie)."""
+
+    __slots__ = ("_scores",)
+
+    def __init__(self, scores: Floats) -> None:
+        self._scores = scores
+
+    def weights(self, feasible: Bools) -> Floats:
+        """See `Law.weights`; 3 us."""
+        weights = np.zeros(self._scores.shape[0])
+        weights[np.where(feasible, self._scores, -np.inf).argmax()] = 1.0
+        return weights
+
+
+class MixedLaw:
+    """A share of uniform over the feasible set, the rest from another law."""
+
+    __slots__ = ("_law", "_share")
+
+    def __init__(self, law: Law, share: float) -> None:
+        self._law = law
+        self._share = share
+
+    def weights(self, feasible: Bools) -> Floats:
+        """See `Law.weights`."""
+        weights = self._law.weights(feasible)
+        mixed: Floats = weights * ((1.0 - self._share) / weights.sum()) + feasible * (
+            self._share / np.count_nonzero(feasible)
+        )
+        return mixed
+
+
+class VoteLaw:
+    """Vote counts: how many draws rank each feasible candidate first.
+
+    Only draws whose winner left are looked at again; where a candidate comes back (a rule that blocks for one slot)
+    all are.
+
+    Parameters
+    ----------
+    scores : ndarray of float64, shape (n_draws, n)
+        One row a posterior draw; taken over and overwritten.
+    """
+
+    __slots__ = ("_alive", "_scores", "_winners", "_work")
+
+    def __init__(self, scores: Floats) -> None:
+        self._scores = scores
+        self._work = scores
+        self._alive: Bools = np.ones(scores.shape[1], dtype=np.bool_)
+        self._winners = scores.argmax(axis=1)
+
+    def weights(self, feasible: Bools) -> Floats:
+        """See `Law.weights`; 2-6 us for 128 draws of 50 candidates."""
+        left = self._alive & ~feasible
+        if left.any() or not np.array_equal(self._alive, feasible):
+            self._move(feasible, left)
+        return np.bincount(self._winners, minlength=feasible.shape[0]).astype(np.float64)
+
+    def _move(self, feasible: Bools, left: Bools) -> None:
+        if (feasible & ~self._alive).any():
+            stale = np.arange(self._winners.shape[0])
+        else:
+            stale = np.flatnonzero(left[self._winners])
+        self._alive = feasible.copy()
+        if stale.shape[0]:
+            columns = np.flatnonzero(feasible)
+            self._winners[stale] = columns[self._scores[np.ix_(stale, columns)].argmax(axis=1)]

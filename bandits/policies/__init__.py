@@ -1,0 +1,10 @@
+"""One policy per file; importing this package registers them all."""
+
+from bandits.policies.boltzmann import Boltzmann
+from bandits.policies.epsilon_greedy import EpsilonGreedy
+from bandits.policies.greedy import Greedy
+from bandits.policies.thompson import Thompson
+from bandits.policies.ucb import LinUCB
+from bandits.policies.uniform import Uniform
+
+__all__ = ["Boltzmann", "EpsilonGreedy", "Greedy", "LinUCB", "Thompson", "Uniform"]

@@ -1,0 +1,277 @@
+"""Drawing a slate so that the logged propensity *is* the policy.
+
+Slots are filled one after another without replacement. In each drawn slot, with F the feasible set, g the greedy
+candidate of F (highest value plus posterior mean), pi the policy's law over F and eps the floor:
+
+    q  = (1 - eps) pi + eps / |F|                    the floor: every feasible candidate can come
+    p  = c q + (1 - c) [g],  c = min(1, cap / (1 - q(g)))   the cap: at most `cap` on candidates other than g
+
+The slot is drawn from p, p of the drawn candidate is logged, and nothing reorders, drops or replaces it afterwards.
+The first `n_greedy_slots` hold g and are logged as pinned with propensity 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.random import PCG64, Generator
+from numpy.typing import NDArray
+
+from bandits.errors import InvalidStatisticsError
+from bandits.feasible import Everything, Feasible
+from bandits.laws import Law
+from bandits.posterior import RewardPosterior
+
+if TYPE_CHECKING:
+    from bandits.policy import Policy
+
+Floats: TypeAlias = NDArray[np.float64]
+Bools: TypeAlias = NDArray[np.bool_]
+Ints: TypeAlias = NDArray[np.int64]
+
+DEFAULT_FLOOR = 0.02
+DEFAULT_CAP = 0.10
+
+
+def generator(seed: int) -> Generator:
+    """The generator of a logged seed (PCG64), 0 <= seed < 2**64."""
+    return Generator(PCG64(seed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One request as the policies see it.
+
+    Attributes
+    ----------
+    value : ndarray of float64, shape (n,)
+        Value of each candidate at slot 1 without the posterior, soft rules applied, in clicks.
+    phi : ndarray of float64, shape (n, dim)
+        Bandit features, as they will be logged.
+    posterior : RewardPosterior
+        Belief about the residual value.
+    k : int
+        Slots to fill.
+    feasible : Feasible
+        Hard rules; None = none.
+    floor : float, default 0.02
+        Share of a drawn slot's probability that is spread uniformly over its feasible set, in [0, 1].
+    cap : float, default 0.10
+        Largest probability of a drawn slot on candidates other than the greedy one, in [0, 1]; 1 = no cap.
+    n_greedy_slots : int, default 0
+        Slots at the top that greed fills.
+
+    Raises
+    ------
+    InvalidStatisticsError
+        Wrong shapes, values that are not finite, or a setting outside its range.
+    """
+
+    value: Floats
+    phi: Floats
+    posterior: RewardPosterior
+    k: int
+    feasible: Feasible | None = None
+    floor: float = DEFAULT_FLOOR
+    cap: float = DEFAULT_CAP
+    n_greedy_slots: int = 0
+
+    def __post_init__(self) -> None:
+        value = np.asarray(self.value, dtype=np.float64)
+        phi = np.asarray(self.phi, dtype=np.float64)
+        if value.ndim != 1 or phi.ndim != 2 or phi.shape[0] != value.shape[0]:
+            raise InvalidStatisticsError(f"value (n,) and phi (n, dim) wanted, got {value.shape} and {phi.shape}")
+        # A sum is finite only if all its terms are.
+        if not np.isfinite(value.sum() + phi.sum()):
+            raise InvalidStatisticsError("value and phi must be finite; check the heads and the feature row")
+        if not (0.0 <= self.floor <= 1.0 and 0.0 <= self.cap <= 1.0 and self.k >= 0 and self.n_greedy_slots >= 0):
+            raise InvalidStatisticsError(
+                "floor and cap in [0, 1], k and n_greedy_slots >= 0 wanted, "
+                f"got {self.floor}, {self.cap}, {self.k}, {self.n_greedy_slots}"
+            )
+        object.__setattr__(self, "value", value)
+        object.__setattr__(self, "phi", phi)
+
+    @property
+    def n(self) -> int:
+        """Number of candidates."""
+        return int(self.value.shape[0])
+
+
+@dataclass(frozen=True)
+class Slate:
+    """A drawn slate, or what `recompute` says of one.
+
+    Attributes
+    ----------
+    order : tuple of int
+        Candidates by slot; shorter than k where the hard rules leave nothing to place.
+    propensity : ndarray of float64, shape (len(order),)
+        P(this candidate | the slots before it).
+    pinned : ndarray of bool
+        Placed by greed without a draw (propensity 1).
+    explored : ndarray of bool
+        Not the candidate that greed would have put there.
+    effective_floor : ndarray of float64
+        No feasible candidate of the slot had a smaller probability than this; 0 in a pinned slot.
+    floor_share : ndarray of float64
+        The same as a share: `effective_floor` times the size of the feasible set; the floor asked for where the cap
+        did not bind.
+    n_feasible : ndarray of int64
+        Size of the slot's feasible set.
+    score : ndarray of float64, shape (n,)
+        What greed ranks by: value plus posterior mean, of all candidates.
+    """
+
+    order: tuple[int, ...]
+    propensity: Floats
+    pinned: Bools
+    explored: Bools
+    effective_floor: Floats
+    floor_share: Floats
+    n_feasible: Ints
+    score: Floats
+
+
+def draw_slate(policy: Policy, problem: Problem, rng: Generator) -> Slate:
+    """Fill up to k slots; a function of (policy, problem, generator state), bit by bit on one build of numpy.
+
+    Parameters
+    ----------
+    policy : Policy
+        Who decides.
+    problem : Problem
+        The request. Not changed.
+    rng : Generator
+        `generator(seed)` of the logged seed.
+
+    Returns
+    -------
+    Slate
+        With the propensities to log.
+    """
+    score = problem.value + problem.posterior.mean(problem.phi)
+    law = policy.law(problem, score, rng)
+    return _fill(problem, score, law, rng.random(problem.k).tolist(), None)
+
+
+def recompute(policy: Policy, problem: Problem, rng: Generator, order: Sequence[int]) -> Slate:
+    """Propensities of a given order, from the seed that drew it.
+
+    Parameters
+    ----------
+    policy, problem, rng
+        As in `draw_slate`.
+    order : sequence of int
+        Candidates by slot.
+
+    Returns
+    -------
+    Slate
+        Equal to the one that `draw_slate` returned if `order` is its order; propensity 0 where the law cannot place
+        the candidate (not feasible, or a pinned slot that greed fills otherwise).
+
+    Raises
+    ------
+    InvalidStatisticsError
+        An index outside the candidates or twice in the order.
+    """
+    placed = [int(index) for index in order]
+    if len(set(placed)) != len(placed) or any(not 0 <= index < problem.n for index in placed):
+        raise InvalidStatisticsError(f"an order of different candidates in 0..{problem.n - 1} wanted, got {placed}")
+    score = problem.value + problem.posterior.mean(problem.phi)
+    law = policy.law(problem, score, rng)
+    return _fill(problem, score, law, [0.0] * len(placed), placed)
+
+
+def slot_pmf(law: Law, score: Floats, feasible: Bools, *, floor: float, cap: float) -> Floats:
+    """Probabilities of one drawn slot, written out: the definition that `draw_slate` follows.
+
+    Parameters
+    ----------
+    law : Law
+        The policy's law.
+    score : ndarray of float64, shape (n,)
+        Value plus posterior mean.
+    feasible : ndarray of bool, shape (n,)
+        Feasible set of the slot, placed candidates taken out; at least one.
+    floor, cap : float
+        As in `Problem`.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        Sums to 1 within rounding; 0 outside the feasible set.
+    """
+    weights = law.weights(feasible)
+    mixed: Floats = weights * ((1.0 - floor) / weights.sum()) + feasible * (floor / np.count_nonzero(feasible))
+    greedy = int(np.where(feasible, score, -np.inf).argmax())
+    elsewhere = 1.0 - mixed[greedy]
+    if elsewhere > cap:
+        mixed *= cap / elsewhere
+        mixed[greedy] = 1.0 - cap
+    return mixed
+
+
+def _fill(problem: Problem, score: Floats, law: Law, uniforms: list[float], given: list[int] | None) -> Slate:
+    """Place slot by slot: drawn by inversion where `given` is None, else as given."""
+    n, floor, cap = problem.n, problem.floor, problem.cap
+    rules = Everything(n) if problem.feasible is None else problem.feasible
+    ranking = np.argsort(-score, kind="stable").tolist()
+    free: Bools = np.ones(n, dtype=np.bool_)
+    order: list[int] = []
+    rows: list[tuple[float, bool, bool, float, float, int]] = []
+    for slot, uniform in enumerate(uniforms):
+        feasible = rules.mask(order) & free
+        n_feasible = int(np.count_nonzero(feasible))
+        if not n_feasible:
+            break
+        greedy = next(index for index in ranking if feasible[index])
+        if slot < problem.n_greedy_slots:
+            chosen = greedy if given is None else given[slot]
+            rows.append((1.0 if chosen == greedy else 0.0, True, chosen != greedy, 0.0, 0.0, n_feasible))
+        else:
+            weights = law.weights(feasible)
+            running = weights.cumsum()
+            scale, each = (1.0 - floor) / running.item(-1), floor / n_feasible
+            elsewhere = 1.0 - (weights.item(greedy) * scale + each)
+            share = 1.0 if elsewhere <= cap else cap / elsewhere
+            chosen = _invert(uniform, greedy, share, floor, feasible, running) if given is None else given[slot]
+            if chosen == greedy:
+                propensity = 1.0 - share * elsewhere
+            else:
+                propensity = share * (weights.item(chosen) * scale + each) if feasible[chosen] else 0.0
+            rows.append((propensity, False, chosen != greedy, share * each, share * floor, n_feasible))
+        free[chosen] = False
+        order.append(chosen)
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 6
+    return Slate(
+        tuple(order),
+        np.array(columns[0], dtype=np.float64),
+        np.array(columns[1], dtype=np.bool_),
+        np.array(columns[2], dtype=np.bool_),
+        np.array(columns[3], dtype=np.float64),
+        np.array(columns[4], dtype=np.float64),
+        np.array(columns[5], dtype=np.int64),
+        score,
+    )
+
+
+def _invert(uniform: float, greedy: int, share: float, floor: float, feasible: Bools, running: Floats) -> int:
+    """Draw from the mixture of greedy (1 - share), uniform (share * floor) and the law, with one uniform number in
+    [0, 1).
+    """
+    rest = 1.0 - share
+    if uniform < rest:
+        return greedy
+    uniform = (uniform - rest) / share
+    if uniform < floor:
+        places = np.flatnonzero(feasible)
+        return places.item(min(int(uniform / floor * places.shape[0]), places.shape[0] - 1))
+    uniform = (uniform - floor) / (1.0 - floor)
+    # side="right" never stops at a candidate of weight 0; the clip guards against uniform rounding up to 1.
+    target = min(uniform, 1.0 - 2.0**-53) * running.item(-1)
+    return int(running.searchsorted(target, side="right"))
