@@ -81,8 +81,8 @@ class RankerSettings(_Section):
         "purchase": 5.0,
         "dismiss": -2.0,
     }
-    liking: float = Field(default=0.10, ge=0, le=1)
-    aversion: float = Field(default=0.10, ge=0, le=1)
+    liking: float = Field(default=0.05, ge=0, le=1)
+    aversion: float = Field(default=0.03, ge=0, le=1)
     freshness: float = Field(default=0.0, ge=0, le=1)
 
     # Hard rules of a slate (see ranker/rules.py).

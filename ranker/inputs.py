@@ -36,6 +36,11 @@ class UserView(Protocol):
         ...
 
     @property
+    def seen(self) -> NDArray[Any]:
+        """Structured ``(item_hash, shown, clicked, consumed, dismissed, ...)``, one entry per item."""
+        ...
+
+    @property
     def vectors(self) -> Floats:
         """The user's vectors of 1 week, 1 month, 6 months, shape ``(3, d)``; a window without events is a zero row."""
         ...
@@ -43,6 +48,15 @@ class UserView(Protocol):
     @property
     def space(self) -> str:
         """Vector space of `vectors`; empty where there are none."""
+        ...
+
+    @property
+    def newest_event_ts_ms(self) -> int:
+        """Event time of the newest event in the row; 0 = none."""
+        ...
+
+    def ages_ms(self, as_of_ms: int) -> Mapping[str, int]:
+        """Age of each view's values, by view."""
         ...
 
     def windows(self, as_of_ms: int) -> NDArray[np.float64]:

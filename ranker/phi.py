@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bandits import on_phi_grid
 from ranker.columns import INDEX
 from ranker.inputs import Floats
 
@@ -63,7 +64,8 @@ def phi(x: Floats, categories: Sequence[str], found_by: NDArray[np.bool_]) -> Fl
     Returns
     -------
     ndarray
-        float32 (these exact values are logged and acted upon), shape ``(n, DIM)``, each within about [-1, 1].
+        float32 on the grid of the statistics (these exact values are logged, acted upon and summed), shape
+        ``(n, DIM)``, each within about [-1, 1].
     """
 
     def column(name: str) -> Floats:
@@ -97,4 +99,4 @@ def phi(x: Floats, categories: Sequence[str], found_by: NDArray[np.bool_]) -> Fl
     buckets = np.fromiter((kind_bucket(name) for name in categories), dtype=np.int64, count=n)
     at = np.flatnonzero(buckets >= 0)
     out[at, first + buckets[at]] = 1.0
-    return out
+    return on_phi_grid(out).astype(np.float32)

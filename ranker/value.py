@@ -37,7 +37,7 @@ class ValueWeights:
     liking, aversion
         How strongly a user's newest likes and dislikes of an item's first category move its value at once, before any
         model has learned them: factor ``exp(liking x tanh(liked / 2) - aversion x (disliked / 2) ** 1.5)``. One
-        dismissal (weight about 1) is a hint, several in a row are a verdict.
+        dismissal (weight 2) is a hint, several in a row are a verdict.
     freshness
         Up to this share more for an item published now, halving every 7 days.
     shown
@@ -47,8 +47,8 @@ class ValueWeights:
     """
 
     heads: Mapping[str, float] = field(default_factory=lambda: HEAD_WEIGHTS)
-    liking: float = 0.10
-    aversion: float = 0.10
+    liking: float = 0.05
+    aversion: float = 0.03
     freshness: float = 0.0
     shown: float = 0.85
     relevance: float = 1.0
