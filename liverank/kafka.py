@@ -23,9 +23,9 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka import Producer as _Producer
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
-from liverank.errors import ConfigError, CorruptError, UnavailableError
+from liverank.errors import ConfigError, CorruptError, LiverankError, UnavailableError
 from liverank.settings import Settings
 from liverank.topics import MESSAGE_MAX_BYTES, topic_specs
 
@@ -96,7 +96,7 @@ class Record(NamedTuple):
         return None
 
 
-def _translate(error: KafkaError, doing: str) -> Exception:
+def _translate(error: KafkaError, doing: str) -> LiverankError:
     """The error of ours that stands for the vendor's."""
     code = error.code()
     if code in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
@@ -139,7 +139,7 @@ class Producer:
     compression : str
         none, gzip, lz4, snappy or zstd.
     on_error : callable, optional
-        Called with `(topic, message)` for each record that could not be delivered.
+        Called with the error of each record that could not be delivered.
     max_queue : int
         Records that may wait locally; `produce` waits for room above it.
     """
@@ -150,7 +150,7 @@ class Producer:
         *,
         linger_ms: float = 5.0,
         compression: str = "lz4",
-        on_error: Callable[[str, str], None] | None = None,
+        on_error: Callable[[LiverankError], None] | None = None,
         max_queue: int = 100_000,
         options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -181,7 +181,7 @@ class Producer:
         if error is not None:
             self.last_failure_s = time.monotonic()
             if self._on_error is not None:
-                self._on_error(message.topic(), error.str())
+                self._on_error(_translate(error, f"delivering to {message.topic()}"))
 
     def produce(
         self,
@@ -192,7 +192,7 @@ class Producer:
         partition: int | None = None,
         headers: Sequence[tuple[str, bytes]] | None = None,
         timestamp_ms: int | None = None,
-        on_delivery: Callable[[Exception | None, int, int], None] | None = None,
+        on_delivery: Callable[[LiverankError | None, int, int], None] | None = None,
         block_s: float = 10.0,
     ) -> None:
         """Hand a record to the local queue; it is sent in the background.
@@ -474,7 +474,8 @@ def create_topics(
 
 def delete_topics(bootstrap: str, topics: Sequence[str], *, timeout_s: float = 30.0) -> None:
     """Delete these topics; those that do not exist are left alone."""
-    for name, future in _admin(bootstrap).delete_topics(list(topics), request_timeout=timeout_s).items():
+    admin = _admin(bootstrap)  # lives until the last reply: a client that goes out of scope drops its requests
+    for name, future in admin.delete_topics(list(topics), request_timeout=timeout_s).items():
         try:
             future.result()
         except KafkaException as error:

@@ -1,0 +1,82 @@
+"""A real Kafka and a real Redis for the tests, started once per run; a namespace of its own for every test.
+
+`LIVERANK_TEST_HOME=<home>` makes the tests use a stack that is up already, and leave it up. A service that is missing
+makes a test fail, not skip.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.stack import Stack
+from infra.stack import namespace as namespaces
+from liverank.kafka import delete_topics
+from liverank.settings import Endpoints, Settings, resolve
+from liverank.topics import topic_specs
+
+MakeNamespace = Callable[..., Settings]
+N_PARTITIONS = 4
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
+    """Addresses of a running Kafka and Redis; ends what it started."""
+    given = os.environ.get("LIVERANK_TEST_HOME")
+    if given:
+        found = Endpoints.read(Path(given))
+        if found is None:
+            pytest.fail(f"LIVERANK_TEST_HOME={given}: no stack is up there", pytrace=False)
+        yield found
+        return
+    local = Stack(Settings(home=tmp_path_factory.mktemp("stack"), namespace="tests"))
+    try:
+        yield local.up(("kafka", "redis"))
+    finally:
+        local.down()
+
+
+@pytest.fixture
+def make_namespace(stack: Endpoints, tmp_path: Path) -> Iterator[MakeNamespace]:
+    """A function that creates a namespace: `make_namespace(clock="data", partitions=8)` returns its resolved settings.
+
+    Topics exist, the generation is 1; Redis keys and topics of the namespace are removed after the test.
+    """
+    made: list[Settings] = []
+
+    def make(*, clock: str = "wall", partitions: int = N_PARTITIONS, **sections: object) -> Settings:
+        settings = Settings(
+            namespace=f"t{secrets.token_hex(4)}",
+            clock=clock,
+            home=tmp_path,
+            kafka={"bootstrap": stack.kafka},
+            redis={"url": stack.redis},
+            **{"stack": {"partitions": partitions}, **sections},
+        )
+        made.append(settings)
+        namespaces.create(settings)
+        return resolve(settings)
+
+    yield make
+    for settings in made:
+        delete_topics(settings.kafka.bootstrap, list(topic_specs(settings, 1)))
+        _forget(settings)
+
+
+@pytest.fixture
+def namespace(make_namespace: MakeNamespace) -> Settings:
+    """Resolved settings of a fresh namespace on the wall clock."""
+    return make_namespace()
+
+
+def _forget(settings: Settings) -> None:
+    """Delete every Redis key of the namespace."""
+    from features.redis import connect
+
+    with connect(settings) as client:
+        for key in client.scan_iter(match=f"{settings.namespace}:*", count=1000):
+            client.unlink(key)
