@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import redis as _redis
 from redis.backoff import ExponentialBackoff
@@ -43,7 +43,11 @@ __all__ = [
     "translated",
 ]
 
-Redis = _redis.Redis
+if TYPE_CHECKING:
+    # redis-py types every reply as "awaitable or not": its answers are checked where they are used instead.
+    Redis = Any
+else:
+    Redis = _redis.Redis
 
 
 class RedisUnavailableError(UnavailableError):
@@ -170,9 +174,6 @@ class Script:
                     raise reply
         return list(replies)
 
-
-# -- versions
-# ---------------------------------------------------------------------------------------------------------------------------
 
 #: Version below every other.
 VERSION_ZERO: Final = b"0000.0000000000000000.000000"

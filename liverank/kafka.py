@@ -117,7 +117,7 @@ def _translate(error: KafkaError, doing: str) -> LiverankError:
 
 def _record(message: Message) -> Record:
     kind, ts_ms = message.timestamp()
-    headers = message.headers()
+    headers: Any = message.headers()
     return Record(
         str(message.topic()),
         message.partition() or 0,
@@ -224,10 +224,11 @@ class Producer:
 
             def callback(error: KafkaError | None, message: Message) -> None:
                 self._delivered(error, message)
+                partition_, offset = message.partition(), message.offset()
                 told(
                     None if error is None else _translate(error, f"producing to {topic}"),
-                    message.partition() if message.partition() is not None else -1,
-                    message.offset() if message.offset() is not None else -1,
+                    -1 if partition_ is None else partition_,
+                    -1 if offset is None else offset,
                 )
 
         deadline_s = time.monotonic() + block_s
@@ -238,7 +239,8 @@ class Producer:
             except BufferError as error:
                 if time.monotonic() >= deadline_s:
                     raise KafkaUnavailableError(
-                        f"the local queue of {self._max_queue} records is full: the broker takes nothing; slow down or check Kafka"
+                        f"the local queue of {self._max_queue} records is full: the broker takes nothing; "
+                        "slow down or check Kafka"
                     ) from error
                 self._producer.poll(0.05)
             except KafkaException as error:
@@ -353,13 +355,15 @@ class BatchConsumer:
         except KafkaException as error:
             raise _translate(error.args[0], "assigning partitions") from error
 
-    def pause(self, tps: Iterable[Tp]) -> None:
-        """Stop handing out records of these partitions."""
-        self._consumer.pause([TopicPartition(tp.topic, tp.partition) for tp in tps])
+    def pause_all(self) -> None:
+        """Stop handing out records; `keep_alive` serves the group meanwhile."""
+        if self._assigned:
+            self._consumer.pause(self._assigned)
 
-    def resume(self, tps: Iterable[Tp]) -> None:
-        """Hand out records of these partitions again."""
-        self._consumer.resume([TopicPartition(tp.topic, tp.partition) for tp in tps])
+    def resume_all(self) -> None:
+        """Hand out records again."""
+        if self._assigned:
+            self._consumer.resume(self._assigned)
 
     def poll_batch(self, n: int, timeout_s: float, *, linger_s: float = 0.0) -> list[Record]:
         """Return up to `n` records: waits `timeout_s` for the first, then `linger_s` for company, then takes what is
@@ -403,6 +407,11 @@ class BatchConsumer:
         message = self._consumer.poll(0.0)
         return [] if message is None or message.error() is not None else [_record(message)]
 
+    def cached_end(self, tp: Tp) -> int | None:
+        """Return the partition's end offset as of the last fetch (no request); None = not known yet."""
+        _, end = self._consumer.get_watermark_offsets(TopicPartition(tp.topic, tp.partition), cached=True)
+        return int(end) if end >= 0 else None
+
     def close(self) -> None:
         """Leave the group (a static member keeps its partitions until its session ends) and free everything."""
         self._consumer.close()
@@ -425,9 +434,8 @@ class LogReader:
 
 
 def _admin(bootstrap: str) -> AdminClient:
-    return AdminClient(
-        {"bootstrap.servers": bootstrap, "log_level": 0, "error_cb": _ignore_error, "socket.timeout.ms": 10_000}
-    )
+    conf: dict[str, Any] = {"bootstrap.servers": bootstrap, "log_level": 0, "error_cb": _ignore_error}
+    return AdminClient(conf)
 
 
 def create_topics(
@@ -498,6 +506,10 @@ def partition_counts(
     }
 
 
+_LATEST: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+_EARLIEST: Any = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+
+
 class OffsetClient:
     """Asks a broker for offsets; keep one for repeated questions. Thread safe."""
 
@@ -526,11 +538,11 @@ class OffsetClient:
 
     def ends(self, tps: Iterable[Tp], *, timeout_s: float = 10.0) -> dict[Tp, int]:
         """Return for each partition the offset that the next record will get."""
-        return self._ask(tps, OffsetSpec.latest(), timeout_s)
+        return self._ask(tps, _LATEST, timeout_s)
 
     def begins(self, tps: Iterable[Tp], *, timeout_s: float = 10.0) -> dict[Tp, int]:
         """Return for each partition the first offset that is still there."""
-        return self._ask(tps, OffsetSpec.earliest(), timeout_s)
+        return self._ask(tps, _EARLIEST, timeout_s)
 
     def at(self, tps: Iterable[Tp], ts_ms: int, *, timeout_s: float = 10.0) -> dict[Tp, int]:
         """Return for each partition the first offset appended at or after `ts_ms`; -1 = none."""

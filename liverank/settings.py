@@ -44,6 +44,18 @@ class StreamsSettings(_Section):
     poll_records: int = Field(default=1000, ge=1, le=10_000)
     session_timeout_s: int = Field(default=30 * 60, ge=1)
     attribution_window_s: int = Field(default=30 * 60, ge=1)
+    linger_ms: float = Field(default=15.0, ge=0, le=1000)
+    """How long a poll of a fold waits for company while much is coming; nothing is waited while little is."""
+    cache_states: int = Field(default=20_000, ge=1)
+    """States that each fold of a worker keeps in memory."""
+    fetch_bytes: int = Field(default=32 * 1024, ge=1024)
+    """Most bytes that a fold fetches from one partition at a time (small fetches interleave the partitions)."""
+    group_session_timeout_ms: int = Field(default=10_000, ge=1000)
+    """A worker that is silent for so long loses its partitions; a restart before that keeps them."""
+    archive_flush_s: float = Field(default=10.0, gt=0)
+    """The archive writes a file per partition at least this often while records come."""
+    archive_records: int = Field(default=50_000, ge=1)
+    """Records after which the archive writes a file."""
 
 
 class RankerSettings(_Section):

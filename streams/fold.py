@@ -1,15 +1,14 @@
 """Roles of the fold: what the engine asks of a pure fold, and what it gives it.
 
-A fold is a pure function of its input log and of the catalogue's versions (docs/specs/state.md). The engine reads the log, loads states,
-calls the fold, and moves changed fields, due actions, outputs and the offset in one fenced write. A fold reads no
-clock, no network and no
-randomness; whatever it needs comes through `Context`.
+A fold is a pure function of its input log and of the catalogue's versions (docs/specs/state.md). The engine reads the
+log, loads states, calls the fold, and moves changed fields, due actions, outputs and the offset in one fenced write.
+A fold reads no clock, no network and no randomness; whatever it needs comes through `Context`.
 
 Order of calls, per record of one partition
 -------------------------------------------
 1. The partition's clock advances (fold.md point 2).
-2. `Fold.on_due` for every key whose `KeyState.due_ms` is not later than the clock, in the order of (due_ms, key), as often as the key stays due.
-3. `Fold.apply` of the record.
+2. `Fold.on_due` for every key whose `KeyState.due_ms` is not later than the clock, in the order of (due_ms, key), as
+often as the key stays due. 3. `Fold.apply` of the record.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from features.item_version import CatalogueItem
 from liverank.kafka import Record
 
 if TYPE_CHECKING:
-    from features.online import Row
     from google.protobuf.message import Message
 
+    from features.online import Row
     from features.redis import VersionedValue
     from liverank.v1.stream_pb2 import ItemEffect
 

@@ -1,0 +1,117 @@
+"""A call: what one fenced write moves in one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from liverank.v1.stream_pb2 import ItemEffect
+from streams.fold import KeyState, Number
+from streams.outbox import Output, encode_outbox, pack_effects
+
+__all__ = ["LIMITS", "Call", "Limits", "Position", "SourceMark"]
+
+
+class Position(NamedTuple):
+    """How far a partition is folded.
+
+    Attributes
+    ----------
+    generation : int
+        0 after an import, before the first live record.
+    offset : int
+        Of the last record folded whole; -1 = none.
+    step : int
+        Calls already done of the record after it; 0 = none.
+    """
+
+    generation: int
+    offset: int
+    step: int
+
+    def text(self) -> bytes:
+        """Return the stored form."""
+        return b"%d:%d:%d" % self
+
+    @classmethod
+    def of(cls, text: bytes) -> Position:
+        """Return the position of a stored form."""
+        generation, offset, step = text.split(b":")
+        return cls(int(generation), int(offset), int(step))
+
+
+class SourceMark(NamedTuple):
+    """The newest of what one source partition sent."""
+
+    number: Number
+    clock_ms: int
+
+    def text(self) -> bytes:
+        """Return the stored form."""
+        return b"%d:%d:%d:%d:%d" % (*self.number, self.clock_ms)
+
+    @classmethod
+    def of(cls, text: bytes) -> SourceMark:
+        """Return the mark of a stored form."""
+        generation, offset, step, place, clock_ms = (int(part) for part in text.split(b":"))
+        return cls(Number(generation, offset, step, place), clock_ms)
+
+
+class Limits(NamedTuple):
+    """How much one call may move. Only a record that alone touches more takes several calls."""
+
+    keys: int = 100
+    size_bytes: int = 256 * 1024
+
+
+LIMITS = Limits()
+
+
+@dataclass(slots=True)
+class Call:
+    """One fenced write, open while records are folded into it, then closed.
+
+    Attributes
+    ----------
+    start, end : Position
+        What the store must hold, and what it holds afterwards.
+    pages : dict
+        Changed fields by key, with their whole new bytes.
+    due : dict
+        Changed due times by key; None = never.
+    effects : dict
+        Numbered item effects by target partition.
+    trim : bool
+        Delete the outbox of the poll before (everything in it is confirmed).
+    owed : tuple of str
+        Keys of that outbox that were not published yet: their names move on.
+    """
+
+    partition: int
+    start: Position
+    end: Position
+    clock_ms: int
+    version: bytes = b""
+    n_records: int = 0
+    states: dict[str, KeyState] = field(default_factory=dict)
+    pages: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
+    due: dict[str, int | None] = field(default_factory=dict)
+    sources: dict[int, SourceMark] = field(default_factory=dict)
+    outputs: list[Output] = field(default_factory=list)
+    effects: dict[int, list[ItemEffect]] = field(default_factory=dict)
+    size_bytes: int = 0
+    blob: bytes = b""
+    trim: bool = False
+    owed: tuple[str, ...] = ()
+
+    def seal(self) -> None:
+        """Pack effects into outputs and write the outbox blob."""
+        if self.effects:
+            self.outputs += pack_effects(self.end.generation, self.partition, self.effects)
+            self.effects = {}
+        dirty: dict[str, list[bytes]] = {key: [] for key in self.owed}
+        for key, fields in self.pages.items():
+            names = [name for name in fields if not name.startswith(b"_")] if not key.startswith("#") else []
+            if names or key.startswith("#"):
+                dirty[key] = names
+        self.blob = encode_outbox(dirty, self.outputs) if dirty or self.outputs else b""

@@ -1,0 +1,589 @@
+"""The fold engine: poll -> decode -> pure transition -> fenced write -> publish -> trim.
+
+One thread per fold instance owns its consumer, its states and its Redis connection. This file is the shell around
+`streams.partition_fold` (pure), `streams.fence` (the compare-and-set) and `streams.publisher` (idempotent). The
+protocol: docs/specs/state.md.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from features.redis import connect
+from liverank import log
+from liverank.errors import ContractError, UnavailableError
+from liverank.kafka import BatchConsumer, OffsetClient, Record, Tp
+from liverank.settings import Settings
+from streams.calls import Call, Position
+from streams.catalogue import CatalogueReader
+from streams.errors import StateLostError
+from streams.failpoints import Failpoints
+from streams.fence import FencedStore, Meta
+from streams.fold import Fold, Parsed
+from streams.metrics import FoldMetrics, StepClock
+from streams.outbox import Output, decode_outbox
+from streams.partition_fold import PartitionFold
+from streams.publisher import KafkaSink, Pending, PositionBoard, RowSink, merge_calls
+from streams.ticks import Ticker
+
+__all__ = ["FoldEngine", "FoldSetup"]
+
+T = TypeVar("T")
+
+#: How often the partition's own statistics are published, s.
+_STATISTICS_S = 0.5
+#: A partition that another owner took is asked for again after this, if the group still gives it to this member, s.
+_REACQUIRE_S = 3.0
+#: Shutting down waits this long for a store that is away, s; the next owner does the rest.
+_STOP_GRACE_S = 5.0
+_POLL_S = 0.1
+
+
+class _Stopping(Exception):
+    """The engine was asked to stop while it waited."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldSetup:
+    """What makes an engine the users fold or the items fold.
+
+    Attributes
+    ----------
+    topic : str
+        Full name of the input topic.
+    member : str
+        Static member id of this worker, stable over restarts.
+    numbered_input : bool
+        The input is another fold's output.
+    ticks : bool
+        This engine produces a tick a second into each partition that it owns.
+    archive_holds : callable
+        Whether the archive holds records of (topic, partition): then an empty store is a lost store.
+    """
+
+    fold: Fold
+    topic: str
+    n_partitions: int
+    generation: int
+    member: str
+    numbered_input: bool = False
+    ticks: bool = False
+    token: bytes = b""
+    archive_holds: Callable[[str, int], bool] = lambda _topic, _partition: False
+
+
+@dataclass(slots=True)
+class _Owned:
+    """A partition that this engine owns."""
+
+    fold: PartitionFold
+    epoch: int
+    trim: bool = True
+    owed: dict[str, Pending] = field(default_factory=dict)
+    owed_since_s: float = 0.0
+
+
+class _InsistingReader:
+    """Reads states in the middle of a record: it must not fail, so it waits until the store is back."""
+
+    def __init__(self, engine: FoldEngine) -> None:
+        self._engine = engine
+
+    def load(self, partition: int, keys: Sequence[str]) -> list[Mapping[bytes, bytes]]:
+        """See `StateReader.load`."""
+        return self._engine.insist(lambda: self._engine.store.load(partition, keys), "reading states")
+
+    def due_between(self, partition: int, after_ms: int, until_ms: int) -> list[tuple[str, int]]:
+        """See `StateReader.due_between`."""
+        return self._engine.insist(
+            lambda: self._engine.store.due_between(partition, after_ms, until_ms), "reading the due index"
+        )
+
+
+class FoldEngine:
+    """Runs one fold over the partitions that the group gives this worker.
+
+    Exactly-once effects: state, due actions, offset and outbox move in one fenced write; what is published is
+    idempotent. Redis or Kafka away: the engine waits for ever and stays in the group. A poison record becomes a dead
+    letter. A bug ends `run` with the error.
+
+    Parameters
+    ----------
+    catalogue : CatalogueReader, optional
+        Started by the caller; None where the fold asks for no items.
+    """
+
+    def __init__(self, setup: FoldSetup, settings: Settings, catalogue: CatalogueReader | None = None) -> None:
+        self.setup = setup
+        self.settings = settings
+        self.metrics = FoldMetrics(setup.fold.name)
+        self.steps = StepClock()
+        self.ready = threading.Event()
+        self.n_records = 0
+        self._fold = setup.fold
+        self._catalogue = catalogue
+        self._failpoints = Failpoints.of_environment(setup.fold.name)
+        self._stop = threading.Event()
+        self._stop_s = float("inf")
+        self._log = log.get(__name__).bind(fold=setup.fold.name)
+        self._owned: dict[int, _Owned] = {}
+        self._assigned: set[int] = set()
+        self._acquire_at_s: dict[int, float] = {}
+        self._least_epoch: dict[int, int] = {}
+        self._early: list[Record] = []
+        self._paused = False
+        self._in_cycle = False
+        self._last_n = 0
+        self._rate = 0.0
+        self._rate_s = time.monotonic()
+
+    # -- life
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Ask `run` to finish its poll and return. From any thread."""
+        self._stop_s = time.monotonic()
+        self._stop.set()
+
+    def run(self) -> None:
+        """Fold until `stop`; the thread's whole life.
+
+        Raises
+        ------
+        StateLostError
+            A partition has a past but no state.
+        KafkaLogError
+            The stored offset lies outside the log.
+        FoldBugError
+            A rule was broken.
+        """
+        setup, settings = self.setup, self.settings
+        client = connect(settings)
+        self.store = FencedStore(
+            client, namespace=settings.namespace, generation=setup.generation, kind=setup.fold.kind
+        )
+        self._rows = RowSink(client, settings.feast_project, setup.fold)
+        self._board = PositionBoard(client, settings.namespace, f"fold.{setup.fold.name}")
+        self._sink = KafkaSink(
+            settings.kafka.bootstrap, compression=settings.kafka.compression, topic_of=self._topic_of
+        )
+        self._offsets = OffsetClient(settings.kafka.bootstrap)
+        self._ticker = Ticker(setup.token) if setup.ticks else None
+        self._consumer = BatchConsumer(
+            settings.kafka.bootstrap,
+            group=f"liverank.{settings.namespace}.fold.{setup.fold.name}",
+            instance_id=setup.member,
+            session_timeout_ms=settings.streams.group_session_timeout_ms,
+            fetch_bytes=settings.streams.fetch_bytes,
+        )
+        try:
+            self._consumer.subscribe(
+                [setup.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
+            while not self._stop.is_set():
+                self._once()
+        except _Stopping:
+            self._log.warning("stopped while a store was away; the next owner goes on")
+        finally:
+            self._release()
+            self._consumer.close()
+            self._sink.close()
+            client.close()
+
+    def _topic_of(self, name: str) -> str:
+        per_generation = name in ("events", "item-effects")
+        return self.settings.topic(name, self.setup.generation if per_generation else None)
+
+    def _once(self) -> None:
+        if self._acquire_at_s:
+            self._acquire_due()
+        if self._ticker is not None and self._owned and self._sink.queue_fill < 0.01:
+            self._sink.send(self._ticker.outputs(time.monotonic(), self._owned))
+        records, self._early = self._early, []
+        if not records:
+            records = self._consumer.poll_batch(self.settings.streams.poll_records, _POLL_S, linger_s=self._linger_s())
+        self.steps.mark("poll")
+        now_s = time.monotonic()
+        elapsed_s = max(1e-6, now_s - self._rate_s)
+        keep = 0.5 ** (elapsed_s / 0.5)
+        self._rate = keep * self._rate + (1 - keep) * len(records) / elapsed_s
+        self._rate_s, self._last_n = now_s, len(records)
+        if records:
+            self._in_cycle = True
+            try:
+                self._cycle(records)
+            finally:
+                self._in_cycle = False
+        self._publish_owed(now_s)
+
+    def _linger_s(self) -> float:
+        """Wait for company only where much is coming: a poll costs the same for one record as for twenty."""
+        small = self._last_n < 10 and self._rate < 200
+        full = self._last_n >= self.settings.streams.poll_records
+        return 0.0 if small or full else self.settings.streams.linger_ms / 1000
+
+    # -- group
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _on_assign(self, tps: list[Tp]) -> None:
+        self._assigned = {tp.partition for tp in tps}
+        self._acquire_at_s = dict.fromkeys(self._assigned, 0.0)
+        if not tps:
+            self.ready.set()
+
+    def _on_revoke(self, tps: list[Tp]) -> None:
+        if not self._in_cycle:
+            self._release()
+        self._forget({tp.partition for tp in tps})
+
+    def _on_lost(self, tps: list[Tp]) -> None:
+        self._log.warning("partitions lost to the group", partitions=[tp.partition for tp in tps])
+        self._forget({tp.partition for tp in tps})
+
+    def _forget(self, partitions: set[int]) -> None:
+        """Drop everything in memory of these partitions."""
+        for partition in partitions:
+            if self._owned.pop(partition, None) is not None:
+                self.metrics.forget(partition)
+            self._assigned.discard(partition)
+            self._acquire_at_s.pop(partition, None)
+        self._early = [record for record in self._early if record.partition not in partitions]
+        self.metrics.owned.set(len(self._owned))
+
+    def _release(self) -> None:
+        """Publish and trim what is left; leave it to the next owner where a store is away."""
+        try:
+            self._publish_owed(float("inf"))
+            calls = []
+            for partition, owned in self._owned.items():
+                position = owned.fold.position
+                calls.append(Call(partition, position, position, owned.fold.clock_ms, trim=True))
+            self.store.fence({p: owned.epoch for p, owned in self._owned.items()}, calls)
+        except UnavailableError as error:
+            self._log.warning("left with an outbox that the next owner drains", error=str(error))
+        self._owned.clear()
+
+    # -- acquiring
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _acquire_due(self) -> None:
+        """Take over the partitions that the group gave, then read them from the store's offsets."""
+        now_s = time.monotonic()
+        wanted = [p for p, at_s in self._acquire_at_s.items() if at_s <= now_s]
+        if not wanted:
+            return
+        for partition in wanted:
+            owned = self.insist(lambda partition=partition: self._acquire(partition), "taking a partition over")  # type: ignore[misc]
+            if partition in self._acquire_at_s:
+                del self._acquire_at_s[partition]
+                self._owned[partition] = owned
+        self._early = []
+        topic = self.setup.topic
+        self._consumer.assign({Tp(topic, p): o.fold.position.offset + 1 for p, o in self._owned.items()})
+        self._paused = False
+        self.metrics.owned.set(len(self._owned))
+        self.ready.set()
+
+    def _acquire(self, partition: int) -> _Owned:
+        setup, store = self.setup, self.store
+        start = None
+        if store.meta(partition) is None:
+            self._require_new(partition)
+            start = Position(setup.generation, -1, 0)
+        meta = store.acquire(partition, start=start, least_epoch=self._least_epoch.get(partition, 0))
+        if meta is None:
+            raise UnavailableError(f"the position of partition {partition} went away while it was taken over")
+        self._least_epoch[partition] = meta.epoch
+        fold = PartitionFold(
+            setup.fold,
+            partition=partition,
+            n_partitions=setup.n_partitions,
+            generation=setup.generation,
+            position=meta.position,
+            clock_ms=meta.clock_ms,
+            sources=meta.sources,
+            reader=_InsistingReader(self),
+            items=self._catalogue.table if self._catalogue else None,
+            clock=self.settings.clock,
+            numbered_input=setup.numbered_input,
+            spill=self._commit,
+            cache_states=max(1, self.settings.streams.cache_states // max(1, len(self._assigned))),
+        )
+        self._drain(partition, meta)
+        self._log.info("partition taken over", partition=partition, epoch=meta.epoch, offset=meta.position.offset)
+        return _Owned(fold=fold, epoch=meta.epoch)
+
+    def _require_new(self, partition: int) -> None:
+        """Refuse to start from nothing where there was something (fold.md point 16)."""
+        tp = Tp(self.setup.topic, partition)
+        first = self._offsets.begins([tp])[tp]
+        if first > 0 or self.setup.archive_holds(self.setup.topic, partition):
+            raise StateLostError(
+                f"partition {partition} of {self.setup.topic} has no state in Redis, but "
+                f"{f'its log begins at {first}' if first > 0 else 'the archive holds its records'}: "
+                "the state was lost; run `liverank rebuild`"
+            )
+
+    def _drain(self, partition: int, meta: Meta) -> None:
+        """Publish what the owner before still owed, with the bytes and the version of the store."""
+        dirty: dict[str, set[bytes] | None] = {}
+        outputs: list[Output] = []
+        for blob in self.store.outbox(partition):
+            names, owed = decode_outbox(blob)
+            for key, fields in names.items():
+                known = dirty.get(key, set())
+                dirty[key] = known.union(fields) if known is not None and fields else None
+            outputs += owed
+        pending: dict[tuple[int, str], Pending] = {}
+        for (key, wanted), stored in zip(dirty.items(), self.store.load(partition, list(dirty)), strict=True):
+            if not stored:
+                continue
+            public = dict(stored) if wanted is None else {name: stored.get(name, b"") for name in wanted}
+            pending[partition, key] = Pending(self._fold.load(key, stored), public, meta.version)
+        self._sink.send(outputs)
+        self._rows.write(*self._rows.build(pending))
+        self._confirm()
+
+    # -- one poll
+    # -------------------------------------------------------------------------------------------------------------
+
+    def _cycle(self, records: Sequence[Record]) -> None:
+        """Fold the records of one poll."""
+        batch = self._parse(records)
+        self.steps.mark("decode")
+        if not batch:
+            return
+        self._await_catalogue()
+        self._prefetch(batch)
+        self.steps.mark("load")
+        for partition, parsed in batch.items():
+            owned = self._owned.get(partition)
+            if owned is None:
+                continue
+            feed = owned.fold.feed
+            for record, what in parsed:
+                feed(record, what)
+        self.steps.mark("apply")
+        for owned in self._owned.values():
+            owned.fold.close()
+        self.steps.mark("encode")
+        self._commit()
+        n = sum(map(len, batch.values()))
+        self.n_records += n
+        self.metrics.records.inc(n)
+        cached = 0
+        for partition, owned in self._owned.items():
+            owned.fold.shrink()
+            cached += owned.fold.n_cached
+            if (end := self._consumer.cached_end(Tp(self.setup.topic, partition))) is not None:
+                self.metrics.lag(partition, max(0, end - 1 - owned.fold.position.offset))
+        self.metrics.cached.set(cached)
+        if self.settings.clock == "wall":
+            self.metrics.freshness_s.observe(max(0.0, time.time() - records[0].append_ts_ms / 1000))
+        self.steps.mark("rest")
+
+    def _parse(self, records: Sequence[Record]) -> dict[int, list[tuple[Record, Parsed | ContractError]]]:
+        """Decode records of owned partitions that are not folded yet."""
+        batch: dict[int, list[tuple[Record, Parsed | ContractError]]] = {}
+        parse, owned = self._fold.parse, self._owned
+        following = {p: o.fold.position.offset + 1 for p, o in owned.items()}
+        for record in records:
+            partition = record.partition
+            expected = following.get(partition)
+            if expected is None or record.offset < expected:
+                continue
+            if record.offset > expected:
+                raise StateLostError(
+                    f"{record.topic} [{partition}] jumps from offset {expected - 1} to {record.offset}: "
+                    "records are missing; run `liverank rebuild`"
+                )
+            following[partition] = record.offset + 1
+            what: Parsed | ContractError
+            try:
+                what = parse(record)
+            except ContractError as error:
+                what = error
+                self.metrics.dead_letter(error.reason)
+            batch.setdefault(partition, []).append((record, what))
+        return batch
+
+    def _await_catalogue(self) -> None:
+        """Go on only when the catalogue has everything that was appended before now."""
+        catalogue = self._catalogue
+        if catalogue is None:
+            return
+        started_s = time.monotonic()
+        ends = self.insist(catalogue.ends, "asking for the catalogue's end")
+        if catalogue.behind(ends):
+            while not catalogue.wait(ends, 0.05):
+                self._breathe(0.0)
+        self._resume()
+        self.metrics.catalogue_wait_s.observe(time.monotonic() - started_s)
+
+    def _prefetch(self, batch: Mapping[int, Sequence[tuple[Record, Parsed | ContractError]]]) -> None:
+        """Read the missing states of all records in one round trip."""
+        wanted: dict[tuple[int, str], None] = {}
+        for partition, parsed in batch.items():
+            fold = self._owned[partition].fold if partition in self._owned else None
+            for _, what in parsed:
+                if fold is None or not isinstance(what, Parsed):
+                    continue
+                for key in fold.missing(what.keys):
+                    if (partition, key) not in wanted and not fold.is_stray(what):
+                        wanted[partition, key] = None
+        if not wanted:
+            return
+        keys = list(wanted)
+        stored = self.insist(lambda: self.store.load_many(keys), "reading states")
+        for (partition, key), fields in zip(keys, stored, strict=True):
+            if (owned := self._owned.get(partition)) is not None:
+                owned.fold.adopt(key, fields)
+
+    def _commit(self) -> None:
+        """Fence all closed calls, publish them, and note that their outbox may go with the next call."""
+        calls: list[Call] = []
+        for owned in self._owned.values():
+            closed, owned.fold.calls = owned.fold.calls, []
+            if closed:
+                closed[0].trim, closed[0].owed = owned.trim, tuple(owned.owed)
+                calls += closed
+        if not calls:
+            return
+        for call in calls:
+            call.seal()
+        self.steps.mark("encode")
+        started_s = time.monotonic()
+        self._failpoints.hit("before_fence")
+        done = self._fence(calls)
+        self.metrics.fence_s.observe(time.monotonic() - started_s)
+        self.metrics.calls.inc(len(done))
+        self.steps.mark("fence")
+        self._failpoints.hit("between_fence_and_publish")
+        started_s = time.monotonic()
+        self._publish(done)
+        self.metrics.publish_s.observe(time.monotonic() - started_s)
+        self._failpoints.hit("after_publish")
+
+    def _fence(self, calls: list[Call]) -> list[Call]:
+        """Write calls; return those that hold. Partitions that another owner has moved are dropped."""
+        epochs = {p: owned.epoch for p, owned in self._owned.items()}
+        if self._failpoints.name in ("between_calls", "in_record"):
+            for call in calls[:-1]:
+                self.insist(lambda call=call: self.store.fence(epochs, [call]), "fencing")  # type: ignore[misc]
+                self._failpoints.hit("between_calls")
+                if call.end.step:
+                    self._failpoints.hit("in_record")
+            refused = self.insist(lambda: self.store.fence(epochs, calls[-1:]), "fencing")
+        else:
+            refused = self.insist(lambda: self.store.fence(epochs, calls), "fencing")
+        for partition, error in refused.items():
+            self.metrics.refused.inc()
+            self._log.warning("fence refused", partition=partition, reason=str(error))
+            self._dispossess(partition)
+        return [call for call in calls if call.partition in self._owned and call.partition not in refused]
+
+    def _dispossess(self, partition: int) -> None:
+        """The store moved without this owner: another owner, or a store rolled back. Ask for it again if the group
+        still gives it.
+        """
+        owned = self._owned.pop(partition, None)
+        self.metrics.forget(partition)
+        if owned is None or partition not in self._assigned:
+            return
+        meta = self.insist(lambda: self.store.meta(partition), "reading a partition's position")
+        if meta is None:
+            self._require_new(partition)
+        taken = meta is not None and meta.epoch > owned.epoch
+        self._acquire_at_s[partition] = time.monotonic() + (_REACQUIRE_S if taken else 0.0)
+
+    # -- publishing
+    # -----------------------------------------------------------------------------------------------------------
+
+    def _publish(self, calls: Sequence[Call]) -> None:
+        """Make the bytes that were just fenced visible, from memory."""
+        merged = merge_calls(calls)
+        now_s = time.monotonic()
+        for (partition, key), change in list(merged.items()):
+            if key.startswith("#") and (owned := self._owned.get(partition)) is not None:
+                earlier = owned.owed.get(key)
+                if earlier is not None:
+                    change.fields = {**earlier.fields, **change.fields}
+                elif not owned.owed:
+                    owned.owed_since_s = now_s
+                owned.owed[key] = change
+                del merged[partition, key]
+        for call in calls:
+            if call.outputs:
+                self.insist(lambda call=call: self._sink.send(call.outputs), "producing")  # type: ignore[misc]
+        self.steps.mark("produce")
+        rows, values = self._rows.build(merged)
+        self.steps.mark("row")
+        self.insist(lambda: self._rows.write(rows, values), "writing rows")
+        self.steps.mark("row write")
+        self._confirm()
+        ends = {call.partition: call.end.offset + 1 for call in calls}
+        self.insist(lambda: self._board.write(self.setup.topic, ends), "writing positions")
+        for partition in ends:
+            if (owned := self._owned.get(partition)) is not None:
+                owned.trim = True
+        self.steps.mark("flush")
+
+    def _confirm(self) -> None:
+        while not self._sink.confirmed(0.2):
+            self._breathe(0.0)
+        self._resume()
+
+    def _publish_owed(self, now_s: float) -> None:
+        """Publish the statistics of partitions that have waited long enough."""
+        for partition, owned in list(self._owned.items()):
+            if owned.owed and now_s - owned.owed_since_s >= _STATISTICS_S:
+                pending = {(partition, key): change for key, change in owned.owed.items()}
+                rows, values = self._rows.build(pending)
+                if now_s == float("inf"):
+                    self._rows.write(rows, values)
+                else:
+                    self.insist(lambda rows=rows, values=values: self._rows.write(rows, values), "writing statistics")  # type: ignore[misc]
+                owned.owed = {}
+
+    # -- waiting
+    # --------------------------------------------------------------------------------------------------------------
+
+    def insist(self, action: Callable[[], T], doing: str) -> T:
+        """Repeat an idempotent action until the store is back; meanwhile nothing is read and the group is kept."""
+        delay_s = 0.05
+        while True:
+            try:
+                result = action()
+            except UnavailableError as error:
+                self.metrics.retries.inc()
+                self._log.warning("a store is away, waiting", doing=doing, error=str(error))
+                self._breathe(delay_s)
+                delay_s = min(1.0, 2 * delay_s)
+                continue
+            if self._paused:
+                self._resume()
+            return result
+
+    def _breathe(self, seconds: float) -> None:
+        """Stay in the group while waiting: every partition is paused, and the group protocol is served."""
+        if not self._paused:
+            self._consumer.pause_all()
+            self._paused = True
+        deadline_s = time.monotonic() + seconds
+        while True:
+            if self._stop.is_set() and time.monotonic() - self._stop_s > _STOP_GRACE_S:
+                raise _Stopping
+            self._early += self._consumer.keep_alive()
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                return
+            time.sleep(min(0.02, left_s))
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._consumer.resume_all()
+            self._paused = False

@@ -1,0 +1,216 @@
+"""State in Redis behind a fence: one Lua compare-and-set moves a call's state, due times, offset, clock and outbox in
+one step.
+
+Keys of partition p of generation g (docs/specs/state.md), all under one hash tag, so one slot of a Redis Cluster::
+
+    <ns>:{<ns>.<g>.<p>}:<kind>:<key>     hash    a key's fields
+    <ns>:{<ns>.<g>.<p>}:<kind>.meta      hash    epoch, position, clock, version, layout, s<source>
+    <ns>:{<ns>.<g>.<p>}:<kind>.due       zset    key -> due_ms
+    <ns>:{<ns>.<g>.<p>}:<kind>.outbox    list    one blob per call
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from features.redis import Redis, Script, translated
+from streams.calls import Call, Position, SourceMark
+from streams.errors import FenceError
+
+__all__ = ["LAYOUT", "FencedStore", "Meta"]
+
+#: Version of the layout of keys, fields and outbox.
+LAYOUT: Final = b"1"
+
+# ARGV: epoch, start, end, clock, version, trim (0/1), outbox blob,
+#       n_marks, {field, text}, n_due, {key, due_ms or ''}, then per state key: n_set, {field, bytes}, n_del, {field}
+_FENCE = """
+local have = redis.call('HMGET', KEYS[1], 'epoch', 'position')
+if have[1] ~= ARGV[1] or have[2] ~= ARGV[2] then return {have[1] or '', have[2] or ''} end
+local at = 8
+local marks = tonumber(ARGV[at])
+redis.call('HSET', KEYS[1], 'position', ARGV[3], 'clock', ARGV[4], unpack(ARGV, at + 1, at + 2 * marks))
+if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'version', ARGV[5]) end
+at = at + 1 + 2 * marks
+local n = tonumber(ARGV[at])
+for i = at + 1, at + 2 * n, 2 do
+  if ARGV[i + 1] == '' then redis.call('ZREM', KEYS[2], ARGV[i])
+  else redis.call('ZADD', KEYS[2], ARGV[i + 1], ARGV[i]) end
+end
+at = at + 1 + 2 * n
+if ARGV[6] == '1' then redis.call('DEL', KEYS[3]) end
+if ARGV[7] ~= '' then redis.call('RPUSH', KEYS[3], ARGV[7]) end
+for k = 4, #KEYS do
+  local set = tonumber(ARGV[at])
+  if set > 0 then redis.call('HSET', KEYS[k], unpack(ARGV, at + 1, at + 2 * set)) end
+  at = at + 1 + 2 * set
+  local del = tonumber(ARGV[at])
+  if del > 0 then redis.call('HDEL', KEYS[k], unpack(ARGV, at + 1, at + del)) end
+  at = at + 1 + del
+end
+return 1
+"""
+
+# ARGV: position where there is none, layout, least epoch
+_ACQUIRE = """
+if redis.call('HEXISTS', KEYS[1], 'position') == 0 then
+  if ARGV[1] == '' then return false end
+  redis.call('HSET', KEYS[1], 'position', ARGV[1], 'clock', '0', 'layout', ARGV[2])
+end
+local epoch = math.max(tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0'), tonumber(ARGV[3])) + 1
+redis.call('HSET', KEYS[1], 'epoch', string.format('%d', epoch))
+return redis.call('HGETALL', KEYS[1])
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """What the store knows of a partition."""
+
+    epoch: int
+    position: Position
+    clock_ms: int
+    version: bytes
+    sources: Mapping[int, SourceMark]
+
+
+def _meta(fields: Mapping[bytes, bytes]) -> Meta:
+    return Meta(
+        epoch=int(fields[b"epoch"]),
+        position=Position.of(fields[b"position"]),
+        clock_ms=int(fields[b"clock"]),
+        version=fields.get(b"version", b""),
+        sources={int(name[1:]): SourceMark.of(text) for name, text in fields.items() if name[:1] == b"s"},
+    )
+
+
+class FencedStore:
+    """The state of one fold instance in Redis. One thread.
+
+    Parameters
+    ----------
+    namespace : str
+    generation : int
+        Generation that the keys carry.
+    kind : str
+        ``u`` or ``i``.
+
+    Notes
+    -----
+    Every method raises `RedisUnavailableError` where Redis is away; all may then be repeated.
+    """
+
+    def __init__(self, client: Redis, *, namespace: str, generation: int, kind: str) -> None:
+        self._client = client
+        self._prefix = f"{namespace}:{{{namespace}.{generation}."
+        self._kind = kind
+        self._fence = Script(client, _FENCE)
+        self._acquire = Script(client, _ACQUIRE)
+
+    def key(self, partition: int, key: str) -> bytes:
+        """Return the Redis key of a state."""
+        return f"{self._prefix}{partition}}}:{self._kind}:{key}".encode()
+
+    def _part(self, partition: int, name: str) -> bytes:
+        return f"{self._prefix}{partition}}}:{self._kind}.{name}".encode()
+
+    def meta(self, partition: int) -> Meta | None:
+        """Return what is stored of the partition; None = nothing ever was."""
+        with translated("reading a partition's position"):
+            fields = self._client.hgetall(self._part(partition, "meta"))
+        return _meta({b"epoch": b"0", **fields}) if b"position" in fields else None
+
+    def acquire(self, partition: int, *, start: Position | None, least_epoch: int = 0) -> Meta | None:
+        """Raise the epoch, which fences every earlier owner, and return what is stored.
+
+        Parameters
+        ----------
+        start : Position, optional
+            Written where nothing is stored. None: then return None and write nothing.
+        least_epoch : int
+            The new epoch is above it (where the store was rolled back below an epoch that this process has used).
+        """
+        args: list[bytes | str | int] = [self._part(partition, "meta"), start.text() if start else b"", LAYOUT, least_epoch]
+        reply = self._acquire.run_many([(1, args)], "taking a partition over")[0]
+        if not reply:
+            return None
+        pairs = list(reply)
+        return _meta(dict(zip(pairs[::2], pairs[1::2], strict=True)))
+
+    def load(self, partition: int, keys: Sequence[str]) -> list[Mapping[bytes, bytes]]:
+        """Return the fields of each key, in one round trip; empty = none."""
+        return self.load_many([(partition, key) for key in keys])
+
+    def load_many(self, keys: Sequence[tuple[int, str]]) -> list[Mapping[bytes, bytes]]:
+        """Return the fields of each (partition, key), in one round trip."""
+        if not keys:
+            return []
+        with translated("reading states"):
+            pipe = self._client.pipeline(transaction=False)
+            for partition, key in keys:
+                pipe.hgetall(self.key(partition, key))
+            return list(pipe.execute())
+
+    def due_between(self, partition: int, after_ms: int, until_ms: int) -> list[tuple[str, int]]:
+        """Return (key, due_ms) with after_ms < due_ms <= until_ms, in order of time."""
+        with translated("reading the due index"):
+            found = self._client.zrangebyscore(self._part(partition, "due"), f"({after_ms}", until_ms, withscores=True)
+        return [(key.decode(), int(score)) for key, score in found]
+
+    def outbox(self, partition: int) -> list[bytes]:
+        """Return the blobs of the outbox, oldest first."""
+        with translated("reading an outbox"):
+            return list(self._client.lrange(self._part(partition, "outbox"), 0, -1))
+
+    def fence(self, epochs: Mapping[int, int], calls: Sequence[Call]) -> dict[int, FenceError]:
+        """Write calls, in order, in one round trip; return the partitions that were refused.
+
+        A call that was applied by an earlier attempt whose reply was lost counts as done, so this may be repeated
+        until it returns.
+
+        Parameters
+        ----------
+        epochs : mapping
+            The epoch of this owner, by partition.
+        """
+        replies = self._fence.run_many([self._encode(epochs[call.partition], call) for call in calls], "fencing")
+        refused: dict[int, FenceError] = {}
+        for index, (call, reply) in enumerate(zip(calls, replies, strict=True)):
+            if reply == 1 or call.partition in refused:
+                continue
+            epoch, position = (bytes(part) for part in reply)
+            done = epoch == b"%d" % epochs[call.partition] and any(
+                later.partition == call.partition and later.end.text() == position for later in calls[index:]
+            )
+            if not done:
+                refused[call.partition] = FenceError(
+                    call.partition,
+                    f"the store holds epoch {epoch!r} and position {position!r}, this owner has "
+                    f"{epochs[call.partition]} and {call.start.text()!r}",
+                )
+        return refused
+
+    def _encode(self, epoch: int, call: Call) -> tuple[int, list[bytes | str | int]]:
+        partition = call.partition
+        base = f"{self._prefix}{partition}}}:{self._kind}"
+        prefix = f"{base}:".encode()
+        keys: list[Any] = [f"{base}.meta".encode(), f"{base}.due".encode(), f"{base}.outbox".encode()]
+        args: list[Any] = [epoch, call.start.text(), call.end.text(), call.clock_ms, call.version]
+        args += (b"1" if call.trim else b"0", call.blob, len(call.sources))
+        for source, mark in call.sources.items():
+            args += (b"s%d" % source, mark.text())
+        args.append(len(call.due))
+        for key, due_ms in call.due.items():
+            args += (key, b"" if due_ms is None else due_ms)
+        for key, fields in call.pages.items():
+            keys.append(prefix + key.encode())
+            gone = [name for name, data in fields.items() if not data]
+            args.append(len(fields) - len(gone))
+            for name, data in fields.items():
+                if data:
+                    args += (name, data)
+            args.append(len(gone))
+            args += gone
+        return len(keys), keys + args

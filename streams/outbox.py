@@ -1,0 +1,145 @@
+"""The outbox: what a fenced call still owes to its readers.
+
+One blob per call, appended to the list ``<kind>.outbox`` in the same fenced write. It holds the *names* of changed
+keys and fields (their bytes are in the state) and every Kafka output in full. Layout (little endian, golden-tested),
+after the version byte ``1``::
+
+    u32 n_dirty   { u16 len, key utf-8; u16 n_fields; { u16 len, field } }
+    u32 n_outputs { u8 len, topic; i32 partition (-1 = by key); i32 key length (-1 = none), key; u32 length, value;
+                    u8 n_headers { u8 len, name; u16 len, value } }
+
+A key with no fields means "all its fields".
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from liverank.v1.stream_pb2 import ItemEffect, ItemEffects
+from streams.errors import OutboxError
+
+__all__ = ["EFFECTS_PER_RECORD", "Output", "decode_outbox", "encode_outbox", "pack_effects"]
+
+_VERSION = b"\x01"
+_U16 = struct.Struct("<H")
+_U32 = struct.Struct("<I")
+_II = struct.Struct("<ii")
+
+# : A record of item effects holds at most this many, so that the item fold never meets a record that touches more
+# keys than a call may.
+EFFECTS_PER_RECORD = 64
+
+
+class Output(NamedTuple):
+    """One Kafka record that a fold sends.
+
+    Attributes
+    ----------
+    topic : str
+        Short name (``examples``); the publisher adds namespace and generation.
+    partition : int
+        -1 = by key.
+    """
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def pack_effects(generation: int, source: int, effects: Mapping[int, Sequence[ItemEffect]]) -> list[Output]:
+    """Pack numbered effects into records, by target partition, in order."""
+    outputs = []
+    for target, items in effects.items():
+        for start in range(0, len(items), EFFECTS_PER_RECORD):
+            packed = ItemEffects(
+                generation=generation, source_partition=source, effects=items[start : start + EFFECTS_PER_RECORD]
+            )
+            outputs.append(Output("item-effects", target, None, packed.SerializeToString()))
+    return outputs
+
+
+def encode_outbox(dirty: Mapping[str, Sequence[bytes]], outputs: Sequence[Output]) -> bytes:
+    """Return the blob of one call."""
+    parts = [_VERSION, _U32.pack(len(dirty))]
+    u16 = _U16.pack
+    for key, fields in dirty.items():
+        name = key.encode()
+        parts += (u16(len(name)), name, u16(len(fields)))
+        for field in fields:
+            parts += (u16(len(field)), field)
+    parts.append(_U32.pack(len(outputs)))
+    for topic, partition, key_, value, headers in outputs:
+        short = topic.encode()
+        parts += (bytes((len(short),)), short, _II.pack(partition, -1 if key_ is None else len(key_)), key_ or b"")
+        parts += (_U32.pack(len(value)), value, bytes((len(headers),)))
+        for name_, data in headers:
+            text = name_.encode()
+            parts += (bytes((len(text),)), text, u16(len(data)), data)
+    return b"".join(parts)
+
+
+class _Reader:
+    """Walks over a blob and never past its end."""
+
+    def __init__(self, blob: bytes) -> None:
+        self._blob = blob
+        self._at = 0
+
+    def take(self, n: int) -> bytes:
+        end = self._at + n
+        if end > len(self._blob):
+            raise OutboxError(f"outbox blob ends at {len(self._blob)} bytes, {end} wanted; run `liverank rebuild`")
+        data = self._blob[self._at : end]
+        self._at = end
+        return data
+
+    def u8(self) -> int:
+        return self.take(1)[0]
+
+    def u16(self) -> int:
+        return int(_U16.unpack(self.take(2))[0])
+
+    def u32(self) -> int:
+        return int(_U32.unpack(self.take(4))[0])
+
+    def pair(self) -> tuple[int, int]:
+        first, second = _II.unpack(self.take(8))
+        return first, second
+
+    @property
+    def done(self) -> bool:
+        return self._at == len(self._blob)
+
+
+def decode_outbox(blob: bytes) -> tuple[dict[str, list[bytes]], list[Output]]:
+    """Return (dirty fields by key, outputs) of a blob.
+
+    Raises
+    ------
+    OutboxError
+        The version is unknown, or lengths do not fit.
+    """
+    reader = _Reader(blob)
+    if (version := reader.take(1)) != _VERSION:
+        raise OutboxError(
+            f"outbox blob of version {version!r}, this program reads {_VERSION!r}; use the matching release"
+        )
+    dirty = {}
+    for _ in range(reader.u32()):
+        key = reader.take(reader.u16()).decode()
+        dirty[key] = [reader.take(reader.u16()) for _ in range(reader.u16())]
+    outputs = []
+    for _ in range(reader.u32()):
+        topic = reader.take(reader.u8()).decode()
+        partition, key_length = reader.pair()
+        key_ = reader.take(key_length) if key_length >= 0 else None
+        value = reader.take(reader.u32())
+        headers = tuple((reader.take(reader.u8()).decode(), reader.take(reader.u16())) for _ in range(reader.u8()))
+        outputs.append(Output(topic, partition, key_, value, headers))
+    if not reader.done:
+        raise OutboxError("outbox blob has bytes after its end; run `liverank rebuild`")
+    return dirty, outputs

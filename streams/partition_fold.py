@@ -1,0 +1,449 @@
+"""One partition of a fold in memory: records in, closed calls out. No I/O but through the loader that it is given."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from features.item_version import CatalogueItem
+from features.redis import format_version
+from liverank.errors import ContractError
+from liverank.kafka import Record
+from liverank.partition import partition as partition_of
+from liverank.v1.event_pb2 import DeadLetter
+from liverank.v1.stream_pb2 import ItemEffect
+from streams.calls import LIMITS, Call, Limits, Position, SourceMark
+from streams.dues import HORIZON_MS, DueIndex
+from streams.errors import FoldBugError
+from streams.fold import Fold, KeyState, Number, Parsed
+from streams.outbox import Output
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+__all__ = ["ItemVersions", "PartitionFold", "StateReader"]
+
+#: At most this many bytes of a poison record are kept in its dead letter.
+_DEAD_VALUE_BYTES = 256 * 1024
+#: Up to this many due keys ride in a call with other records; more are worked through in calls of their own.
+_DUE_INLINE = 16
+#: So many closed calls of one record are written before the next are made.
+_SPILL_CALLS = 32
+_FIRST = Number(-1, -1, 0, 0)
+_FORWARDED = ("liverank-forwarded", b"1")
+
+
+class StateReader(Protocol):
+    """Where states and due keys come from."""
+
+    def load(self, partition: int, keys: Sequence[str]) -> list[Mapping[bytes, bytes]]:
+        """Return the fields of each key; empty = the key has no state."""
+        ...
+
+    def due_between(self, partition: int, after_ms: int, until_ms: int) -> list[tuple[str, int]]:
+        """Return (key, due_ms) with after_ms < due_ms <= until_ms."""
+        ...
+
+
+class ItemVersions(Protocol):
+    """The catalogue's versions."""
+
+    def at(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
+        """Return the newest version appended at or before `append_ts_ms`; None = unknown or removed."""
+        ...
+
+
+class _Entry:
+    """A state in the cache with the due time that the index knows."""
+
+    __slots__ = ("due_ms", "state")
+
+    def __init__(self, state: KeyState, due_ms: int | None) -> None:
+        self.state = state
+        self.due_ms = due_ms
+
+
+class PartitionFold:
+    """Folds the records of one partition into calls; it is also the `Context` that the fold sees.
+
+    Parameters
+    ----------
+    fold : Fold
+    partition, n_partitions : int
+    generation : int
+        Generation that numbers and versions carry (0 while history is imported).
+    position : Position
+        Where the store stands.
+    clock_ms : int
+        The stored clock.
+    sources : mapping
+        Stored marks of the source partitions (item fold only).
+    clock : {"wall", "data"}
+        ``wall``: every record moves the clock to its append time; ``data``: only ticks do.
+    numbered_input : bool
+        The input is another fold's output: the clock is the smallest one of its sources, whatever `clock` says.
+    cache_states : int
+        States kept in memory between polls.
+    spill : callable
+        Called in the middle of a record when many closed calls wait; must write them and empty `calls`.
+
+    Notes
+    -----
+    Not thread safe. After an error the object must be dropped: its states may be half-changed.
+    """
+
+    def __init__(
+        self,
+        fold: Fold,
+        *,
+        partition: int,
+        n_partitions: int,
+        generation: int,
+        position: Position,
+        clock_ms: int,
+        sources: Mapping[int, SourceMark],
+        reader: StateReader,
+        items: ItemVersions | None,
+        clock: Literal["wall", "data"],
+        numbered_input: bool,
+        spill: Callable[[], None],
+        cache_states: int,
+        limits: Limits = LIMITS,
+    ) -> None:
+        self.partition = partition
+        self.generation = generation
+        self.position = position
+        self.clock_ms = clock_ms
+        self.calls: list[Call] = []
+        self.n_strays = 0
+        self._fold = fold
+        self._n_partitions = n_partitions
+        self._sources = dict(sources)
+        self._reader = reader
+        self._items = items
+        self._wall = clock == "wall"
+        self._numbered_input = numbered_input
+        self._spill = spill
+        self._limits = limits
+        self._cache_states = cache_states
+        self._cache: OrderedDict[str, _Entry] = OrderedDict()
+        self._due = DueIndex()
+        self._due.horizon_ms = -1
+        self._call = self._open()
+        self._unsettled: dict[str, _Entry] = {}
+        self._touched: dict[str, _Entry] = {}
+        self._bytes_per_key = 4096.0
+        self._record: Record | None = None
+        self._step = self._version_step = position.step
+        self._place = 0
+        self._targets: dict[str, int] = {}
+
+    # -- what the engine calls
+    # ------------------------------------------------------------------------------------------------
+
+    def missing(self, keys: Sequence[str]) -> list[str]:
+        """Return those keys whose state is not in memory."""
+        cache = self._cache
+        return [key for key in keys if key not in cache]
+
+    def is_stray(self, parsed: Parsed) -> bool:
+        """Whether the record's key belongs to another partition."""
+        if parsed.route is None or (parsed.keys and parsed.keys[0] in self._cache):
+            return False
+        return partition_of(parsed.route, self._n_partitions) != self.partition
+
+    def adopt(self, key: str, fields: Mapping[bytes, bytes]) -> None:
+        """Take the stored fields of a key into memory."""
+        if key in self._cache:
+            return
+        state = self._fold.load(key, fields) if fields else self._fold.new(key)
+        self._cache[key] = _Entry(state, state.due_ms() if fields else None)
+
+    def feed(self, record: Record, parsed: Parsed | ContractError) -> None:
+        """Fold one record; closed calls are appended to `calls`."""
+        self._record = record
+        self._place = 0
+        if isinstance(parsed, Parsed) and self._n_keys() + len(parsed.keys) > self._limits.keys:
+            self.close()
+        if isinstance(parsed, ContractError):
+            self._advance(record, tick=False)
+            self.dead_letter(parsed.reason, parsed.detail)
+        elif self.is_stray(parsed):
+            self._advance(record, tick=False)
+            self.n_strays += 1
+            if record.header(_FORWARDED[0]) is not None:
+                self.dead_letter("stray", f"forwarded once and still not of partition {self.partition}; check its key")
+            else:
+                self.forward(record, route=parsed.route)
+        else:
+            self._advance(record, tick=parsed.tick)
+            if parsed.tick:
+                self._pass_clock_on()
+            else:
+                try:
+                    self._fold.apply(record, parsed.body, self)
+                except ContractError as error:
+                    self.dead_letter(error.reason, error.detail)
+        self._finish(record)
+
+    def close(self) -> None:
+        """Close the open call, if it holds anything."""
+        call = self._call
+        if call.n_records == 0:
+            return
+        self._settle()
+        call.version = format_version(call.end.generation, call.end.offset, self._version_step)
+        self._append(call)
+
+    def shrink(self) -> None:
+        """Drop the states used longest ago above the bound. Only while no call is open: what is dropped is read
+        again.
+        """
+        if self._unsettled or self._touched:
+            return
+        while len(self._cache) > self._cache_states:
+            self._cache.popitem(last=False)
+
+    @property
+    def n_cached(self) -> int:
+        """States in memory."""
+        return len(self._cache)
+
+    # -- Context: what the fold calls
+    # -----------------------------------------------------------------------------------------
+
+    def state(self, key: str) -> KeyState:
+        """See `Context.state`."""
+        entry = self._touched.get(key)
+        if entry is None:
+            entry = self._cache.get(key)
+            if entry is None:
+                self.adopt(key, self._reader.load(self.partition, [key])[0])
+                entry = self._cache[key]
+            self._cache.move_to_end(key)
+            self._touched[key] = entry
+        return entry.state
+
+    def item(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
+        """See `Context.item`."""
+        return self._items.at(item_id, append_ts_ms) if self._items is not None else None
+
+    def emit(self, topic: str, message: Message, *, key: bytes | None = None, partition: int | None = None) -> None:
+        """See `Context.emit`."""
+        if "number" in message.DESCRIPTOR.fields_by_name:
+            number = message.number  # type: ignore[attr-defined]
+            number.generation = self.generation
+            number.partition = self.partition
+            number.offset = self._record.offset if self._record else 0
+            number.step = self._step
+            number.index = self._place
+            self._place += 1
+        self._call.outputs.append(
+            Output(topic, -1 if partition is None else partition, key, message.SerializeToString())
+        )
+
+    def effect(self, item_id: str, effect: ItemEffect) -> None:
+        """See `Context.effect`."""
+        target = self._targets.get(item_id)
+        if target is None:
+            if len(self._targets) > 200_000:
+                self._targets.clear()
+            target = self._targets[item_id] = partition_of(item_id.encode(), self._n_partitions)
+        self._number(effect, target)
+
+    def dead_letter(self, reason: str, detail: str) -> None:
+        """See `Context.dead_letter`."""
+        record = self._record
+        if record is None:
+            raise FoldBugError(f"dead letter {reason} without a record")
+        letter = DeadLetter(
+            reason=reason,
+            detail=detail[:4096],
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            key=record.key or b"",
+            value=record.value[:_DEAD_VALUE_BYTES],
+            headers=dict(record.headers),
+            append_ts_ms=record.append_ts_ms,
+        )
+        self.emit("dead-letter", letter, key=record.key)
+
+    def forward(self, record: Record, *, route: bytes | None = None) -> None:
+        """See `Context.forward`."""
+        key = route if route is not None else record.key
+        if key is None:
+            raise FoldBugError("a record without a key cannot be forwarded")
+        target = partition_of(key, self._n_partitions)
+        self._call.outputs.append(Output("events", target, key, record.value, (*record.headers, _FORWARDED)))
+
+    def take(self, source: int, number: Number) -> bool:
+        """See `Context.take`."""
+        mark = self._sources.get(source)
+        if mark is not None and number <= mark.number:
+            return False
+        self._mark(source, SourceMark(number, mark.clock_ms if mark else 0))
+        return True
+
+    def source_clock(self, source: int, clock_ms: int) -> None:
+        """See `Context.source_clock`."""
+        mark = self._sources.get(source) or SourceMark(_FIRST, 0)
+        if clock_ms > mark.clock_ms:
+            self._mark(source, SourceMark(mark.number, clock_ms))
+
+    # -- inside
+    # ---------------------------------------------------------------------------------------------------------------
+
+    def _mark(self, source: int, mark: SourceMark) -> None:
+        self._sources[source] = self._call.sources[source] = mark
+
+    def _number(self, effect: ItemEffect, target: int) -> None:
+        effect.offset = self._record.offset if self._record else 0
+        effect.step = self._step
+        effect.index = self._place
+        self._place += 1
+        self._call.effects.setdefault(target, []).append(effect)
+
+    def _pass_clock_on(self) -> None:
+        if not self._numbered_input:
+            for target in range(self._n_partitions):
+                self._number(ItemEffect(clock_ms=self.clock_ms), target)
+
+    def _advance(self, record: Record, *, tick: bool) -> None:
+        """Move the clock to this record and do everything that is due by then."""
+        if self._numbered_input:
+            if len(self._sources) == self._n_partitions:
+                self.clock_ms = max(self.clock_ms, min(mark.clock_ms for mark in self._sources.values()))
+        elif (self._wall or tick) and record.append_ts_ms > self.clock_ms:
+            self.clock_ms = record.append_ts_ms
+        if self.clock_ms > self._due.horizon_ms:
+            self._extend_horizon()
+        if self._due.any_due(self.clock_ms):
+            self._do_due(self._due.pop_due(self.clock_ms))
+
+    def _extend_horizon(self) -> None:
+        """Read the due keys of the next while; what is not written yet must be written first."""
+        if self._call.n_records or self.calls:
+            self.close()
+            self._spill()
+        until_ms = self.clock_ms + HORIZON_MS
+        self._due.extend(self._reader.due_between(self.partition, self._due.horizon_ms, until_ms), until_ms)
+
+    def _do_due(self, found: list[tuple[int, str]]) -> None:
+        """Run due keys in order. Many of them take calls of their own, cut by their exact size, each removing what it
+        did.
+        """
+        alone = len(found) > _DUE_INLINE or self._step > 0
+        if alone or self._n_keys() + len(found) > self._limits.keys:
+            self.close()
+        if alone:
+            self._prefetch([key for _, key in found[: self._limits.keys]])
+        done = 0
+        for index, (due_ms, key) in enumerate(found):
+            self._run_due(key, due_ms)
+            self._finish_touched()
+            if not alone:
+                continue
+            done += 1
+            self._settle()
+            if (done == self._limits.keys or self._call.size_bytes >= self._limits.size_bytes) and index + 1 < len(
+                found
+            ):
+                self._close_step()
+                self._prefetch([key_ for _, key_ in found[index + 1 : index + 1 + self._limits.keys]])
+                done = 0
+
+    def _prefetch(self, keys: Sequence[str]) -> None:
+        missing = self.missing(keys)
+        if missing:
+            for key, fields in zip(missing, self._reader.load(self.partition, missing), strict=True):
+                self.adopt(key, fields)
+
+    def _run_due(self, key: str, due_ms: int) -> None:
+        state = self.state(key)
+        now: int | None = state.due_ms()
+        if now != due_ms:
+            # A timeout in the settings was changed since the index was written: the state is right.
+            self._due.put(key, now)
+        while now is not None and now <= self.clock_ms:
+            self._fold.on_due(key, now, self)
+            after = state.due_ms()
+            if after == now:
+                raise FoldBugError(f"{self._fold.name} {key!r} is still due at {now} after on_due")
+            now = after
+
+    def _finish_touched(self) -> None:
+        """Note new due times of the states that were touched, and that they want to be asked for changed fields."""
+        for key, entry in self._touched.items():
+            due_ms = entry.state.due_ms()
+            if due_ms != entry.due_ms:
+                self._due.put(key, due_ms)
+                entry.due_ms = due_ms
+            self._unsettled[key] = entry
+        self._touched.clear()
+
+    def _finish(self, record: Record) -> None:
+        self._finish_touched()
+        call = self._call
+        call.n_records += 1
+        call.end = self.position = Position(self.generation, record.offset, 0)
+        self._version_step = self._step
+        self._step = 0
+        self._record = None
+        limits = self._limits
+        if self._n_keys() >= limits.keys:
+            self.close()
+            return
+        estimate = call.size_bytes + len(self._unsettled) * self._bytes_per_key
+        if estimate > limits.size_bytes:
+            self._settle()
+            if call.size_bytes > 0.8 * limits.size_bytes:
+                self.close()
+
+    def _n_keys(self) -> int:
+        """Keys that the open call touches, at most."""
+        return len(self._call.states) + len(self._unsettled)
+
+    def _settle(self) -> None:
+        """Collect changed fields of the touched states, so that the call's size is known exactly."""
+        call = self._call
+        if self._unsettled:
+            added = 0
+            for key, entry in self._unsettled.items():
+                fields = entry.state.dirty()
+                call.states[key] = entry.state
+                if not fields:
+                    continue
+                pages = call.pages.get(key)
+                if pages is None:
+                    call.pages[key] = fields
+                else:
+                    added -= sum(len(pages[name]) for name in fields if name in pages)
+                    pages.update(fields)
+                added += sum(map(len, fields.values()))
+            call.size_bytes += added
+            self._bytes_per_key += 0.1 * (added / len(self._unsettled) - self._bytes_per_key)
+            self._unsettled = {}
+        call.due.update(self._due.take_changes())
+
+    def _close_step(self) -> None:
+        """Close a call in the middle of a record: the offset stays, the step moves."""
+        call = self._call
+        offset = self._record.offset if self._record else 0
+        call.version = format_version(self.generation, offset, self._step)
+        self._step += 1
+        self._place = 0
+        call.end = self.position = Position(self.generation, call.start.offset, self._step)
+        self._append(call)
+        if len(self.calls) >= _SPILL_CALLS:
+            self._spill()
+            self.shrink()
+
+    def _append(self, call: Call) -> None:
+        call.clock_ms = self.clock_ms
+        self.calls.append(call)
+        self._call = self._open()
+
+    def _open(self) -> Call:
+        return Call(partition=self.partition, start=self.position, end=self.position, clock_ms=self.clock_ms)

@@ -1,0 +1,188 @@
+"""Publishing: what was fenced becomes visible. Everything here is idempotent and may be repeated.
+
+Rows and partials are versioned sets in Redis; Kafka outputs carry their place in the log. Outputs of one source
+partition reach a target partition in the order of their numbers: the producer retries for ever and keeps order, so a
+gap is impossible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from features.online import OnlineWriter, Row
+from features.redis import Redis, VersionedSet, VersionedValue, translated
+from liverank.errors import LiverankError
+from liverank.kafka import Producer
+from streams.calls import Call
+from streams.errors import FoldBugError
+from streams.fold import Fold, KeyState
+from streams.outbox import Output
+
+__all__ = ["KafkaSink", "Pending", "PositionBoard", "RowSink", "Sink", "merge_calls"]
+
+#: Delivery waits for ever: a record given up would be a gap in a numbered stream.
+_FOR_EVER = {"delivery.timeout.ms": 0, "enable.gapless.guarantee": True}
+
+
+@dataclass(slots=True)
+class Pending:
+    """Changed fields of one key that readers have not seen."""
+
+    state: KeyState
+    fields: dict[bytes, bytes]
+    version: bytes
+    since_s: float = field(default=0.0)
+
+
+def merge_calls(calls: Sequence[Call]) -> dict[tuple[int, str], Pending]:
+    """Merge the public changes of consecutive calls by (partition, key): newest bytes, newest version."""
+    merged: dict[tuple[int, str], Pending] = {}
+    for call in calls:
+        for key, fields in call.pages.items():
+            statistics = key.startswith("#")
+            public = fields if statistics else {n: d for n, d in fields.items() if not n.startswith(b"_")}
+            if not public:
+                continue
+            found = merged.get((call.partition, key))
+            if found is None:
+                merged[call.partition, key] = Pending(call.states[key], dict(public), call.version)
+            else:
+                found.fields.update(public)
+                found.version = call.version
+    return merged
+
+
+class RowSink:
+    """Writes what readers see into Redis."""
+
+    def __init__(self, client: Redis, project: str, fold: Fold) -> None:
+        self._rows = OnlineWriter(client, project)
+        self._values = VersionedSet(client)
+        self._fold = fold
+
+    def build(self, pending: Mapping[tuple[int, str], Pending]) -> tuple[list[Row], list[VersionedValue]]:
+        """Ask the fold what readers see of these changes."""
+        rows: list[Row] = []
+        values: list[VersionedValue] = []
+        for (_, key), change in pending.items():
+            for row in self._fold.rows(key, change.fields, change.state, change.version):
+                if isinstance(row, VersionedValue):
+                    values.append(row)
+                else:
+                    rows.append(row)
+        return rows, values
+
+    def write(self, rows: Sequence[Row], values: Sequence[VersionedValue]) -> None:
+        """Set rows and values; those of which a newer version is stored stay as they are.
+
+        Raises
+        ------
+        RedisUnavailableError
+            Repeat the call.
+        """
+        if rows:
+            self._rows.write(rows)
+        if values:
+            self._values.write(values)
+
+
+class PositionBoard:
+    """Says how far this reader has come: ``<ns>:position:<reader>:<partition>``, a hash topic -> next offset."""
+
+    def __init__(self, client: Redis, namespace: str, reader: str) -> None:
+        self._client = client
+        self._prefix = f"{namespace}:position:{reader}:"
+
+    def write(self, topic: str, offsets: Mapping[int, int]) -> None:
+        """Note the next offset of each partition of `topic`.
+
+        Raises
+        ------
+        RedisUnavailableError
+            Repeat the call.
+        """
+        with translated("writing positions"):
+            pipe = self._client.pipeline(transaction=False)
+            for partition, offset in offsets.items():
+                pipe.hset(f"{self._prefix}{partition}", topic, offset)
+            pipe.execute()
+
+
+class Sink(Protocol):
+    """Where Kafka outputs go."""
+
+    def send(self, outputs: Sequence[Output]) -> None:
+        """Hand over outputs, in order."""
+        ...
+
+    def confirmed(self, timeout_s: float) -> bool:
+        """Wait up to `timeout_s`; return whether everything handed over is acknowledged."""
+        ...
+
+
+class KafkaSink:
+    """Sends Kafka outputs, numbered and in order.
+
+    Parameters
+    ----------
+    topic_of : callable
+        Full topic name of a short one.
+    """
+
+    def __init__(self, bootstrap: str, *, compression: str, topic_of: Callable[[str], str]) -> None:
+        self._failed: list[LiverankError] = []
+        self._producer = Producer(
+            bootstrap,
+            # A flush does not wait for it; it only lets the records of a poll share a batch.
+            linger_ms=20,
+            compression=compression,
+            on_error=self._failed.append,
+            max_queue=1_000_000,
+            options=_FOR_EVER,
+        )
+        self._topic_of = topic_of
+
+    def send(self, outputs: Sequence[Output]) -> None:
+        """See `Sink.send`.
+
+        Raises
+        ------
+        KafkaUnavailableError
+            The local queue is full; nothing of the rest was handed over.
+        """
+        for output in outputs:
+            self._producer.produce(
+                self._topic_of(output.topic),
+                key=output.key,
+                value=output.value,
+                partition=None if output.partition < 0 else output.partition,
+                headers=output.headers,
+                block_s=60.0,
+            )
+        self._producer.poll(0)
+
+    def confirmed(self, timeout_s: float) -> bool:
+        """See `Sink.confirmed`.
+
+        Raises
+        ------
+        FoldBugError
+            The broker refused a record for good (too large, no right): the worker must stop, the outbox keeps it.
+        """
+        left = self._producer.flush(timeout_s)
+        if self._failed:
+            raise FoldBugError(
+                f"an output was refused for good: {self._failed[0]}; mend the cause and restart the worker"
+            )
+        return left == 0
+
+    @property
+    def queue_fill(self) -> float:
+        """Share of the local queue in use."""
+        return self._producer.queue_fill
+
+    def close(self) -> None:
+        """Give what waits a last moment; what is not delivered is still in the outbox."""
+        self._producer.flush(2.0)
