@@ -1,0 +1,217 @@
+"""Words of the simulated catalogue: 20 kinds of four themes each. A kind's own name is never among its words."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KINDS: Final[dict[str, tuple[str, str, str, str]]] = {
+    "astronomy": (
+        "telescope lens mirror eyepiece tripod observatory",
+        "planet jupiter saturn rings moon crater",
+        "galaxy nebula supernova quasar redshift cosmos",
+        "rocket orbit satellite astronaut launch capsule",
+    ),
+    "baking": (
+        "sourdough flour yeast loaf crust oven",
+        "cake frosting sponge layers buttercream vanilla",
+        "croissant pastry butter lamination dough brioche",
+        "cookie chocolate caramel hazelnut brownie biscuit",
+    ),
+    "cycling": (
+        "gravel bike tyres frame saddle handlebar",
+        "climb alps summit switchback peloton sprint",
+        "chain derailleur gears brakes sprocket repair",
+        "commute lane pannier helmet lights pedal",
+    ),
+    "jazz": (
+        "saxophone improvisation bebop quartet solo horn",
+        "trumpet swing big-band brass orchestra rhythm",
+        "piano trio ballad chords standards ivory",
+        "vinyl record club recording session bassline",
+    ),
+    "gardening": (
+        "tomato seedling greenhouse compost harvest vegetables",
+        "rose pruning petals bloom hedge perennial",
+        "bonsai moss miniature maple wiring pot",
+        "soil worms mulch fertiliser spade weeds",
+    ),
+    "chess": (
+        "opening gambit sicilian pawn defence repertoire",
+        "endgame rook king opposition promotion technique",
+        "tactics fork pin sacrifice checkmate puzzle",
+        "grandmaster tournament blitz rating tiebreak clock",
+    ),
+    "sailing": (
+        "sail mast rigging jib halyard keel",
+        "harbour anchor mooring tide marina pilot",
+        "storm ocean passage swell gale watch",
+        "regatta dinghy buoy crew tacking skipper",
+    ),
+    "pottery": (
+        "clay wheel throwing bowl kneading slip",
+        "glaze kiln firing celadon ash crackle",
+        "porcelain vase teapot handle spout cup",
+        "raku stoneware earthenware terracotta sculpture tile",
+    ),
+    "photography": (
+        "camera aperture shutter lens exposure sensor",
+        "portrait studio flash softbox backdrop pose",
+        "landscape dawn tripod filter horizon mist",
+        "darkroom negative print developer grain monochrome",
+    ),
+    "mountaineering": (
+        "trail ridge boots backpack map valley",
+        "glacier crampons ice-axe rope crevasse peak",
+        "tent camp stove sleeping-bag shelter bivouac",
+        "granite crack belay carabiner boulder ascent",
+    ),
+    "robotics": (
+        "arm gripper servo joint actuator torque",
+        "drone rotor autopilot propeller flight gimbal",
+        "sensor lidar mapping navigation odometry camera",
+        "microcontroller firmware circuit solder motor wiring",
+    ),
+    "football": (
+        "striker goal penalty header finish assist",
+        "midfield passing pressing formation tactics coach",
+        "goalkeeper save clean-sheet defender tackle offside",
+        "league derby stadium fans transfer season",
+    ),
+    "knitting": (
+        "wool yarn merino skein spindle fibre",
+        "sweater cable stitch sleeve cardigan pattern",
+        "socks heel toe needles gauge cuff",
+        "lace shawl crochet hook tassel border",
+    ),
+    "history": (
+        "rome emperor legion senate gladiator aqueduct",
+        "medieval castle knight siege monastery feudal",
+        "revolution republic guillotine barricade assembly king",
+        "archive manuscript chronicle excavation dynasty pharaoh",
+    ),
+    "cinema": (
+        "director screenplay scene montage cut premiere",
+        "noir detective shadows femme-fatale alley murder",
+        "western cowboy saloon duel desert outlaw",
+        "animation cartoon frame puppet stop-motion studio",
+    ),
+    "finance": (
+        "stock dividend portfolio shares broker index",
+        "bond yield inflation interest treasury maturity",
+        "pension retirement savings fund budget annuity",
+        "mortgage loan credit bank deposit rate",
+    ),
+    "yoga": (
+        "pose stretch mat balance spine flexibility",
+        "breath meditation calm mindfulness silence lotus",
+        "vinyasa flow sun-salutation warrior downward plank",
+        "retreat teacher ashram chant wellbeing relaxation",
+    ),
+    "dogs": (
+        "puppy training leash treats obedience recall",
+        "terrier retriever spaniel breed coat shepherd",
+        "kibble vet vaccine paw grooming flea",
+        "agility fetch sled scent kennel rescue",
+    ),
+    "architecture": (
+        "cathedral arch vault gothic spire buttress",
+        "skyscraper steel glass facade tower elevator",
+        "concrete brutalist slab modernist column plaza",
+        "timber cottage roof renovation insulation joinery",
+    ),
+    "travel": (
+        "train railway sleeper station compartment timetable",
+        "island beach lagoon palm snorkel ferry",
+        "market street-food spices lantern bazaar tea",
+        "passport visa airport luggage hostel itinerary",
+    ),
+}
+
+ADJECTIVES: Final = (
+    "quiet",
+    "bright",
+    "lost",
+    "patient",
+    "northern",
+    "golden",
+    "slow",
+    "hidden",
+    "honest",
+    "wild",
+    "small",
+    "early",
+    "deep",
+    "second",
+    "open",
+    "old",
+    "blue",
+    "long",
+)
+
+NOUNS: Final = (
+    "guide",
+    "story",
+    "notes",
+    "evening",
+    "journey",
+    "lesson",
+    "book",
+    "hour",
+    "road",
+    "collection",
+    "letters",
+    "question",
+    "season",
+    "year",
+)
+
+TEMPLATES: Final = (
+    "A close look at {a}, {b} and {c}, with a chapter on {d}.",
+    "Learn about {a} and {b} step by step; {c} follows, then {d}.",
+    "Everything that {author} knows of {a}: {b}, {c} and {d}.",
+    "From {a} to {b}, and why {c} matters more than {d}.",
+    "{a} meets {b}. With pictures of {c} and {d}.",
+)
+
+FIRST_NAMES: Final = (
+    "Ada",
+    "Ben",
+    "Chidi",
+    "Dora",
+    "Emil",
+    "Fatou",
+    "Goran",
+    "Hana",
+    "Ivo",
+    "Jun",
+    "Kaya",
+    "Leo",
+    "Mina",
+    "Noor",
+    "Otto",
+    "Pia",
+    "Quim",
+    "Rosa",
+    "Sven",
+    "Tara",
+)
+LAST_NAMES: Final = (
+    "Abel",
+    "Brandt",
+    "Costa",
+    "Dahl",
+    "Egan",
+    "Falk",
+    "Grieg",
+    "Haas",
+    "Ito",
+    "Jansen",
+    "Klein",
+    "Lund",
+    "Moss",
+    "Novak",
+    "Okoye",
+    "Pohl",
+    "Rossi",
+    "Silva",
+)
