@@ -136,7 +136,7 @@ class Posterior:
     [0.5]
     """
 
-    __slots__ = ("_factor", "head_weights", "n_shown", "prior", "theta")
+    __slots__ = ("factor", "head_weights", "n_shown", "prior", "theta")
 
     def __init__(self, statistics: Partial | Statistics, head_weights: Sequence[float] | Floats, prior: Prior) -> None:
         sums = statistics.statistics() if isinstance(statistics, Partial) else statistics
@@ -146,8 +146,8 @@ class Posterior:
         precision = sums.a + prior.ridge * np.eye(sums.dim)
         inverse_cholesky = np.linalg.inv(np.linalg.cholesky(precision))
         self.theta: Floats = inverse_cholesky.T @ (inverse_cholesky @ (self.head_weights @ sums.b))
-        # Covariance of theta = factor^T factor.
-        self._factor: Floats = prior.noise_sd * inverse_cholesky
+        # factor^T factor is the covariance of theta.
+        self.factor: Floats = prior.noise_sd * inverse_cholesky
 
     @property
     def dim(self) -> int:
@@ -157,7 +157,7 @@ class Posterior:
     @property
     def covariance(self) -> Floats:
         """Covariance of the coefficients, shape (dim, dim)."""
-        return self._factor.T @ self._factor
+        return self.factor.T @ self.factor
 
     def mean(self, phi: Floats) -> Floats:
         """Posterior means, shape (n,)."""
@@ -165,7 +165,7 @@ class Posterior:
 
     def sd(self, phi: Floats) -> Floats:
         """Posterior standard deviations, shape (n,)."""
-        spread = phi_of(phi, self.dim) @ self._factor.T
+        spread = phi_of(phi, self.dim) @ self.factor.T
         sd: Floats = np.sqrt(np.einsum("ij,ij->i", spread, spread))
         return sd
 
@@ -173,5 +173,5 @@ class Posterior:
         """Joint draws, shape (n_draws, n)."""
         x = phi_of(phi, self.dim)
         noise = rng.standard_normal((n_draws, self.dim))
-        drawn: Floats = noise @ (self._factor @ x.T) + x @ self.theta
+        drawn: Floats = noise @ (self.factor @ x.T) + x @ self.theta
         return drawn

@@ -1,0 +1,161 @@
+"""Additive statistics per arm: a category, a row of the page or an item variant."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bandits.errors import CorruptStatisticsError, InvalidStatisticsError
+from bandits.partials import Partial, Statistics
+
+Ints: TypeAlias = NDArray[np.int64]
+
+MAX_ARMS = 512
+"""Most arms of one table; each takes 8 * dim * (dim + n_heads) bytes."""
+
+_MAGIC = b"LRBA"
+_VERSION = 1
+# magic, version, reserved, number of arms, dim, heads, half_life_ms
+_HEADER = struct.Struct("<4sBBHHHq")
+# bytes of the name, bytes of the partial
+_ENTRY = struct.Struct("<HI")
+
+
+class ArmPartials:
+    """One `Partial` per arm, made at the arm's first slot.
+
+    Adds up and travels as a partial does; order-free and exact in the same sense. Read by `DisjointPosterior` and
+    `HybridPosterior`.
+
+    Parameters
+    ----------
+    dim, n_heads, half_life_ms : int
+        As in `Partial`.
+    """
+
+    __slots__ = ("_arms", "dim", "half_life_ms", "n_heads")
+
+    def __init__(self, dim: int, n_heads: int, half_life_ms: int = 0) -> None:
+        Partial(dim, n_heads, half_life_ms)  # checks the ranges
+        self.dim = dim
+        self.n_heads = n_heads
+        self.half_life_ms = half_life_ms
+        self._arms: dict[str, Partial] = {}
+
+    def __len__(self) -> int:
+        return len(self._arms)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ArmPartials):
+            return NotImplemented
+        return self.to_bytes() == other.to_bytes()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def shown(self, arm: str, phi: ArrayLike, residuals: ArrayLike, ts_ms: int = 0) -> None:
+        """Add shown slots of one arm; see `Partial.shown`.
+
+        Raises
+        ------
+        InvalidStatisticsError
+            As `Partial.shown`, or one arm more than `MAX_ARMS`. Nothing was added.
+        """
+        partial = self._arms.get(arm) or self._new(arm)
+        partial.shown(phi, residuals, ts_ms)
+        self._arms[arm] = partial
+
+    def outcome(self, arm: str, phi: ArrayLike, head: int, delta: float, ts_ms: int = 0) -> None:
+        """Correct one slot's residual; see `Partial.outcome`."""
+        partial = self._arms.get(arm) or self._new(arm)
+        partial.outcome(phi, head, delta, ts_ms)
+        self._arms[arm] = partial
+
+    def merge(self, other: ArmPartials) -> None:
+        """Add another table's sums, arm by arm.
+
+        Raises
+        ------
+        InvalidStatisticsError
+            Different shape or half-life, or more than `MAX_ARMS` arms together. Nothing was added.
+        """
+        mine, theirs = (self.dim, self.n_heads, self.half_life_ms), (other.dim, other.n_heads, other.half_life_ms)
+        if mine != theirs:
+            raise InvalidStatisticsError(f"(dim, n_heads, half_life_ms) {mine} wanted, got {theirs}; nothing was added")
+        if len(self._arms.keys() | other._arms.keys()) > MAX_ARMS:
+            raise InvalidStatisticsError(f"at most {MAX_ARMS} arms in a table; nothing was added")
+        for arm, partial in other._arms.items():
+            if arm in self._arms:
+                self._arms[arm].merge(partial)
+            else:
+                self._arms[arm] = partial.copy()
+
+    def statistics(self, as_of_ms: int | None = None) -> Mapping[str, Statistics]:
+        """The sums per arm, arms sorted; discounted as in `Partial.statistics`, all to one instant."""
+        instant = (
+            max((partial.newest_ms for partial in self._arms.values()), default=0) if as_of_ms is None else as_of_ms
+        )
+        return {arm: self._arms[arm].statistics(instant) for arm in sorted(self._arms)}
+
+    def to_bytes(self) -> bytes:
+        """Versioned bytes (docs/specs/bandit-bytes.md), arms sorted by name."""
+        parts = [_HEADER.pack(_MAGIC, _VERSION, 0, len(self._arms), self.dim, self.n_heads, self.half_life_ms)]
+        for arm in sorted(self._arms):
+            name, body = arm.encode(), self._arms[arm].to_bytes()
+            parts += [_ENTRY.pack(len(name), len(body)), name, body]
+        return b"".join(parts)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ArmPartials:
+        """Read `to_bytes`.
+
+        Raises
+        ------
+        CorruptStatisticsError
+            Cut, altered, or of an unknown version.
+        """
+        try:
+            magic, version, _, n_arms, dim, n_heads, half_life_ms = _HEADER.unpack_from(data)
+            if magic != _MAGIC or version != _VERSION:
+                raise CorruptStatisticsError(
+                    f"arm statistics of version {_VERSION} wanted, got {magic!r} version {version}"
+                )
+            table = cls(dim, n_heads, half_life_ms)
+            at = _HEADER.size
+            for _ in range(n_arms):
+                n_name, n_body = _ENTRY.unpack_from(data, at)
+                at += _ENTRY.size
+                arm = data[at : at + n_name].decode()
+                partial = Partial.from_bytes(data[at + n_name : at + n_name + n_body])
+                if (partial.dim, partial.n_heads, partial.half_life_ms) != (dim, n_heads, half_life_ms):
+                    raise CorruptStatisticsError(f"statistics of arm {arm!r} have another shape than their table")
+                table._arms[arm] = partial
+                at += n_name + n_body
+        except (struct.error, UnicodeDecodeError) as error:
+            raise CorruptStatisticsError("arm statistics are cut") from error
+        if at != len(data):
+            raise CorruptStatisticsError(f"arm statistics of {at} bytes wanted, got {len(data)}")
+        return table
+
+    def _new(self, arm: str) -> Partial:
+        if len(self._arms) >= MAX_ARMS:
+            raise InvalidStatisticsError(f"at most {MAX_ARMS} arms in a table, {arm!r} is one more; nothing was added")
+        return Partial(self.dim, self.n_heads, self.half_life_ms)
+
+
+def arm_codes(arms: Sequence[str], rows: Mapping[str, int]) -> Ints:
+    """Code of each candidate's arm: its row where known, else len(rows) and up, one per unknown name.
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+        Equal codes mean the same arm; ``minimum(codes, len(rows))`` indexes arrays whose last entry stands for
+        unknown arms.
+    """
+    unknown: dict[str, int] = {}
+    n_known = len(rows)
+    codes = [rows[arm] if arm in rows else unknown.setdefault(arm, n_known + len(unknown)) for arm in arms]
+    return np.array(codes, dtype=np.int64)
