@@ -29,7 +29,7 @@ class IndexSettings:
     m, ef_construction
         Of the HNSW graph.
     ef
-        Breadth of a search at first; the probe raises it.
+        Breadth of a search at first; `judge` raises it.
     recall_floor
         Least recall of the probe, in (0, 1]; below it `ef` grows, and past `EF_LIMIT` the search is exact.
     pending_share
@@ -59,7 +59,7 @@ _NOTHING = _Built("", None, np.zeros(0, dtype=np.bool_))
 class VectorIndex:
     """Maximum cosine search over the vectors of an item table.
 
-    Thread-safe: `search` from one thread while `rebuild`, `touch` and `probe` run in another. Vectors themselves are
+    Thread-safe: `search` from one thread while `rebuild`, `touch` and `measure` run in another. Vectors themselves are
     read from the table, which the caller guards.
 
     Parameters
@@ -171,25 +171,29 @@ class VectorIndex:
         labels, distances = graph.knn_query(queries, k=k, num_threads=1)
         return labels.astype(np.int32), (1.0 - distances).astype(np.float32)
 
-    def probe(self, table: ItemsView, queries: Floats, k: int = 100) -> float:
-        """Recall of the graph on real queries against the exact search; acts on it and returns it (NaN: no graph).
-
-        Below the floor `ef` is raised by half; past `EF_LIMIT` the index answers exactly until the next rebuild.
-        """
+    def measure(self, table: ItemsView, queries: Floats, k: int = 100) -> float:
+        """Recall of the graph on queries, against the exact search; NaN where there is no graph."""
         if self._built.graph is None or not len(queries):
             return float("nan")
         truth, _ = self.search(table, queries, k, exact=True)
         found, _ = self.search(table, queries, k, exact=False)
         hits = [len(np.intersect1d(a, b)) / max(len(a), 1) for a, b in zip(truth, found, strict=True)]
-        self.recall = float(np.mean(hits))
-        if self.recall < self.settings.recall_floor:
-            if self.ef < EF_LIMIT:
-                self.ef = min(EF_LIMIT, int(self.ef * 1.5))
-            else:
-                self.exact = True
-        else:
+        return float(np.mean(hits))
+
+    def judge(self, recall: float) -> None:
+        """Act on a measured recall (NaN: nothing is done).
+
+        Below the floor `ef` is raised by half; past `EF_LIMIT` the index answers exactly until a probe is good again.
+        """
+        if np.isnan(recall):
+            return
+        self.recall = recall
+        if recall >= self.settings.recall_floor:
             self.exact = False
-        return self.recall
+        elif self.ef < EF_LIMIT:
+            self.ef = min(EF_LIMIT, int(self.ef * 1.5))
+        else:
+            self.exact = True
 
 
 def _nearest(vectors: Floats, rows: Rows, queries: Floats, k: int) -> tuple[Rows, Floats]:

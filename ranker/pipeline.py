@@ -1,0 +1,387 @@
+"""One Rank: user -> candidates -> rows -> heads -> value -> draw -> reply, exposure, decision.
+
+Every step that can fail has a rung below it (`ranker.degrade`); a request that passed its checks is answered as long
+as there is time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bandits import Policy, parse, specification
+from liverank.errors import UnavailableError
+from liverank.settings import Settings
+from liverank.v1 import decision_pb2, stream_pb2
+from liverank.v1 import personalization_pb2 as pb
+from ranker import degrade
+from ranker.answer import Answer
+from ranker.catalogue import Catalogue
+from ranker.decisions import (
+    DecisionLog,
+    Shown,
+    Trace,
+    decision,
+    exposure_event,
+    fully_logged,
+    log_candidates,
+)
+from ranker.errors import RequestTimeoutError
+from ranker.explore import Drawn, Exploration, explore
+from ranker.fallback import fallback_answer, fallback_slate
+from ranker.filters import Filters
+from ranker.gather import Gathered, gather, times_shown
+from ranker.inputs import UserView
+from ranker.models import Model
+from ranker.replies import ReplyStore
+from ranker.reply import build_reply
+from ranker.request import RankQuery, parse_rank
+from ranker.retrieval import Source
+from ranker.rules import NO_LIST_RULES
+from ranker.scoring import FEW, Scored, score
+from ranker.serving import Rulebook, Serving, fallback_model
+from ranker.stages import Stages
+from ranker.user_states import Router
+from ranker.users import NOBODY, Users, Without
+
+SMALL_CANDIDATES = 300
+SMALL_FEW = 80
+
+
+class Pipeline:
+    """Answers Rank requests, one at a time; everything it shares with other threads guards itself.
+
+    Parameters
+    ----------
+    settings
+        Of the process.
+    book
+        What operators decide.
+    catalogue, users, sources
+        What requests read.
+    serving
+        Gives the model and belief of this instant; None where no model is active.
+    log
+        Takes exposures and decisions.
+    replies
+        Keeps replies for retries.
+    clock_ms
+        Now, ms since the UTC epoch.
+    rng
+        Source of request ids.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        book: Rulebook,
+        catalogue: Catalogue,
+        users: Users,
+        sources: Sequence[Source],
+        serving: Callable[[], Serving | None],
+        log: DecisionLog,
+        replies: ReplyStore,
+        clock_ms: Callable[[], int],
+        rng: random.Random,
+    ) -> None:
+        self._settings, self._book = settings, book
+        self._catalogue, self._users, self._sources = catalogue, users, sources
+        self._serving, self._log, self._replies = serving, log, replies
+        self._clock_ms, self._rng = clock_ms, rng
+        self._router = Router(book.states)
+        self._filters = Filters()
+        self._kept: degrade.Recent[degrade.KeptSlate] = degrade.Recent(10_000, 600.0)
+        self._rates = fallback_model()
+        self.cost = degrade.Cost()
+
+    def rank(self, request: pb.RankRequest, *, remaining_ms: float | None = None) -> bytes:
+        """Answer a request.
+
+        Parameters
+        ----------
+        request
+            As received.
+        remaining_ms
+            Time until the caller's deadline; None = the default of the settings.
+
+        Returns
+        -------
+        bytes
+            An encoded RankReply: a retry with the same request id gets these very bytes.
+
+        Raises
+        ------
+        RequestError
+            The request breaks the contract.
+        RequestConflictError
+            Its id was used for another request.
+        RequestTimeoutError
+            The deadline has passed.
+        """
+        stages = Stages()
+        ranker = self._settings.ranker
+        now_ms = self._clock_ms()
+        query = parse_rank(
+            request,
+            now_ms=now_ms,
+            rng=self._rng,
+            surfaces=ranker.surfaces,
+            any_time=self._settings.clock == "data",
+        )
+        left_ms = float(ranker.deadline_ms) if remaining_ms is None else remaining_ms
+        if left_ms <= 0:
+            raise RequestTimeoutError("the deadline passed before the request's turn came; raise it or add rankers")
+        earlier = self._earlier(query)
+        if earlier is not None:
+            return earlier
+        stages.done("parse")
+        short = left_ms < self.cost.estimate_ms * 1.2
+        serving = self._serving()
+        if short or serving is None:
+            answer = self._fallback(query, now_ms, stages, [] if serving is not None else [degrade.NO_MODEL])
+        else:
+            answer = self._full(query, now_ms, stages, serving)
+            self.cost.took(stages.total_ms)
+        return self._finish(query, answer, stages)
+
+    # --- the full path -------------------------------------------------------------------------------------------
+
+    def _full(self, query: RankQuery, now_ms: int, stages: Stages, serving: Serving) -> Answer:
+        rungs: list[str] = []
+        as_of_ms = query.shadow.as_of_ms or now_ms
+        user = self._user(query, rungs)
+        stages.done("user")
+        model = self._rates if pb.LAYER_MODEL in query.without else serving.model
+        state = self._router.route(query.subject, len(user.history))
+        limit, few = state.n_candidates, FEW
+        if model.engine == "lightgbm":
+            rungs.append(degrade.SMALL)
+            limit, few = SMALL_CANDIDATES, SMALL_FEW
+        size = max(state.shortlist, query.k + query.k // 2 + 10)
+        with self._catalogue.lock:
+            table = self._catalogue.table
+            gathered = gather(
+                query,
+                user,
+                self._catalogue,
+                as_of_ms=as_of_ms,
+                state=state,
+                sources=self._sources,
+                filters=self._filters,
+                seen_policy=self._settings.ranker.seen_policy,
+                limit=limit,
+            )
+            rungs += [degrade.source_rung(name) for name in gathered.candidates.failed]
+            stages.done("retrieve")
+            scored = score(
+                user,
+                table,
+                gathered.candidates,
+                affinity=gathered.affinity,
+                context=query.context,
+                as_of_ms=as_of_ms,
+                model=model,
+                weights=self._book.weights,
+                times_shown=times_shown(gathered, len(table)),
+                few=max(few, size),
+            )
+            stages.done("score")
+            if not self._log.safe:
+                rungs.append(degrade.UNLOGGED)
+            arm = self._book.experiment.assign(query.subject)
+            policy = self._policy(query, arm.policy, rungs)
+            how = Exploration(
+                policy=policy,
+                floor=self._settings.ranker.floor,
+                cap=self._settings.ranker.explore_cap,
+                greedy_slots=self._greedy_slots(serving),
+                seed=query.shadow.seed or seed_of(query.request_id),
+            )
+            belief = serving.belief
+            silent = pb.LAYER_POSTERIOR in query.without
+            drawn = explore(
+                scored,
+                gathered.candidates,
+                table,
+                posterior=belief.without_learning() if silent else belief.posterior,
+                k=query.k,
+                size=size if not query.candidates else len(scored.places),
+                rules=NO_LIST_RULES if query.candidates else self._book.list_rules,
+                how=how,
+            )
+            stages.done("explore")
+            shown = self._shown(model, gathered, scored, drawn)
+            feasible_ids = [table.ids[row] for row in drawn.rows[drawn.feasible].tolist()]
+        stages.done("slots")
+        trace = Trace(
+            decided_ts_ms=now_ms,
+            as_of_ms=as_of_ms,
+            policy=specification(policy) if policy is not None else "none",
+            arm=arm.name if policy is not None else "",
+            seed=how.seed,
+            n_draws=int(getattr(policy, "n_draws", 0)),
+            floor=how.floor,
+            cap=how.cap,
+            greedy_slots=drawn.greedy_slots,
+            model_id=model.model_id,
+            heads=model.heads,
+            head_weights=self._book.weights.of(model.heads).tolist(),
+            snapshot_id=belief.snapshot_id,
+            feasible_ids=feasible_ids,
+            rungs=rungs,
+            stage_ms=stages.ms,
+            newest_event_ts_ms=user.newest_event_ts_ms,
+            drawn=policy is not None,
+            space=table.space,
+            user_state=state.name,
+            feature_ages_ms=dict(user.ages_ms(as_of_ms)),
+        )
+        return Answer(
+            trace=trace,
+            shown=shown,
+            policy_name=policy.name if policy is not None else "none",
+            gathered=gathered,
+            scored=scored,
+            drawn=drawn,
+            model=model,
+            snapshot=(belief.snapshot_id, belief.snapshot_bytes),
+            posterior_newest_ms=belief.newest_ms,
+        )
+
+    def _user(self, query: RankQuery, rungs: list[str]) -> UserView:
+        if not query.personal:
+            return NOBODY
+        user, rung = self._users.get(query.subject)
+        if rung is not None:
+            rungs.append(rung)
+            if rung == degrade.NO_USER:
+                rungs.append(degrade.POPULAR)
+        features = pb.LAYER_USER_FEATURES not in query.without
+        vectors = pb.LAYER_USER_VECTORS not in query.without
+        return user if features and vectors else Without(user, features=features, vectors=vectors)
+
+    def _policy(self, query: RankQuery, of_arm: str, rungs: Sequence[str]) -> Policy | None:
+        """Who draws; None where nothing may be drawn or greed was asked for."""
+        if query.shadow.greedy or not query.personal or not degrade.drawable(rungs):
+            return None
+        name = query.shadow.policy or of_arm
+        if name == "thompson":
+            name = f"thompson(n_draws={self._settings.ranker.n_draws})"
+        return parse(name)
+
+    def _greedy_slots(self, serving: Serving) -> int:
+        ranker = self._settings.ranker
+        young = serving.belief.posterior.n_shown < ranker.greedy_until_shown
+        return ranker.greedy_slots if young else 0
+
+    def _shown(self, model: Model, gathered: Gathered, scored: Scored, drawn: Drawn) -> Shown:
+        order = np.array(drawn.slate.order, dtype=np.int64)
+        at = drawn.at[order]
+        x = scored.x[at]
+        table = self._catalogue.table
+        rows = drawn.rows[order]
+        return Shown(
+            item_ids=[table.ids[row] for row in rows.tolist()],
+            versions=table.version[rows],
+            propensity=drawn.slate.propensity,
+            pinned=drawn.slate.pinned,
+            explored=drawn.slate.explored,
+            effective_floor=drawn.slate.effective_floor,
+            score=drawn.slate.score[order],
+            p_shown=model.predict(x, np.arange(1, len(at) + 1, dtype=np.int32)),
+            p_first=scored.p_first[at],
+            phi=drawn.phi[order],
+            posterior_mean=drawn.posterior_mean[order],
+            posterior_sd=drawn.posterior_sd[order],
+            features=x,
+            sources=[gathered.candidates.names(int(scored.places[place])) for place in at],
+        )
+
+    # --- lower rungs ---------------------------------------------------------------------------------------------
+
+    def _fallback(self, query: RankQuery, now_ms: int, stages: Stages, rungs: list[str]) -> Answer:
+        """The last slate again, else popular items; never drawn."""
+        kept = self._kept.get(query.subject) if query.personal and not query.candidates else None
+        if kept is not None and kept.surface != query.surface:
+            kept = None
+        with self._catalogue.lock:
+            slate = fallback_slate(
+                query, self._catalogue, self._sources[-1], kept, self._filters, self._book.list_rules, now_ms
+            )
+        stages.done("fallback")
+        return fallback_answer(slate, now_ms, stages, rungs)
+
+    # --- what a reply leaves -------------------------------------------------------------------------------------
+
+    def _earlier(self, query: RankQuery) -> bytes | None:
+        """The reply of an earlier request with the caller's id; without Redis a retry is ranked anew."""
+        if not query.callers_id or not keeps_replies(query) or self._replies.breaker.open:
+            return None
+        try:
+            found = self._replies.find(query.request_id, query.request_hash)
+        except UnavailableError:
+            self._replies.breaker.failed()
+            return None
+        self._replies.breaker.worked()
+        return found
+
+    def _finish(self, query: RankQuery, answer: Answer, stages: Stages) -> bytes:
+        trace, shown = answer.trace, answer.shown
+        made = decision(query, trace, shown)
+        if answer.scored is not None and answer.drawn is not None and self._wants_candidates(query):
+            with self._catalogue.lock:
+                ids = [self._catalogue.table.ids[row] for row in answer.drawn.rows.tolist()]
+            at = answer.drawn.at
+            log_candidates(made, ids, answer.scored.value[at], answer.drawn.phi, answer.scored.p_first[at])
+        reply = build_reply(query, answer, made, self._settings.namespace)
+        data = reply.SerializeToString(deterministic=True)
+        serve = query.mode == decision_pb2.MODE_SERVE and query.personal
+        prefetch = query.mode == decision_pb2.MODE_PREFETCH and query.personal
+        exposure = exposure_event(query, trace, shown) if (serve or prefetch) and len(shown) else None
+        if keeps_replies(query) and (query.callers_id or prefetch):
+            stored = stream_pb2.StoredReply(
+                request_hash=query.request_hash,
+                reply=data,
+                exposure=exposure.SerializeToString() if prefetch and exposure is not None else b"",
+            )
+            earlier, kept = self._keep(query, stored)
+            if earlier is not None:
+                return earlier
+            if prefetch and not kept:
+                # The exposure has nowhere to wait: what is shown will never be known, so nothing was drawn.
+                made.drawn, made.policy, reply.policy = False, "none", "none"
+                made.rungs.append(degrade.UNLOGGED)
+                reply.rungs.append(degrade.UNLOGGED)
+                data = reply.SerializeToString(deterministic=True)
+        if query.personal:
+            self._log.write(exposure if serve else None, made, answer.snapshot)
+            if answer.scored is not None and not query.candidates and query.mode != decision_pb2.MODE_SHADOW:
+                self._kept.put(query.subject, degrade.KeptSlate(tuple(shown.item_ids), query.surface))
+        stages.done("reply")
+        return data
+
+    def _keep(self, query: RankQuery, stored: stream_pb2.StoredReply) -> tuple[bytes | None, bool]:
+        if self._replies.breaker.open:
+            return None, False
+        try:
+            return self._replies.keep(query.request_id, stored), True
+        except UnavailableError:
+            self._replies.breaker.failed()
+            return None, False
+
+    def _wants_candidates(self, query: RankQuery) -> bool:
+        return query.debug or query.explain or fully_logged(query.request_id, self._settings.ranker.full_log_share)
+
+
+def keeps_replies(query: RankQuery) -> bool:
+    """Whether a reply is kept for retries: nothing is stored for SHADOW or without consent."""
+    return query.personal and query.mode != decision_pb2.MODE_SHADOW
+
+
+def seed_of(request_id: str) -> int:
+    """Seed of a request's draw: a retry without a kept reply draws the same."""
+    return int.from_bytes(hashlib.blake2b(request_id.encode(), digest_size=8, person=b"draw-seed").digest(), "big")

@@ -1,0 +1,101 @@
+"""What requests are answered with at one instant: a model, what is believed of its residuals, and the rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bandits import Prior, parse
+from liverank.settings import RankerSettings
+from ranker.columns import FEATURE_SERVICE
+from ranker.errors import RankerConfigError
+from ranker.experiments import Arm, Experiment
+from ranker.models import Model, RateModel, rate_manifest
+from ranker.phi import SCHEMA
+from ranker.posterior import Belief
+from ranker.rules import ListRules
+from ranker.user_states import DEFAULT_STATES, UserState
+from ranker.value import ValueWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """A model and the belief that belongs to it; swapped as one."""
+
+    model: Model
+    belief: Belief
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rulebook:
+    """Everything that operators decide about a request, from settings.
+
+    Attributes
+    ----------
+    experiment
+        Arms and their policies.
+    weights
+        Value of heads and strengths of soft rules.
+    list_rules
+        Hard rules of a slate.
+    states
+        Table of user states.
+    prior
+        Of the posterior.
+    """
+
+    experiment: Experiment
+    weights: ValueWeights
+    list_rules: ListRules
+    states: tuple[UserState, ...]
+    prior: Prior
+
+
+def rulebook(settings: RankerSettings) -> Rulebook:
+    """Read settings, each number checked.
+
+    Raises
+    ------
+    RankerConfigError
+        A number outside its range, shares that do not sum to 1, or a table of states that cannot be read.
+    """
+    arms = tuple(Arm(name=name, policy=parse(name).name, share=share) for name, share in settings.arms.items())
+    return Rulebook(
+        experiment=Experiment(salt=settings.experiment_salt, arms=arms),
+        weights=ValueWeights(
+            heads=settings.head_weights,
+            liking=settings.liking,
+            aversion=settings.aversion,
+            freshness=settings.freshness,
+        ),
+        list_rules=ListRules(
+            creator_share=settings.creator_share,
+            category_share=settings.category_share,
+            duplicate_cosine=settings.duplicate_cosine,
+        ),
+        states=read_states(Path(settings.states)) if settings.states else DEFAULT_STATES,
+        prior=Prior(sd=settings.prior_sd, noise_sd=settings.noise_sd),
+    )
+
+
+def read_states(path: Path) -> tuple[UserState, ...]:
+    """The table of user states from a JSON list of rows with the fields of `UserState`.
+
+    Raises
+    ------
+    RankerConfigError
+        The file cannot be read or a row has other fields.
+    """
+    try:
+        rows: list[Mapping[str, Any]] = json.loads(path.read_text())
+        return tuple(UserState(**row) for row in rows)
+    except (OSError, ValueError, TypeError) as error:
+        raise RankerConfigError(f"user states in {path} cannot be read: {error}; see docs/ranking.md") from error
+
+
+def fallback_model() -> RateModel:
+    """The day-one rate model: stands in where none is active, or where a request asks what the model is worth."""
+    return RateModel(rate_manifest(feature_service=FEATURE_SERVICE, schema=SCHEMA))
