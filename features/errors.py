@@ -4,14 +4,24 @@ FeaturesError
 ├── ProgramError (ConfigError)       feature definitions are wrong, or the program is missing
 ├── OwnedViewError (ConfigError)     a foreign write to a view that a fold owns
 ├── RowFormatError (CorruptError)    stored bytes are not what this build writes
-└── SpaceError (ConfigError)         vectors of another space or length
+├── SpaceError (ConfigError)         vectors of another space or length
+├── StateConfigError (ConfigError)   a parameter of the state lies outside its range
+└── StateFormatError (CorruptError)  a page of state is not what this build writes
 """
 
 from __future__ import annotations
 
 from liverank.errors import ConfigError, CorruptError, LiverankError
 
-__all__ = ["FeaturesError", "OwnedViewError", "ProgramError", "RowFormatError", "SpaceError"]
+__all__ = [
+    "FeaturesError",
+    "OwnedViewError",
+    "ProgramError",
+    "RowFormatError",
+    "SpaceError",
+    "StateConfigError",
+    "StateFormatError",
+]
 
 
 class FeaturesError(LiverankError):
@@ -32,3 +42,11 @@ class RowFormatError(FeaturesError, CorruptError):
 
 class SpaceError(FeaturesError, ConfigError):
     """Vectors of another space or length."""
+
+
+class StateConfigError(FeaturesError, ConfigError):
+    """A parameter of the state lies outside its range."""
+
+
+class StateFormatError(FeaturesError, CorruptError):
+    """A page of state is not what this build writes."""

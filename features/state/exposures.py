@@ -1,0 +1,330 @@
+"""Exposures and their outcomes: the join, as a function of the two sets (docs/specs/state.md).
+
+An outcome with a request id joins that request only; one without joins, among the exposures of its item shown at or
+before it and within the window, the newest by (time, request id). Either may arrive first. Whatever changes is returned
+as changes against what was said before, so that sums of changes do not depend on the order of arrival.
+
+When its window closes every slot of an exposure becomes exactly one row. The exposure stays a while longer: an outcome
+of the window that arrives then gives one correction row for its slot; further ones for that slot change no label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
+
+from features.errors import StateFormatError
+from features.state.exposure import (
+    CORRECTED,
+    FAST,
+    IMPRESSION,
+    INFERRED,
+    INTERACTED,
+    LABELS,
+    SEEN,
+    Exposure,
+    Outcome,
+    pack_outcome,
+    unpack_outcomes,
+)
+from features.state.pages import HEAD, body
+from features.state.params import StateParams
+from liverank.v1.event_pb2 import Event
+
+__all__ = ["Change", "Counted", "Exposures", "LabelMoved", "RowDue", "SeenMoved"]
+
+PER_PAGE: Final = 16
+MAX_OUTCOMES: Final = 256
+MAX_BYTES: Final = 96 * 1024
+
+
+class LabelMoved(NamedTuple):
+    """Outcome minus expectation of one head at one slot moved by `delta`."""
+
+    exposure: Exposure
+    slot: int
+    head: int
+    delta: float
+
+
+class SeenMoved(NamedTuple):
+    """A slot is now inferred to have been seen (+1), or no longer (-1)."""
+
+    exposure: Exposure
+    slot: int
+    sign: int
+
+
+class RowDue(NamedTuple):
+    """The slot's label row is to be written."""
+
+    exposure: Exposure
+    slot: int
+    correction: bool
+
+
+class Counted(NamedTuple):
+    """Something that operators watch happened."""
+
+    name: str
+
+
+Change = LabelMoved | SeenMoved | RowDue | Counted
+
+
+class Exposures:
+    """Open and lately closed exposures of one user, and the outcomes that may still join or move."""
+
+    __slots__ = ("_dirty", "_exposures", "_outcome_pages", "_outcomes", "_params")
+
+    def __init__(self, fields: Mapping[bytes, bytes], params: StateParams) -> None:
+        self._params = params
+        self._dirty: set[bytes] = set()
+        self._exposures: dict[str, Exposure] = {}
+        by_number: dict[int, Exposure] = {}
+        for number in range(params.max_exposures):
+            stored = fields.get(b"_x%d" % number)
+            if stored:
+                joined = fields.get(b"_j%d" % number)
+                if not joined:
+                    raise StateFormatError(f"exposure {number} has no page _j{number}; run `liverank rebuild`")
+                exposure = Exposure.unpack(number, body(b"_x", stored), body(b"_j", joined))
+                by_number[number] = self._exposures[exposure.request_id] = exposure
+        self._outcome_pages: list[bytearray] = []
+        while page := fields.get(b"_o%d" % len(self._outcome_pages)):
+            self._outcome_pages.append(bytearray(body(b"_o", page)))
+        self._outcomes = list(unpack_outcomes(b"".join(self._outcome_pages), by_number))
+
+    def __len__(self) -> int:
+        return len(self._exposures)
+
+    def get(self, request_id: str) -> Exposure:
+        """The exposure of a request, which must be kept."""
+        return self._exposures[request_id]
+
+    # -- arrivals
+
+    def add_exposure(self, event: Event, append_ts_ms: int, *, counts: bool) -> list[Change]:
+        """Keep an exposure and join what waits for it.
+
+        Parameters
+        ----------
+        event : Event
+            Of type exposure; it is kept and must not be changed afterwards.
+        append_ts_ms : int
+            Append time of its record.
+        counts : bool
+            Whether its outcomes move the bandit's statistics.
+        """
+        changes: list[Change] = []
+        exposure = Exposure(self._free_number(changes, len(event.exposure.slots)), event, append_ts_ms, counts=counts)
+        self._exposures[exposure.request_id] = exposure
+        self._dirty.add(b"_x%d" % exposure.number)
+        self._touch(exposure)
+        changes += self._see(exposure)
+        moved = False
+        for outcome in self._outcomes:
+            if outcome.item_id in exposure.at and self._target(outcome) is exposure:
+                previous, slot = outcome.target, outcome.slot
+                outcome.join(exposure)
+                moved = True
+                if previous is not None:
+                    changes += self._refresh(previous, slot)
+                changes += self._refresh(exposure, outcome.slot)
+        if moved:
+            self._repack()
+        return changes
+
+    def add_outcome(self, outcome: Outcome) -> list[Change]:
+        """Keep an outcome, and join it if its exposure is there."""
+        changes: list[Change] = []
+        target = self._target(outcome) if self._exposures else None
+        if target is not None:
+            outcome.join(target)
+            changes += self._change(target, outcome.slot, target.bits[outcome.slot] | outcome.bits)
+        if len(self._outcomes) >= MAX_OUTCOMES:
+            oldest = min(self._outcomes, key=lambda each: each.event_ts_ms)
+            self._outcomes.remove(oldest)
+            self._repack()
+            changes.append(Counted("outcome_overflow"))
+        page = len(self._outcomes) // PER_PAGE
+        self._outcomes.append(outcome)
+        if page == len(self._outcome_pages):
+            self._outcome_pages.append(bytearray())
+        self._outcome_pages[page] += pack_outcome(outcome)
+        self._dirty.add(b"_o%d" % page)
+        return changes
+
+    # -- time
+
+    def due_ms(self) -> int | None:
+        """When the next window closes; with none open, when the last exposure may be dropped."""
+        if not self._exposures:
+            return None
+        window_ms = self._params.attribution_window_ms
+        opened = [e.shown_ms for e in self._exposures.values() if not e.closed]
+        if opened:
+            return min(opened) + window_ms
+        return max(e.shown_ms for e in self._exposures.values()) + window_ms + self._params.late_outcome_ms
+
+    def on_due(self, due_ms: int) -> list[Change]:
+        """Close every window that ends by `due_ms`, and drop what nothing can join any more."""
+        window_ms = self._params.attribution_window_ms
+        changes: list[Change] = []
+        for exposure in sorted(self._exposures.values(), key=_age):
+            if not exposure.closed and exposure.shown_ms + window_ms <= due_ms:
+                changes += self._close(exposure)
+        return changes + self.forget(due_ms)
+
+    def forget(self, clock_ms: int) -> list[Change]:
+        """Drop exposures past their window and the time for corrections, and outcomes that nothing can claim."""
+        window_ms = self._params.attribution_window_ms
+        keep_ms = window_ms + self._params.late_outcome_ms
+        gone = [e for e in self._exposures.values() if e.closed and e.shown_ms + keep_ms <= clock_ms]
+        for exposure in gone:
+            self._drop(exposure)
+        if not self._outcomes:
+            return []
+        kept: list[Outcome] = []
+        changes: list[Change] = []
+        for outcome in self._outcomes:
+            if outcome.target is not None or clock_ms < outcome.event_ts_ms + window_ms:
+                kept.append(outcome)
+            else:
+                changes.append(Counted("orphan" if outcome.request_id else "unattributed"))
+        if len(kept) < len(self._outcomes):
+            self._outcomes = kept
+            self._repack()
+        return changes
+
+    # -- the join
+
+    def _target(self, outcome: Outcome) -> Exposure | None:
+        window_ms = self._params.attribution_window_ms
+        if outcome.request_id:
+            exposure = self._exposures.get(outcome.request_id)
+            if exposure is None or outcome.item_id not in exposure.at:
+                return None
+            return exposure if abs(outcome.event_ts_ms - exposure.shown_ms) < window_ms else None
+        found: Exposure | None = None
+        for exposure in self._exposures.values():
+            age_ms = outcome.event_ts_ms - exposure.shown_ms
+            if not 0 <= age_ms < window_ms or outcome.item_id not in exposure.at:
+                continue
+            if found is None or _age(exposure) > _age(found):
+                found = exposure
+        return found
+
+    def _refresh(self, exposure: Exposure, slot: int) -> list[Change]:
+        bits = 0
+        for outcome in self._outcomes:
+            if outcome.target is exposure and outcome.slot == slot:
+                bits |= outcome.bits
+        return self._change(exposure, slot, bits)
+
+    def _change(self, exposure: Exposure, slot: int, bits: int) -> list[Change]:
+        old = exposure.bits[slot]
+        if bits == old:
+            return []
+        changes: list[Change] = []
+        labels = (bits ^ old) & LABELS
+        if labels and exposure.closed:
+            if exposure.marks[slot] & CORRECTED:
+                bits = bits & ~LABELS | old & LABELS
+                labels = 0
+                changes.append(Counted("late_outcome"))
+            else:
+                exposure.marks[slot] |= CORRECTED | SEEN
+                changes.append(RowDue(exposure, slot, True))
+        exposure.bits[slot] = bits
+        self._touch(exposure)
+        if labels and exposure.counts:
+            for head, bit in enumerate(exposure.head_bits):
+                if labels & bit and (bit & FAST or exposure.closed):
+                    changes.append(LabelMoved(exposure, slot, head, 1.0 if bits & bit else -1.0))
+        if (bits ^ old) & (INTERACTED | IMPRESSION):
+            changes += self._see(exposure)
+        return changes
+
+    def _see(self, exposure: Exposure) -> Iterator[Change]:
+        bits, marks = exposure.bits, exposure.marks
+        if any(each & IMPRESSION for each in bits):
+            wanted = [bool(each & INTERACTED and not each & IMPRESSION) for each in bits]
+        else:
+            last = max((at for at, each in enumerate(bits, 1) if each & INTERACTED), default=0)
+            wanted = [at < last + 2 for at in range(len(bits))]
+        for slot, inferred in enumerate(wanted):
+            if inferred != bool(marks[slot] & INFERRED):
+                marks[slot] ^= INFERRED
+                yield SeenMoved(exposure, slot, 1 if inferred else -1)
+
+    def _close(self, exposure: Exposure) -> Iterator[Change]:
+        exposure.closed = True
+        self._touch(exposure)
+        for slot, bits in enumerate(exposure.bits):
+            if exposure.marks[slot] & INFERRED or bits & IMPRESSION:
+                exposure.marks[slot] |= SEEN
+            if exposure.counts:
+                expected = exposure.slots[slot].p_shown
+                for head, bit in enumerate(exposure.head_bits):
+                    if bit and not bit & FAST:
+                        yield LabelMoved(exposure, slot, head, float(bits & bit > 0) - expected[head])
+            yield RowDue(exposure, slot, False)
+
+    # -- storage
+
+    def _free_number(self, changes: list[Change], n_slots: int) -> int:
+        held = sum(exposure.size_bytes for exposure in self._exposures.values())
+        while self._exposures and (len(self._exposures) >= self._params.max_exposures or held > MAX_BYTES):
+            oldest = min(self._exposures.values(), key=lambda e: (not e.closed, *_age(e)))
+            if not oldest.closed:
+                changes += self._close(oldest)
+                changes.append(Counted("closed_early"))
+            held -= oldest.size_bytes
+            self._drop(oldest)
+        taken = {exposure.number for exposure in self._exposures.values()}
+        return next(number for number in range(len(taken) + 1) if number not in taken)
+
+    def _drop(self, exposure: Exposure) -> None:
+        del self._exposures[exposure.request_id]
+        self._dirty.add(b"_x%d" % exposure.number)
+        self._touch(exposure)
+        kept = [outcome for outcome in self._outcomes if outcome.target is not exposure]
+        if len(kept) < len(self._outcomes):
+            self._outcomes = kept
+            self._repack()
+
+    def _touch(self, exposure: Exposure) -> None:
+        self._dirty.add(b"_j%d" % exposure.number)
+
+    def _repack(self) -> None:
+        old = len(self._outcome_pages)
+        self._outcome_pages = [
+            bytearray(b"".join(map(pack_outcome, self._outcomes[at : at + PER_PAGE])))
+            for at in range(0, len(self._outcomes), PER_PAGE)
+        ]
+        self._dirty.update(b"_o%d" % page for page in range(max(old, len(self._outcome_pages))))
+
+    def dirty(self) -> dict[bytes, bytes]:
+        """Fields changed since the last call."""
+        if not self._dirty:
+            return {}
+        changed: dict[bytes, bytes] = {}
+        by_number = {exposure.number: exposure for exposure in self._exposures.values()}
+        for name in self._dirty:
+            number = int(name[2:])
+            if name[1:2] == b"o":
+                page = self._outcome_pages[number] if number < len(self._outcome_pages) else b""
+                changed[name] = HEAD + page if page else b""
+                continue
+            exposure = by_number.get(number)
+            if exposure is None:
+                changed[name] = b""
+            else:
+                changed[name] = HEAD + (exposure.pack_event() if name[1:2] == b"x" else exposure.pack_joined())
+        self._dirty.clear()
+        return changed
+
+
+def _age(exposure: Exposure) -> tuple[int, str]:
+    return exposure.shown_ms, exposure.request_id

@@ -1,0 +1,106 @@
+"""The state of one item: tiles, trend and neighbours, as sums of effects of users' events."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Final, cast
+
+from features import tiles
+from features.columns import event_columns
+from features.program import FeatureProgram
+from features.state.neighbours import Neighbours
+from features.state.pages import HEAD, body
+from features.state.params import SignalWeights
+from features.state.trend import Trend
+from liverank.v1.event_pb2 import Event, EventType
+from liverank.v1.stream_pb2 import ItemEvent, ItemPairs
+
+__all__ = ["ItemState"]
+
+_CORE: Final = struct.Struct("<q")
+_CORE_FIELD: Final = b"_i"
+_CLICK: Final = int(EventType.EVENT_TYPE_CLICK)
+_IMPRESSION: Final = int(EventType.EVENT_TYPE_IMPRESSION)
+
+
+class ItemState:
+    """Everything kept of one item. Sums only, so the order of effects does not matter; not thread safe.
+
+    An event costs about 10 us, a pairing with 8 partners 8 us.
+
+    Parameters
+    ----------
+    item_id : str
+        Key of the item.
+    fields : Mapping of bytes to bytes
+        Stored fields; kept, and decoded when first used. Empty for a new item.
+    program : FeatureProgram
+        The views to keep.
+    signals : SignalWeights
+        What good news weighs in trend and popularity.
+    """
+
+    def __init__(
+        self, item_id: str, fields: Mapping[bytes, bytes], program: FeatureProgram, signals: SignalWeights
+    ) -> None:
+        self.item_id = item_id
+        self._fields = fields
+        self._signals = signals
+        self._text = program.needs_text
+        self._tiles = [tiles.load(view, fields) for view in program.of_entity("item")]
+        self._trend = Trend(fields)
+        self._neighbours: Neighbours | None = None
+        core = fields.get(_CORE_FIELD)
+        self.newest_event_ts_ms: int = _CORE.unpack(body(_CORE_FIELD, core, _CORE.size))[0] if core else 0
+        self._core_dirty = False
+
+    def observe(self, effect: ItemEvent, category: str = "") -> None:
+        """Count an event on the item, or take one back (`sign` -1).
+
+        Parameters
+        ----------
+        effect : ItemEvent
+        category : str
+            The item's main category; only views over text columns want it.
+        """
+        kind, ts_ms, value, sign = effect.type, effect.event_ts_ms, effect.value, effect.sign
+        expected = effect.expected if kind == _IMPRESSION else None
+        event = Event(type=cast(EventType, kind), item_id=effect.item_id, value=value, surface=effect.surface, event_ts_ms=ts_ms)
+        row = event_columns(event, category, expected=expected, text=self._text)
+        for tile in self._tiles:
+            tile.add(ts_ms, row, sign, category)
+        good = max(0.0, self._signals.of(kind, value))
+        if good or expected:
+            self._trend.add(
+                ts_ms, good=sign * good, clicks=sign if kind == _CLICK else 0.0, expected=sign * (expected or 0.0)
+            )
+        self._newer(ts_ms)
+
+    def meet(self, pairs: ItemPairs) -> None:
+        """Add to the weights of neighbours."""
+        if self._neighbours is None:
+            self._neighbours = Neighbours(self._fields)
+        self._neighbours.add(pairs.other_hashes, pairs.weights, pairs.event_ts_ms)
+        self._newer(pairs.event_ts_ms)
+
+    def due_ms(self) -> int | None:
+        """Nothing of an item is ever due: its windows are right when read."""
+        return None
+
+    def dirty(self) -> dict[bytes, bytes]:
+        """Fields changed since the last call, with their whole new bytes; `b""` deletes the field."""
+        changed = self._trend.dirty()
+        for tile in self._tiles:
+            changed |= tile.dirty()
+        if self._neighbours is not None:
+            changed |= self._neighbours.dirty()
+        if self._core_dirty:
+            changed[_CORE_FIELD] = HEAD + _CORE.pack(self.newest_event_ts_ms)
+            self._core_dirty = False
+        return changed
+
+    def _newer(self, ts_ms: int) -> None:
+        if ts_ms > self.newest_event_ts_ms:
+            self.newest_event_ts_ms = ts_ms
+            self._core_dirty = True
