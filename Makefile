@@ -28,6 +28,7 @@ help:
 	@sed -n 's/^#  *make /make /p' Makefile
 
 setup: $(READY)
+	@:
 
 $(READY): requirements.lock pyproject.toml infra/setup.sh
 	@PYTHON="$(PYTHON)" bash infra/setup.sh $(VENV)

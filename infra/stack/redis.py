@@ -41,6 +41,8 @@ def configuration(layout: Layout, *, port: int, password: str = "") -> str:
         "auto-aof-rewrite-min-size": "256mb",
         "tcp-backlog": "128",
         "databases": "16",
+        # Redis writes its title over its environment, by which the stack knows its processes.
+        "set-proc-title": "no",
         "logfile": '""',
         "loglevel": "notice",
     }

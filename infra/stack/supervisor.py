@@ -30,7 +30,7 @@ from infra.stack.programs import Program
 HOME_MARK = "LIVERANK_STACK_HOME"
 """Variable in the environment of every process of a stack: its home."""
 BACKUPS = 3
-START_S, STOP_S = 20.0, 90.0
+START_S, STOP_S, YOUNG_S = 20.0, 90.0, 1.5
 RUNNING, STARTING, BACKOFF, FATAL, STOPPED, EXITED = "RUNNING", "STARTING", "BACKOFF", "FATAL", "STOPPED", "EXITED"
 ALIVE = (RUNNING, STARTING, BACKOFF)
 
@@ -142,9 +142,8 @@ class Supervisor:
         """Stop everything, last started first, and leave no process of this home behind."""
         pid = self.pid()
         if pid is not None:
-            os.kill(pid, signal.SIGTERM)
             with contextlib.suppress(psutil.NoSuchProcess):
-                _wait_gone([psutil.Process(pid)], STOP_S)
+                self._stop_daemon(psutil.Process(pid))
         left = self.orphans()
         for sign, patience_s in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 5.0)):
             for process in left:
@@ -153,6 +152,20 @@ class Supervisor:
             left = _wait_gone(left, patience_s)
         for path in (self._pid_file, self._layout.socket):
             path.unlink(missing_ok=True)
+
+    def _stop_daemon(self, daemon: psutil.Process) -> None:
+        """SIGTERM to the supervisor, which stops its children in order.
+
+        A child that it forked a moment ago can lose its own SIGTERM between fork and exec; it gets another one.
+        """
+        daemon.terminate()
+        if _wait_gone([daemon], YOUNG_S):
+            now_s = time.time()
+            for child in daemon.children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if now_s - child.create_time() < 2 * YOUNG_S:
+                        child.terminate()
+        _wait_gone([daemon], STOP_S)
 
     def orphans(self) -> list[psutil.Process]:
         """Processes of this home that live although its supervisor does not."""

@@ -33,7 +33,7 @@ class Worker:
         doc = settings.model_dump_json()
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "counting.py"), doc, member, *names],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, text=True,
+            stdout=subprocess.PIPE, stderr=sys.stderr if os.environ.get("DEBUG") else subprocess.PIPE, env=env, text=True,
         )  # fmt: skip
 
     def ready(self) -> Worker:
