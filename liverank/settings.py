@@ -150,6 +150,17 @@ class LlmSettings(_Section):
     max_cost: float = Field(default=0.0, ge=0)
 
 
+def _variable(value: object) -> str | None:
+    """A setting as the text of its variable; None where nothing is set."""
+    if value is None:
+        return None
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, str | Path):
+        return str(value)
+    return json.dumps(value)
+
+
 class Settings(BaseSettings):
     """Everything a process of liverank can be told. Read once at the entry point and passed down."""
 
