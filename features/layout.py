@@ -1,7 +1,7 @@
 """Where the tiles of a view lie: rings, cells and pages, derived from its aggregates alone.
 
 Aggregates with the same slide share one ring of tiles, whatever their windows; a ring holds the longest window plus
-the open tile. Pages are at most `PAGE_BYTES` long when every tile of theirs is occupied; only occupied tiles are stored.
+the open tile. A page is at most `PAGE_BYTES` long when all its tiles are occupied; only occupied tiles are stored.
 """
 
 from __future__ import annotations
@@ -73,11 +73,6 @@ class Layout:
     outputs: tuple[Output, ...]
     n_pages: int
     packed: bool
-
-    @cached_property
-    def page_names(self) -> tuple[str, ...]:
-        """Feature names of the pages."""
-        return tuple(f"p{page:02d}" for page in range(self.n_pages))
 
     @cached_property
     def plan(self) -> Plan:

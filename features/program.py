@@ -135,9 +135,14 @@ class ViewProgram:
         return compile_layout(self.aggregates, self.columns, packed=self.entity == "user_category")
 
     @cached_property
+    def page_names(self) -> tuple[str, ...]:
+        """Feature names of its pages, `<view>_pNN`: unique over views, because on-demand views see bare names."""
+        return tuple(f"{self.name}_p{page:02d}" for page in range(self.layout.n_pages))
+
+    @cached_property
     def page_fields(self) -> tuple[bytes, ...]:
-        """State fields of its pages, `view:pNN`, by number."""
-        return tuple(f"{self.name}:{page}".encode() for page in self.layout.page_names)
+        """State fields of its pages, `view:feature`, by number."""
+        return tuple(f"{self.name}:{page}".encode() for page in self.page_names)
 
     @cached_property
     def tile_ms(self) -> tuple[int, ...]:

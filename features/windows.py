@@ -4,7 +4,8 @@ This module imports numpy only and takes plain tuples, because its source is cop
 run in Feast clients that do not have liverank. Layout of a page: docs/specs/tiles.md.
 
 At time t a window W with slide s covers `[floor(t/s)*s - W, t]`: whole tiles plus the open one. Values are exact for
-`as_of_ms` at or after the newest event; for an earlier instant they are exact to the tile, as far back as the ring goes.
+`as_of_ms` at or after the newest event; for an earlier instant they are exact to the tile, as far back as the ring
+goes.
 """
 
 from __future__ import annotations
