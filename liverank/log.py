@@ -40,7 +40,7 @@ def configure(process: str, *, level: str = "") -> None:
         structlog.processors.format_exc_info,
     ]
     structlog.configure(
-        processors=[*shared, _first("ts", "level", "process", "event"), structlog.processors.JSONRenderer()],
+        processors=[*shared, _first("ts", "level", "process", "module", "event"), structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -48,10 +48,10 @@ def configure(process: str, *, level: str = "") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            foreign_pre_chain=[_module_name, *shared],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                _first("ts", "level", "process", "event"),
+                _first("ts", "level", "process", "module", "event"),
                 structlog.processors.JSONRenderer(),
             ],
         )
@@ -63,10 +63,10 @@ def configure(process: str, *, level: str = "") -> None:
 
 
 def get(name: str = "") -> Any:
-    """A logger: `log.get(__name__).info("fold started", partition=3)`."""
+    """A logger: `log.get(__name__).info("fold started", partition=3)`. May be called before `configure`."""
     import structlog
 
-    return structlog.get_logger(name) if not name else structlog.get_logger(name, logger=name)
+    return structlog.get_logger(module=name) if name else structlog.get_logger()
 
 
 class _ProcessName:
@@ -76,6 +76,12 @@ class _ProcessName:
     def __call__(self, _logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
         event["process"] = self._process
         return event
+
+
+def _module_name(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """The name of a library's logger, under the key that ours use."""
+    event["module"] = event["_record"].name
+    return event
 
 
 def _first(*names: str) -> Any:
