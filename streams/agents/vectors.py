@@ -1,0 +1,80 @@
+"""Agent: changed users -> their three near-line vectors in Feast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf.message import DecodeError
+
+from features.item_vectors import ItemVectors
+from features.near_line import Change, NearLine
+from features.redis import connect, format_version
+from liverank.kafka import Record
+from liverank.v1.stream_pb2 import UserChange
+from streams.agents.batches import Pace, Positioned, drive
+from streams.agents.dead import DeadLetterWriter
+from streams.agents.services import AgentServices
+
+if TYPE_CHECKING:
+    import faust
+
+PACE: Final = Pace(records=1_000, within_s=0.1)
+
+
+class VectorHandler:
+    """Each user of a batch is computed once, for the last change; late or repeated changes lose against their row."""
+
+    name = "vectors"
+
+    def __init__(self, near_line: NearLine, dead: DeadLetterWriter) -> None:
+        self._near_line, self._dead = near_line, dead
+
+    def handle(self, records: Sequence[Record]) -> None:
+        """Compute and write."""
+        changes: dict[str, Change] = {}
+        for record in records:
+            try:
+                user_id, change = change_of(record.value)
+            except (DecodeError, ValueError) as error:
+                self._dead.write(record, "malformed", f"a user change cannot be read: {error}")
+                continue
+            have = changes.get(user_id)
+            if have is None or change.version >= have.version:
+                changes[user_id] = change
+        if changes:
+            self._near_line.write(changes)
+        self._dead.flush()
+
+
+def change_of(value: bytes) -> tuple[str, Change]:
+    """User id and change of a record.
+
+    The vectors are for the partition's clock, or for the newest event where a producer's clock runs ahead of it.
+
+    Raises
+    ------
+    DecodeError, ValueError
+        It is no `UserChange`.
+    """
+    change = UserChange.FromString(value)
+    if not change.user_id:
+        raise ValueError("user_id is required")
+    number = change.number
+    version = format_version(number.generation, number.offset, number.step)
+    as_of_ms = max(change.clock_ms, change.newest_event_ts_ms)
+    return change.user_id, Change(version, as_of_ms, change.newest_event_ts_ms)
+
+
+def register(app: faust.App, services: AgentServices) -> None:
+    """Add the agent to the worker."""
+    settings = services.settings
+    client = connect(settings)
+    near_line = NearLine(client, settings, ItemVectors(client, settings, services.name_of))
+    handler = Positioned(VectorHandler(near_line, DeadLetterWriter(settings)), client, settings.namespace)
+    topic = app.topic(settings.topic("user-changes"), key_type=bytes, value_type=bytes, value_serializer="raw")
+
+    async def vectors(stream: Any) -> None:
+        await drive(stream, handler, services, PACE)
+
+    app.agent(topic, name="liverank.vectors", concurrency=1)(vectors)
