@@ -78,7 +78,7 @@ class _ProcessName:
         return event
 
 
-def _module_name(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+def _module_name(_logger: Any, _method: str, event: Any) -> Any:
     """The name of a library's logger, under the key that ours use."""
     event["module"] = event["_record"].name
     return event

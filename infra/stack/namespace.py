@@ -5,15 +5,9 @@ All of it is safe to repeat.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
-from infra.errors import StackError
 from liverank.settings import Settings
 
 FIRST_GENERATION = 1
-APPLY_TIMEOUT_S = 180
 
 
 def create(settings: Settings) -> int:
@@ -41,33 +35,16 @@ def create(settings: Settings) -> int:
 
 
 def apply_features(settings: Settings) -> str:
-    """Register the feature views with Feast and publish the compiled program.
-
-    In a process of its own: Feast takes seconds to import.
+    """Register the feature views with Feast and publish the compiled program; quick where nothing changed.
 
     Returns
     -------
     str
         Path of the namespace's `feature_store.yaml`.
-
-    Raises
-    ------
-    StackError
-        The definitions were refused; the message is Feast's or the provider's.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "features.apply"],
-        env={**os.environ, **settings.environment()},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=APPLY_TIMEOUT_S,
-        check=False,
-    )
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
-        raise StackError(f"feast apply failed: {_last_lines(done.stderr or done.stdout)}")
-    return lines[-1]
+    from features.apply import apply
+
+    return apply(settings)
 
 
 def base_model(settings: Settings) -> str:
@@ -75,7 +52,3 @@ def base_model(settings: Settings) -> str:
     from ranker.models import ensure_base_model
 
     return str(ensure_base_model(settings))
-
-
-def _last_lines(text: str, n_lines: int = 12) -> str:
-    return "\n".join(text.strip().splitlines()[-n_lines:])
