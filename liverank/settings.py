@@ -44,6 +44,10 @@ class StreamsSettings(_Section):
     poll_records: int = Field(default=1000, ge=1, le=10_000)
     session_timeout_s: int = Field(default=30 * 60, ge=1)
     attribution_window_s: int = Field(default=30 * 60, ge=1)
+    late_outcome_s: int = Field(default=60 * 60, ge=0)
+    """How long after its window an exposure can still get a correction row."""
+    signal_weights: dict[str, float] = {}
+    """Weights of signals in a user's history that differ from the defaults, e.g. {"dismiss": -3}; see docs/specs/state.md."""
     linger_ms: float = Field(default=15.0, ge=0, le=1000)
     """How long a poll of a fold waits for company while much is coming; nothing is waited while little is."""
     cache_states: int = Field(default=20_000, ge=1)

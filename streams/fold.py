@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from features.redis import VersionedValue
     from liverank.v1.stream_pb2 import ItemEffect
 
-__all__ = ["CatalogueItem", "Context", "Fold", "KeyState", "Number", "Parsed", "Record"]
+__all__ = ["CatalogueItem", "Context", "Feed", "Fold", "KeyState", "Number", "Parsed", "Record"]
 
 
 class Number(NamedTuple):
@@ -60,6 +60,24 @@ class Parsed(NamedTuple):
     body: object
     route: bytes | None = None
     tick: bool = False
+
+
+class Feed(NamedTuple):
+    """A change for readers of a topic, published from memory beside the rows; it may be repeated.
+
+    Attributes
+    ----------
+    topic : str
+        Short name, e.g. ``item-rows``.
+    key : bytes
+        Decides the partition.
+    message : Message
+        Holds the version of what it carries, so that a reader can drop older ones.
+    """
+
+    topic: str
+    key: bytes
+    message: Message
 
 
 class KeyState(Protocol):
@@ -193,7 +211,7 @@ class Fold(Protocol):
 
     def rows(
         self, key: str, fields: Mapping[bytes, bytes], state: KeyState, version: bytes
-    ) -> Sequence[Row | VersionedValue]:
+    ) -> Sequence[Row | VersionedValue | Feed]:
         """Return what readers see of the changed public `fields`: Feast rows, or values of their own for keys that
         begin with ``#``.
 

@@ -48,7 +48,7 @@ class ItemState:
         self._fields = fields
         self._signals = signals
         self._text = program.needs_text
-        self._tiles = [tiles.load(view, fields) for view in program.of_entity("item")]
+        self._tiles = [tiles.load(view, fields) for view in program.of_entity("item") if view.aggregates]
         self._trend = Trend(fields)
         self._neighbours: Neighbours | None = None
         core = fields.get(_CORE_FIELD)

@@ -100,7 +100,9 @@ class UserState:
         self._fields = fields
         self._params = params
         self._text = program.needs_text
-        self._tiles = [tiles.load(view, fields) for view in program.of_entity("user", "user_category")]
+        self._tiles = [
+            tiles.load(view, fields) for view in program.of_entity("user", "user_category") if view.aggregates
+        ]
         self._dedup: Dedup | None = None
         self._pairs: Pairs | None = None
         self._history = History(fields)

@@ -1,0 +1,227 @@
+"""The user fold: events in; users' state, sessions, joins and bandit statistics out (docs/specs/state.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import Counter
+
+from bandits.errors import InvalidStatisticsError
+from features.item_version import CatalogueItem
+from features.online import Row
+from features.program import FeatureProgram
+from features.redis import VersionedValue
+from features.state.params import SignalWeights, StateParams
+from features.state.user import UserState
+from liverank.contract import decode_event, event_key, header, validate_event
+from liverank.errors import ContractError
+from liverank.settings import Settings
+from liverank.v1.event_pb2 import Event, EventType, Exposure
+from liverank.v1.stream_pb2 import Example, ItemEffect, ItemEvent, ItemPairs, UserChange
+from streams.errors import FoldBugError
+from streams.fold import Context, KeyState, Parsed, Record
+from streams.rows import plain_key, rows_of, state_key
+from streams.statistics import PREFIX, StatisticsState, statistics_key
+
+__all__ = ["UserFold", "state_params"]
+
+_TICK: Final = int(EventType.EVENT_TYPE_TICK)
+_CONTROL: Final = int(EventType.EVENT_TYPE_CONTROL)
+_ANY_TIME_MS: Final = 1 << 62
+
+_COUNTED = Counter(
+    "liverank_fold_users_total",
+    "What the user fold met: repeat, bot, orphan, unattributed, late_outcome, correction, closed_early, ...",
+    ["what"],
+)
+
+
+def state_params(settings: Settings) -> StateParams:
+    """Parameters of the state as the settings say.
+
+    Raises
+    ------
+    ConfigError
+        A signal's weight or name is wrong.
+    """
+    streams = settings.streams
+    try:
+        signals = SignalWeights(**streams.signal_weights)
+    except TypeError as error:
+        raise FoldBugError(str(error)) from error
+    return StateParams(
+        session_timeout_ms=streams.session_timeout_s * 1000,
+        attribution_window_ms=streams.attribution_window_s * 1000,
+        late_outcome_ms=streams.late_outcome_s * 1000,
+        signals=signals,
+    )
+
+
+class UserFold:
+    """`streams.fold.Fold` over `events`, key user_id (else session_id). Not thread safe.
+
+    Parameters
+    ----------
+    settings : Settings
+        Namespace, clock, session timeout, attribution window, signal weights.
+    program : FeatureProgram
+        The views to keep.
+    token : bytes
+        The namespace's token: ticks and control records carry it in the header ``liverank-internal``.
+    """
+
+    name = "users"
+    kind = "u"
+
+    def __init__(self, settings: Settings, program: FeatureProgram, *, token: bytes) -> None:
+        self._namespace = settings.namespace
+        self._wall = settings.clock == "wall"
+        self._program = program
+        self._params = state_params(settings)
+        self._token = token
+
+    def parse(self, record: Record) -> Parsed:
+        """Decode and validate an event; see `Fold.parse`."""
+        headers = record.headers
+        event = decode_event(record.value, headers)
+        internal = bool(headers) and header(headers, "liverank-internal") == self._token
+        # On the data's clock an event is never ahead of the wall.
+        validate_event(event, now_ms=record.append_ts_ms if self._wall else _ANY_TIME_MS, internal=internal)
+        if event.type == _TICK:
+            return Parsed((), None, tick=True)
+        if event.type == _CONTROL:
+            raise ContractError("bad_control", f"no control record of kind {event.control.kind[:32]!r} is known")
+        key = event_key(event)
+        return Parsed((state_key(key.decode()),), event, key)
+
+    def new(self, key: str) -> KeyState:
+        """See `Fold.new`."""
+        return self.load(key, {})
+
+    def load(self, key: str, fields: Mapping[bytes, bytes]) -> KeyState:
+        """See `Fold.load`."""
+        if key.startswith(PREFIX):
+            return StatisticsState(key, fields)
+        return UserState(plain_key(key), fields, self._program, self._params)
+
+    def apply(self, record: Record, body: object, ctx: Context) -> None:
+        """Fold one event; see `Fold.apply`."""
+        if not isinstance(body, Event):
+            raise FoldBugError(f"the user fold folds events, got {type(body).__name__}")
+        state = _user(ctx, state_key(body.user_id or body.session_id))
+        outlet = _Outlet(ctx, state.user_id)
+        state.observe(body, append_ts_ms=record.append_ts_ms, clock_ms=ctx.clock_ms, emit=outlet)
+        outlet.close()
+
+    def on_due(self, key: str, due_ms: int, ctx: Context) -> None:
+        """See `Fold.on_due`."""
+        state = _user(ctx, key)
+        outlet = _Outlet(ctx, state.user_id, due_ms)
+        state.on_due(due_ms, outlet)
+        outlet.close()
+
+    def rows(
+        self, key: str, fields: Mapping[bytes, bytes], state: KeyState, version: bytes
+    ) -> Sequence[Row | VersionedValue]:
+        """Feast rows of a user, or the statistics' partial; see `Fold.rows`."""
+        if isinstance(state, StatisticsState):
+            return [state.value(self._namespace, fields, version)]
+        if not isinstance(state, UserState):
+            raise FoldBugError(f"state of {key!r} is a {type(state).__name__}")
+        return rows_of("user_id", state.user_id, fields, state.newest_event_ts_ms, version)
+
+
+def _user(ctx: Context, key: str) -> UserState:
+    state = ctx.state(key)
+    if not isinstance(state, UserState):
+        raise FoldBugError(f"state of {key!r} is a {type(state).__name__}, not a user's")
+    return state
+
+
+class _Outlet:
+    """`features.state.emitter.Emitter` over the engine's context, for one record or one due action."""
+
+    __slots__ = ("_changed", "_clock_ms", "_ctx", "_key", "_user_id")
+
+    def __init__(self, ctx: Context, user_id: str, clock_ms: int | None = None) -> None:
+        self._ctx = ctx
+        self._user_id = user_id
+        self._key = user_id.encode()
+        self._clock_ms = ctx.clock_ms if clock_ms is None else clock_ms
+        self._changed = 0
+
+    def close(self) -> None:
+        """Send what is sent once a record."""
+        if self._changed:
+            change = UserChange(user_id=self._user_id, newest_event_ts_ms=self._changed, clock_ms=self._clock_ms)
+            self._ctx.emit("user-changes", change, key=self._key)
+
+    def item(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
+        return self._ctx.item(item_id, append_ts_ms)
+
+    def example(self, row: Example) -> None:
+        self._ctx.emit("examples", row, key=self._key)
+
+    def item_event(
+        self,
+        item_id: str,
+        kind: int,
+        event_ts_ms: int,
+        *,
+        value: float = 0.0,
+        sign: float = 1.0,
+        surface: str = "",
+        expected: float | None = None,
+        position: int = 0,
+    ) -> None:
+        event = ItemEvent(
+            item_id=item_id,
+            type=kind,
+            event_ts_ms=event_ts_ms,
+            value=value,
+            sign=sign,
+            surface=surface,
+            expected=expected or 0.0,
+            position=position,
+        )
+        self._ctx.effect(item_id, ItemEffect(event=event))
+
+    def pairs(self, item_id: str, other_hashes: Sequence[int], weights: Sequence[float], event_ts_ms: int) -> None:
+        pairs = ItemPairs(item_id=item_id, other_hashes=other_hashes, weights=weights, event_ts_ms=event_ts_ms)
+        self._ctx.effect(item_id, ItemEffect(pairs=pairs))
+
+    def shown(
+        self, exposure: Exposure, phi: NDArray[np.float64], residuals: NDArray[np.float64], exposure_ts_ms: int
+    ) -> None:
+        state = self._statistics(exposure)
+        try:
+            partial = state.open(self._ctx.partition, phi.shape[1], residuals.shape[1])
+            partial.shown(phi, residuals, exposure_ts_ms)
+        except InvalidStatisticsError as error:
+            self._ctx.dead_letter("bad_exposure", f"left out of the statistics: {error.detail}")
+
+    def outcome(
+        self, exposure: Exposure, phi: NDArray[np.float64], head: int, delta: float, exposure_ts_ms: int
+    ) -> None:
+        state = self._statistics(exposure)
+        try:
+            partial = state.open(self._ctx.partition, len(phi), len(exposure.heads))
+            partial.outcome(phi, head, delta, exposure_ts_ms)
+        except InvalidStatisticsError:
+            self.count("outcome_without_statistics")
+
+    def user_changed(self, newest_event_ts_ms: int) -> None:
+        self._changed = newest_event_ts_ms
+
+    def count(self, name: str) -> None:
+        _COUNTED.labels(name).inc()
+
+    def _statistics(self, exposure: Exposure) -> StatisticsState:
+        key = statistics_key(exposure)
+        state = self._ctx.state(key)
+        if not isinstance(state, StatisticsState):
+            raise FoldBugError(f"state of {key!r} is a {type(state).__name__}, not statistics")
+        return state

@@ -1,0 +1,249 @@
+"""Both folds in memory: the real pure code, dictionaries in place of Kafka and Redis."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from features.item_version import CatalogueItem
+from features.program import FeatureProgram
+from features.redis import VersionedValue
+from liverank.kafka import Record
+from liverank.settings import Settings
+from liverank.v1.event_pb2 import DeadLetter, Event, EventType
+from liverank.v1.stream_pb2 import Example, ItemEffects, ItemRow, UserChange
+from streams.calls import Position
+from streams.fold import Feed, Fold, KeyState
+from streams.items import ItemFold
+from streams.outbox import Output
+from streams.partition_fold import PartitionFold
+from streams.users import UserFold
+from tests.recount.program import PROGRAM
+
+TOKEN = b"token"
+
+
+class Catalogue:
+    """Versions of items in memory."""
+
+    def __init__(self) -> None:
+        self._versions: dict[str, list[CatalogueItem]] = defaultdict(list)
+        self._offset = 0
+
+    def put(self, item_id: str, *categories: str, append_ts_ms: int = 0) -> None:
+        """Append a version."""
+        self._versions[item_id].append(
+            CatalogueItem(item_id, self._offset, append_ts_ms, categories, "", 0.0, True, 0)
+        )
+        self._offset += 1
+
+    def at(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
+        """Return the newest version appended at or before `append_ts_ms`."""
+        found = None
+        for version in self._versions.get(item_id, ()):
+            if version.append_ts_ms <= append_ts_ms:
+                found = version
+        return found
+
+
+class Store:
+    """Fields and due times of one fold's partition."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, dict[bytes, bytes]] = {}
+        self.due: dict[str, int] = {}
+
+    def load(self, partition: int, keys: Sequence[str]) -> list[Mapping[bytes, bytes]]:
+        """See `StateReader.load`."""
+        return [dict(self.fields.get(key, {})) for key in keys]
+
+    def due_between(self, partition: int, after_ms: int, until_ms: int) -> list[tuple[str, int]]:
+        """See `StateReader.due_between`."""
+        return [(key, due) for key, due in self.due.items() if after_ms < due <= until_ms]
+
+
+class Runner:
+    """One partition of one fold, with its store; `crash` drops everything that is not stored."""
+
+    def __init__(self, fold: Fold, catalogue: Catalogue | None, *, clock: str, numbered: bool) -> None:
+        self.fold = fold
+        self.store = Store()
+        self.rows: dict[str, dict[str, bytes]] = {}
+        self.outputs: list[Output] = []
+        self._catalogue = catalogue
+        self._clock = clock
+        self._numbered = numbered
+        self._position = Position(1, -1, 0)
+        self._clock_ms = 0
+        self._sources: dict[int, Any] = {}
+        self._feeds: list[Feed] = []
+        self.partition = self._open()
+
+    def _open(self) -> PartitionFold:
+        return PartitionFold(
+            self.fold,
+            partition=0,
+            n_partitions=1,
+            generation=1,
+            position=self._position,
+            clock_ms=self._clock_ms,
+            sources=self._sources,
+            reader=self.store,
+            items=self._catalogue,
+            clock="data" if self._clock == "data" else "wall",
+            numbered_input=self._numbered,
+            spill=self.write,
+            cache_states=10_000,
+        )
+
+    def feed(self, record: Record) -> None:
+        """Fold one record."""
+        from liverank.errors import ContractError
+
+        try:
+            parsed: Any = self.fold.parse(record)
+        except ContractError as error:
+            parsed = error
+        self.partition.feed(record, parsed)
+
+    def write(self) -> None:
+        """Write every closed call."""
+        self.partition.close()
+        for call in self.partition.calls:
+            for key, fields in call.pages.items():
+                stored = self.store.fields.setdefault(key, {})
+                for name, page in fields.items():
+                    if page:
+                        stored[name] = page
+                    else:
+                        stored.pop(name, None)
+                self._publish(key, fields, call.states[key], call.version)
+            for key, due in call.due.items():
+                if due is None:
+                    self.store.due.pop(key, None)
+                else:
+                    self.store.due[key] = due
+            call.seal()
+            self.outputs += call.outputs
+            self._position, self._clock_ms = call.end, call.clock_ms
+            self._sources.update(call.sources)
+        self.partition.calls.clear()
+
+    def _publish(self, key: str, fields: Mapping[bytes, bytes], state: KeyState, version: bytes) -> None:
+        public = {n: p for n, p in fields.items() if key.startswith("#") or not n.startswith(b"_")}
+        if not public:
+            return
+        for row in self.fold.rows(key, public, state, version):
+            if isinstance(row, VersionedValue):
+                self.rows.setdefault(row.key, {}).update(row.fields)
+            elif isinstance(row, Feed):
+                self._feeds.append(row)
+            else:
+                for name, value in row.values.items():
+                    self.rows.setdefault(row.entity_id, {})[f"{row.view}:{name}"] = value
+
+    @property
+    def feeds(self) -> list[ItemRow]:
+        """Item rows that were announced."""
+        return [feed.message for feed in self._feeds]  # type: ignore[misc]
+
+    def crash(self) -> None:
+        """Lose the memory and go on from the store."""
+        self.partition = self._open()
+
+
+class World:
+    """Users and items together.
+
+    Parameters
+    ----------
+    crash_rate : float
+        Probability to lose all memory after a write.
+    write_rate : float
+        Probability to write after a record (else it waits in an open call).
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        program: FeatureProgram = PROGRAM,
+        catalogue: Catalogue | None = None,
+        crash_rate: float = 0.0,
+        write_rate: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self.settings = settings or Settings()
+        self.catalogue = catalogue or Catalogue()
+        self._rng = random.Random(seed)
+        self._crash_rate, self._write_rate = crash_rate, write_rate
+        clock = self.settings.clock
+        self.users = Runner(
+            UserFold(self.settings, program, token=TOKEN), self.catalogue, clock=clock, numbered=False
+        )
+        self.items = Runner(ItemFold(self.settings, program), self.catalogue, clock=clock, numbered=True)
+        self._offset = self._effects_offset = 0
+        self._sent = 0
+
+    def send(self, event: Event, append_ts_ms: int | None = None) -> None:
+        """Append an event to the log and fold it."""
+        append = event.event_ts_ms if append_ts_ms is None else append_ts_ms
+        self.send_bytes(event.SerializeToString(), append, (event.user_id or event.session_id).encode())
+
+    def send_bytes(
+        self, value: bytes, append_ts_ms: int, key: bytes | None = None, headers: tuple[tuple[str, bytes], ...] = ()
+    ) -> None:
+        """Append a record to the log and fold it."""
+        self.users.feed(Record("events.1", 0, self._offset, key, value, headers, append_ts_ms))
+        self._offset += 1
+        if self._rng.random() < self._write_rate:
+            self.flush()
+            if self._rng.random() < self._crash_rate:
+                self.users.crash()
+                self.items.crash()
+
+    def tick(self, now_ms: int) -> None:
+        """Let the clock advance."""
+        value = Event(type=EventType.EVENT_TYPE_TICK).SerializeToString()
+        self.send_bytes(value, now_ms, headers=(("liverank-internal", TOKEN),))
+
+    def flush(self) -> None:
+        """Write what is open, and fold the item effects that came of it."""
+        self.users.write()
+        for output in self.users.outputs[self._sent :]:
+            if output.topic == "item-effects":
+                self.items.feed(Record("item-effects.1", 0, self._effects_offset, None, output.value, (), 0))
+                self._effects_offset += 1
+        self._sent = len(self.users.outputs)
+        self.items.write()
+
+    # -- what came out
+
+    def fields(self, user_id: str) -> dict[bytes, bytes]:
+        """Stored fields of a user."""
+        return self.users.store.fields.get(user_id, {})
+
+    def item_fields(self, item_id: str) -> dict[bytes, bytes]:
+        """Stored fields of an item."""
+        return self.items.store.fields.get(item_id, {})
+
+    def _messages(self, topic: str, kind: Any) -> list[Any]:
+        return [kind.FromString(output.value) for output in self.users.outputs if output.topic == topic]
+
+    def examples(self) -> list[Example]:
+        """Label rows, in order."""
+        return self._messages("examples", Example)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Dead letters, in order."""
+        return self._messages("dead-letter", DeadLetter)
+
+    def changes(self) -> list[UserChange]:
+        """User changes, in order."""
+        return self._messages("user-changes", UserChange)
+
+    def effects(self) -> list[ItemEffects]:
+        """Packed item effects, in order."""
+        return self._messages("item-effects", ItemEffects)
