@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from features.deployment import namespace_folder
 from features.item_vectors import Space
 from liverank.settings import Settings
 
@@ -22,7 +23,7 @@ _GROUP: Final = 10_000
 
 def parquet_path(settings: Settings) -> Path:
     """Source file of the view."""
-    return settings.home / settings.namespace / f"{VIEW}.parquet"
+    return namespace_folder(settings) / f"{VIEW}.parquet"
 
 
 def write_parquet(path: Path, rows: Iterable[Enriched], space: Space, *, now_ms: int) -> int:
