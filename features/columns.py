@@ -38,8 +38,8 @@ NUMERIC: Final = (
     "value",
     "expected",
 )
-"""`one` is 1 for every event; `positive` and `negative` follow `liverank.contract.polarity`, and an abandoned session is
-negative; `dwell_s` (seconds) and `rating` are null for other types; `short_dwell` marks a dwell that says no;
+"""`one` is 1 for every event; `positive` and `negative` follow `liverank.contract.polarity`, and an abandoned session
+is negative; `dwell_s` (seconds) and `rating` are null for other types; `short_dwell` marks a dwell that says no;
 `expected` is the expected number of clicks of a shown slot, null elsewhere; `value` is the event's own value."""
 
 TEXT: Final = ("type", "surface", "category", "item_id", "user_id", "session_id")

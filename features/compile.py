@@ -1,7 +1,7 @@
 """From Feast definitions to the feature program, and back into what Feast has to store.
 
-An operator declares a plain `StreamFeatureView` with `Aggregation`s. Stored are its tiles: `complete` gives the view the
-bytes fields of its pages in place of the aggregated values, which are read through on-demand views
+An operator declares a plain `StreamFeatureView` with `Aggregation`s. Stored are its tiles: `complete` gives the view
+the bytes fields of its pages in place of the aggregated values, which are read through on-demand views
 (`features/ondemand.py`). `compile_view` is the only reading of a view; the provider, `complete` and
 `compile_registry` all use it.
 """
@@ -64,6 +64,7 @@ _ENTITIES: Final[dict[frozenset[str], Entity]] = {
     frozenset({"item"}): "item",
     frozenset({"user", "category"}): "user_category",
 }
+_ID_COLUMNS: Final = frozenset({"user_id", "item_id", "session_id", "category"})
 _JOIN_KEYS: Final = {"user": "user_id", "user_category": "user_id", "item": "item_id"}
 
 
@@ -116,7 +117,7 @@ def compile_view(view: StreamFeatureView, locator: Locator | None = None) -> Vie
     fields = []
     for field in view.features:
         _check_tags(f"{here}, field {field.name!r}", field.tags, FIELD_KINDS, "field")
-        if TILES_TAG in field.tags or field.name in names:
+        if TILES_TAG in field.tags or field.name in names or field.name in _ID_COLUMNS:
             continue
         fields.append(field.name)
         for tag, value in field.tags.items():
@@ -130,7 +131,7 @@ def compile_view(view: StreamFeatureView, locator: Locator | None = None) -> Vie
             kinds=kinds,
             transformation=transformation,
             extra_columns=added,
-            fields=tuple(fields),
+            fields=tuple(sorted(fields)),
         )
     except ProgramError as error:
         raise ProgramError(f"{locator.view(view.name)}{error}") from error

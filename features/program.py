@@ -98,7 +98,7 @@ class ViewProgram:
     extra_columns : tuple of str
         Columns that the transformation adds, after `COLUMNS` in a row.
     fields : tuple of str
-        Stored bytes fields that are not tile pages, in order.
+        Stored fields that are not pages of tiles, in order of their names.
     """
 
     name: str

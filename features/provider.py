@@ -8,11 +8,14 @@ of such a view are refused or skipped, everything else passes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from feast import FeatureView, RepoConfig, StreamFeatureView
+from feast import FeatureView, OnDemandFeatureView, RepoConfig, StreamFeatureView
 from feast.infra.passthrough_provider import PassthroughProvider
+from feast.infra.registry.base_registry import BaseRegistry
+from pydantic import SecretStr
 
 from features.compile import Locator, compile_registry, compile_view, is_owned
 from features.errors import OwnedViewError, ProgramError
@@ -54,7 +57,7 @@ def read_program(client: Redis, namespace: str) -> FeatureProgram | None:
     return None if text is None else FeatureProgram.from_json(bytes(text))
 
 
-class LiverankProvider(PassthroughProvider):  # type: ignore[misc]
+class LiverankProvider(PassthroughProvider):
     """Provider named in `feature_store.yaml`."""
 
     def update_infra(
@@ -116,13 +119,23 @@ class LiverankProvider(PassthroughProvider):  # type: ignore[misc]
         await super().online_write_batch_async(config, table, data, progress)
 
     def materialize_single_feature_view(
-        self, config: RepoConfig, feature_view: FeatureView, *args: Any, **kwargs: Any
+        self,
+        config: RepoConfig,
+        feature_view: FeatureView | OnDemandFeatureView,
+        start_date: datetime,
+        end_date: datetime,
+        registry: BaseRegistry,
+        project: str,
+        tqdm_builder: Callable[[int], Any],
+        disable_event_timestamp: bool = False,
     ) -> None:
         """Materialise a view that is not owned; an owned one is skipped with one line."""
         if is_owned(feature_view):
             print(f"{feature_view.name}: written by liverank's workers from Kafka, skipped")
             return
-        super().materialize_single_feature_view(config, feature_view, *args, **kwargs)
+        super().materialize_single_feature_view(
+            config, feature_view, start_date, end_date, registry, project, tqdm_builder, disable_event_timestamp
+        )
 
     def teardown_infra(self, project: str, tables: Sequence[Any], entities: Sequence[Any]) -> None:
         """Tear down what is not owned; a namespace's rows go with the namespace."""
@@ -131,7 +144,8 @@ class LiverankProvider(PassthroughProvider):  # type: ignore[misc]
     def _check(self, view: StreamFeatureView, namespace: str, locator: Locator) -> None:
         program = compile_view(view, locator)
         here = f"{locator.view(view.name)}view {view.name!r}"
-        topic = str(view.stream_source.kafka_options.topic)
+        source: Any = view.stream_source
+        topic = str(source.kafka_options.topic)
         expected = f"liverank.{namespace}."
         if not topic.startswith(expected):
             raise ProgramError(
@@ -150,7 +164,10 @@ class LiverankProvider(PassthroughProvider):  # type: ignore[misc]
         host, *options = str(self.repo_config.online_store.connection_string).split(",")
         given = dict(option.split("=", 1) for option in options)
         scheme = "rediss" if given.get("ssl", "").lower() == "true" else "redis"
-        redis = RedisSettings(url=f"{scheme}://{host}/{given.get('db', '0')}", password=given.get("password"))
+        redis = RedisSettings(
+            url=f"{scheme}://{host}/{given.get('db', '0')}",
+            password=SecretStr(given["password"]) if "password" in given else None,
+        )
         return connect(Settings.model_construct(redis=redis))
 
 

@@ -144,10 +144,10 @@ class RingTiles:
             if hits:
                 self._count(ring, ts_ms // ring.slide_ms, hits)
         if sign > 0:
-            for ring in layout.distincts:
-                value = row[ring.column]
+            for distinct in layout.distincts:
+                value = row[distinct.column]
                 if value == value:
-                    self._values(ring).add(ts_ms // ring.slide_ms, value, self._dirty)
+                    self._values(distinct).add(ts_ms // distinct.slide_ms, value, self._dirty)
 
     def _count(self, ring: Ring, tile: int, hits: list[tuple[int, int, float]]) -> None:
         number = ring.first_page + tile % ring.n_tiles // ring.tiles_per_page

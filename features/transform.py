@@ -6,7 +6,7 @@ index, rows left out or columns added. It must be row-wise and pure: a row's res
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -79,7 +79,7 @@ def extra_columns(udf: Transformation, here: str) -> tuple[str, ...]:
         rows = [transform(udf, frame.iloc[[at]]) for at in range(len(frame))]
     except ProgramError as error:
         raise ProgramError(f"{here}, transformation: {error}") from error
-    except Exception as error:  # noqa: BLE001 - an operator's function may raise anything; it is named and refused
+    except Exception as error:  # an operator's function may raise anything
         raise ProgramError(f"{here}, transformation: raised {type(error).__name__} on sample rows: {error}") from error
     if not whole.equals(again):
         raise ProgramError(f"{here}, transformation: two runs over the same rows differ; it must be pure")
@@ -90,8 +90,4 @@ def extra_columns(udf: Transformation, here: str) -> tuple[str, ...]:
             f"{here}, transformation: rows give other results alone than together; it must be row-wise "
             "(no means, ranks, shifts or sorting over rows)"
         )
-    return tuple(_added(whole.columns))
-
-
-def _added(columns: Sequence[str]) -> list[str]:
-    return [name for name in columns if name not in COLUMNS]
+    return tuple(str(name) for name in whole.columns if name not in COLUMNS)

@@ -10,6 +10,8 @@ goes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 # One ring: (slide_ms, first_page, n_pages, width, window lengths in tiles).
@@ -19,7 +21,7 @@ import numpy as np
 N_KEYS = 8  # rings of a (user, category) view are numbered below this
 
 
-def ring_windows(plan, pages, as_of_ms):  # type: ignore[no-untyped-def]
+def ring_windows(plan: Any, pages: Any, as_of_ms: int) -> Any:
     """Values of the plan's aggregates.
 
     Parameters
@@ -46,7 +48,7 @@ def ring_windows(plan, pages, as_of_ms):  # type: ignore[no-untyped-def]
         first = np.array([opened - n for n in lengths], dtype=np.float64)
         inside = (tiles >= first[:, None]) & (tiles <= opened)
         cells.append((rows, inside, inside.astype(np.float64) @ np.nan_to_num(rows)))
-    counts = []
+    counts: list[list[float]] = []
     for slide_ms, first_page, n_pages, lengths in distincts:
         raw = b"".join([page[1:] for page in pages[first_page : first_page + n_pages] if page])
         entries = np.frombuffer(raw, dtype="<f8").reshape(-1, 2)
@@ -71,7 +73,7 @@ def ring_windows(plan, pages, as_of_ms):  # type: ignore[no-untyped-def]
     return out
 
 
-def category_windows(plan, pages, as_of_ms):  # type: ignore[no-untyped-def]
+def category_windows(plan: Any, pages: Any, as_of_ms: int) -> Any:
     """Values of the plan's aggregates for every category of a (user, category) view.
 
     Parameters

@@ -71,7 +71,7 @@ item_catalogue = StreamFeatureView(
 
 item_semantic = FeatureView(
     name="item_semantic",
-    description="Vector and attributes of an item's text, from `liverank enrich`; read into Redis by `feast materialize`.",
+    description="Vector and attributes of an item's text, from `liverank enrich`, by `feast materialize`.",
     entities=[item],
     ttl=timedelta(0),
     source=semantic_file,
