@@ -16,7 +16,7 @@ def rows() -> dict[str, list[str]]:
     found = {}
     for line in DOCUMENT.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) == 8 and re.fullmatch(r"[a-z\-]+(\.G)?", cells[0]) and cells[0] != "topic":
+        if len(cells) == 8 and re.fullmatch(r"[a-z][a-z-]*(\.G)?", cells[0]) and cells[0] != "topic":
             found[cells[0]] = cells
     return found
 
