@@ -6,6 +6,7 @@ RequestConflictError   (RequestError)           the request id was used for anot
 NotReadyError          (UnavailableError)       the ranker has not loaded what it needs yet; retry
 TrackUnavailableError  (UnavailableError)       the broker did not acknowledge in time; retry with the same key
 DecisionNotFoundError  (NotFoundError)          no decision with this request id in the log
+ItemNotFoundError      (NotFoundError)          an item that the catalogue does not know
 RequestTimeoutError    (DeadlineExceededError)  the deadline passed before a reply could be made
 """
 
@@ -40,3 +41,7 @@ class DecisionNotFoundError(NotFoundError):
 
 class RequestTimeoutError(DeadlineExceededError):
     """The deadline passed before a reply could be made."""
+
+
+class ItemNotFoundError(NotFoundError):
+    """The catalogue does not know an item."""

@@ -1,0 +1,30 @@
+"""Metrics of a ranker, in the default Prometheus registry."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_MS: Final = (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100, 200, 500, 1000)
+
+RANK_MS: Final = Histogram("liverank_rank_ms", "Time of a Rank in the process, ms, waiting included.", buckets=_MS)
+QUEUE_MS: Final = Histogram("liverank_rank_queue_ms", "Time that a Rank waited for its turn, ms.", buckets=_MS)
+RANKS: Final = Counter("liverank_ranks_total", "Rank replies by policy.", ("policy",))
+RUNGS: Final = Counter("liverank_rungs_total", "Degrade rungs taken by Rank replies.", ("rung",))
+ERRORS: Final = Counter("liverank_request_errors_total", "Requests that ended in an error.", ("method", "reason"))
+TRACKED: Final = Counter("liverank_tracked_events_total", "Events of Track calls.", ("outcome",))
+LOG_LOST: Final = Gauge("liverank_decisions_lost", "Replies whose records the local queue did not take.")
+DELIVERY_FAILED: Final = Counter("liverank_delivery_failures_total", "Records that the broker did not take.", ("error",))
+RECALL: Final = Gauge("liverank_ann_recall", "Recall@100 of the vector index in the last probe.")
+INDEX_EXACT: Final = Gauge("liverank_ann_exact", "1 while vectors are searched exactly because recall was too low.")
+ITEMS: Final = Gauge("liverank_items", "Items in the table.")
+VECTORS: Final = Gauge("liverank_item_vectors", "Items with a vector.")
+POSTERIOR_READ_S: Final = Gauge("liverank_posterior_read_timestamp", "When the bandit's statistics were last read.")
+POSTERIOR_SHOWN: Final = Gauge("liverank_posterior_shown", "Shown slots in the bandit's statistics.")
+FEED_RECORDS: Final = Counter("liverank_feed_records_total", "Catalogue records taken.", ("feed",))
+EVENT_AGE_MS: Final = Histogram(
+    "liverank_newest_event_age_ms",
+    "Age of the newest event in the features of a Rank, ms.",
+    buckets=(10, 50, 100, 250, 500, 1000, 5000, 30_000, 300_000, 3_600_000, 86_400_000),
+)

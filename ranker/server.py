@@ -1,0 +1,270 @@
+"""The ranker as a process: ``python -m ranker.server --id N``.
+
+Loads the catalogue, item rows, vectors, model and statistics, then serves gRPC and HTTP until SIGTERM, which lets
+running calls end and flushes what is still to be produced. Any number of processes may share one address.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from features.item_table import ItemTable
+
+from features.apply import open_store
+from features.redis import connect, translated
+from features.user_row import UserRowReader
+from liverank import metrics as exporter
+from liverank.errors import ConfigError, LiverankError
+from liverank.kafka import Producer, partition_counts
+from liverank.log import configure, get
+from liverank.settings import Settings, resolve
+from ranker import metrics
+from ranker.catalogue import Catalogue
+from ranker.decisions import DecisionLog
+from ranker.feeds import CatalogueFeed, Feed, IndexFeed, ServingFeed, VectorFeed
+from ranker.grpc_server import FifoPool, GrpcServer
+from ranker.http import HttpServer, application
+from ranker.models import load_model, models_dir
+from ranker.pipeline import Pipeline
+from ranker.posterior import BeliefReader
+from ranker.replies import ReplyStore
+from ranker.retrieval import (
+    CoOccurrence,
+    IndexSettings,
+    SemanticNeighbours,
+    Source,
+    UserVectors,
+    VectorIndex,
+    fresh,
+    popular,
+    trending,
+)
+from ranker.service import Service
+from ranker.serving import rulebook
+from ranker.trace import DecisionFinder
+from ranker.tracking import Tracker
+from ranker.users import Users
+
+if TYPE_CHECKING:
+    from features.redis import Redis
+
+_log = get(__name__)
+GRACE_S = 5.0
+FLUSH_S = 10.0
+
+
+def now_ms() -> int:
+    """Wall clock, ms since the UTC epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def standard_sources(index: VectorIndex) -> list[Source]:
+    """All sources, the one that fills what is missing last."""
+    return [CoOccurrence(), UserVectors(index), SemanticNeighbours(index), trending(), fresh(), popular()]
+
+
+def active_generation(redis: Redis, settings: Settings) -> int:
+    """Generation of the namespace's topics and state; 1 where none is set."""
+    with translated("reading the active generation"):
+        found = redis.get(f"{settings.namespace}:active")
+    return int(found) if isinstance(found, bytes) else 1
+
+
+class RankerProcess:
+    """Everything that one process holds.
+
+    Parameters
+    ----------
+    settings
+        Resolved.
+    ident
+        Number of the process: names its feeds and positions.
+
+    Raises
+    ------
+    ConfigError
+        Settings that cannot work: a table of states, an address, a topic that does not exist.
+    """
+
+    def __init__(self, settings: Settings, ident: int) -> None:
+        self.settings = settings
+        book = rulebook(settings.ranker)
+        redis = connect(settings, timeout_s=min(1.0, settings.redis.socket_timeout_s))
+        generation = active_generation(redis, settings)
+        counts = self._partitions(settings, generation)
+        self.table = ItemTable()
+        self.catalogue = Catalogue(self.table, VectorIndex(IndexSettings(exact_below=settings.ranker.exact_below)))
+        self.producer = Producer(
+            settings.kafka.bootstrap,
+            linger_ms=2.0,
+            compression=settings.kafka.compression,
+            on_error=lambda error: metrics.DELIVERY_FAILED.labels(type(error).__name__).inc(),
+        )
+        store = open_store(settings)
+        reader = UserRowReader(store, category_of_hash=self.table.category_of_hash)
+        replies = ReplyStore(redis, settings.namespace)
+        log = DecisionLog(self.producer, settings, generation)
+        catalogue_feed = CatalogueFeed(
+            settings, self.catalogue, redis, f"ranker-{ident}", lambda: self._load_rows(settings)
+        )
+        self.serving = ServingFeed(
+            settings,
+            redis,
+            book,
+            BeliefReader(redis, settings.namespace, counts["events"], book.prior),
+            lambda: generation,
+            lambda: self.catalogue.table.space,
+        )
+        self.feeds: list[Feed] = [
+            catalogue_feed,
+            VectorFeed(settings, self.catalogue, redis, catalogue_feed.loaded),
+            self.serving,
+            IndexFeed(self.catalogue),
+            RegistryFeed(reader),
+        ]
+        pipeline = Pipeline(
+            settings=settings,
+            book=book,
+            catalogue=self.catalogue,
+            users=Users(reader.read),
+            sources=standard_sources(self.catalogue.index),
+            serving=self.serving.current,
+            log=log,
+            replies=replies,
+            clock_ms=now_ms,
+            rng=random.SystemRandom(),
+        )
+        self.service = Service(
+            pipeline=pipeline,
+            catalogue=self.catalogue,
+            tracker=Tracker(self.producer, replies, settings, generation, now_ms),
+            finder=DecisionFinder(settings, counts["decisions"]),
+            load_model=lambda model_id: load_model(models_dir(settings) / model_id),
+            not_ready=self.not_ready,
+        )
+        pool = FifoPool()
+        self.grpc = GrpcServer(
+            self.service, settings.ranker.grpc or "127.0.0.1:0", settings.ranker.deadline_ms, pool=pool
+        )
+        app = application(self.service, pool, settings.ranker.deadline_ms)
+        self.http = HttpServer(app, settings.ranker.http or "127.0.0.1:0")
+        self._stop = threading.Event()
+        self._poller = threading.Thread(target=self._poll, name="deliveries", daemon=True)
+
+    @staticmethod
+    def _partitions(settings: Settings, generation: int) -> dict[str, int]:
+        names = {"events": settings.topic("events", generation), "decisions": settings.topic("decisions")}
+        counts = partition_counts(settings.kafka.bootstrap, list(names.values()))
+        missing = sorted(topic for topic in names.values() if topic not in counts)
+        if missing:
+            raise ConfigError(f"topics {missing} do not exist: run `liverank up`, or create the topics of docs/specs")
+        return {name: counts[topic] for name, topic in names.items()}
+
+    def _load_rows(self, settings: Settings) -> None:
+        with self.catalogue.lock:
+            self.table.load_from_feast(connect(settings), settings)
+
+    def not_ready(self) -> str:
+        """What the process still waits for; empty when it can answer."""
+        waiting = [feed.name for feed in self.feeds if not feed.loaded.is_set()]
+        return f"loading {', '.join(waiting)}" if waiting else ""
+
+    def start(self) -> None:
+        """Start feeds and listen; health says NOT_SERVING until everything was loaded once."""
+        self._poller.start()
+        for feed in self.feeds:
+            feed.start()
+        self.grpc.start()
+        self.http.start()
+
+    def wait_until_ready(self, stop: threading.Event) -> None:
+        """Return when everything was loaded once, or when `stop` is set."""
+        while self.not_ready() and not stop.wait(0.05):
+            pass
+        if not stop.is_set():
+            self.grpc.serving(True)
+            _log.info("ready", grpc=self.grpc.port, http=self.http.port, items=len(self.catalogue.table))
+
+    def stop(self) -> None:
+        """Let running calls end, then flush what is still to be produced."""
+        self.http.stop(GRACE_S)
+        self.grpc.stop(GRACE_S)
+        for feed in self.feeds:
+            feed.stop()
+        self._stop.set()
+        left = self.producer.flush(FLUSH_S)
+        if left:
+            _log.error("records were not delivered", records=left)
+
+    def _poll(self) -> None:
+        """Serve delivery callbacks."""
+        while not self._stop.is_set():
+            self.producer.poll(0.05)
+
+
+class RegistryFeed(Feed):
+    """Follows the Feast registry every 10 s."""
+
+    def __init__(self, reader: UserRowReader) -> None:
+        super().__init__("registry", 10.0)
+        self._reader = reader
+        self.loaded.set()  # the reader has read it once when it was made
+
+    def step(self) -> None:
+        """Read it again."""
+        self._reader.refresh()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m ranker.server", description="Serve personalised slates.")
+    parser.add_argument("--id", type=int, default=0, help="number of this process")
+    given = parser.parse_args(arguments)
+    settings = resolve(Settings())
+    configure(f"{settings.namespace}-ranker-{given.id}")
+    stop = threading.Event()
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    process = _patiently(lambda: RankerProcess(settings, given.id), stop)
+    if process is None:
+        return 0 if stop.is_set() else 1
+    scrape = exporter.serve(process.not_ready)
+    process.start()
+    process.wait_until_ready(stop)
+    stop.wait()
+    process.stop()
+    if scrape is not None:
+        scrape.close()
+    return 0
+
+
+def _patiently(make: Callable[[], RankerProcess], stop: threading.Event) -> RankerProcess | None:
+    """Make the process; wait while a dependency is away, give up on what waiting does not mend."""
+    said = ""
+    while not stop.is_set():
+        try:
+            return make()
+        except LiverankError as error:
+            if str(error) != said:
+                said = str(error)
+                _log.error("cannot start", error=said, retried=error.retryable)
+            if not error.retryable:
+                return None
+            stop.wait(1.0)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
