@@ -61,11 +61,12 @@ class BetaArms:
     [0.667, 0.5]
     """
 
-    __slots__ = ("_counts", "_names", "_prior_mean", "prior")
+    __slots__ = ("_counts", "_names", "_order", "_prior_mean", "prior")
 
     def __init__(self, prior: BetaPrior) -> None:
         self.prior = prior
         self._names: dict[str, int] = {}
+        self._order: list[str] = []
         self._counts: Floats = np.zeros((2, 16))
         self._prior_mean: Floats = np.full(16, prior.mean)
 
@@ -129,11 +130,9 @@ class BetaArms:
         if not m:
             return []
         shown, clicked = self._counts[:, :n]
-        posterior = BetaPosterior.of_counts(shown, clicked, self._prior_mean[:n], self.prior.strength)
-        drawn = posterior.draw(rng)
+        drawn = BetaPosterior.of_counts(shown, clicked, self._prior_mean[:n], self.prior.strength).draw(rng)
         top = np.argpartition(drawn, n - m)[n - m :]
-        names = list(self._names)
-        return [names[row] for row in top[np.argsort(-drawn[top], kind="stable")].tolist()]
+        return [self._order[row] for row in top[np.argsort(-drawn[top], kind="stable")].tolist()]
 
     def _add(self, kind: int, arm: str, n: float) -> None:
         if not np.isfinite(n):
@@ -147,6 +146,7 @@ class BetaArms:
             if len(self._names) >= MAX_BETA_ARMS:
                 raise InvalidStatisticsError(f"at most {MAX_BETA_ARMS} arms, {arm!r} is one more; nothing was added")
             row = self._names[arm] = len(self._names)
+            self._order.append(arm)
             if row >= self._prior_mean.shape[0]:
                 self._counts = np.concatenate([self._counts, np.zeros((2, row))], axis=1)
                 self._prior_mean = np.concatenate([self._prior_mean, np.full(row, self.prior.mean)])
@@ -167,7 +167,7 @@ class BetaPosterior:
     __slots__ = ("_alpha", "_beta")
 
     def __init__(self, alpha: Floats, beta: Floats) -> None:
-        if alpha.shape != beta.shape or not bool(((alpha > 0) & (beta > 0)).all()):
+        if alpha.shape != beta.shape or not (alpha.min(initial=1.0) > 0 and beta.min(initial=1.0) > 0):
             raise InvalidStatisticsError(
                 "positive alpha and beta of one shape wanted; are more clicks counted than slots?"
             )

@@ -59,6 +59,9 @@ class Everything:
 class GroupCaps:
     """At most so many of a group in a slate: per creator, per category, one of several near-duplicates.
 
+    Remembers the last prefix (so it belongs to one request and one thread), but answers as a function of the prefix
+    alone.
+
     Parameters
     ----------
     allowed : ndarray of bool, shape (n,)
@@ -75,7 +78,7 @@ class GroupCaps:
     [False, False, True]
     """
 
-    __slots__ = ("_allowed", "_caps", "_groups")
+    __slots__ = ("_allowed", "_caps", "_columns", "_groups", "_mask", "_members", "_prefix")
 
     def __init__(self, allowed: Bools, groups: Ints, caps: Sequence[int]) -> None:
         n = allowed.shape[0]
@@ -85,19 +88,31 @@ class GroupCaps:
             )
         self._allowed = allowed
         self._groups = groups
+        self._columns = groups.T.tolist()
         self._caps = tuple(caps)
+        self._start()
 
     def mask(self, prefix: Sequence[int]) -> Bools:
-        """See `Feasible.mask`; about 3 us a rule."""
-        mask = self._allowed.copy()
-        mask[list(prefix)] = False
-        for groups, cap in zip(self._groups, self._caps, strict=True):
-            members: dict[int, int] = {}
-            for index in prefix:
-                group = int(groups[index])
-                if group >= 0:
-                    members[group] = members.get(group, 0) + 1
-            for group, count in members.items():
-                if count >= cap:
-                    mask[groups == group] = False
-        return mask
+        """See `Feasible.mask`; 1 us where the prefix grew by one since the last call, as it does in a draw."""
+        n_known = len(self._prefix)
+        if list(prefix[:n_known]) != self._prefix:
+            self._start()
+            n_known = 0
+        for index in prefix[n_known:]:
+            self._place(index)
+        return self._mask.copy()
+
+    def _start(self) -> None:
+        self._prefix: list[int] = []
+        self._mask: Bools = self._allowed.copy()
+        self._members: list[dict[int, int]] = [{} for _ in self._caps]
+
+    def _place(self, index: int) -> None:
+        self._prefix.append(index)
+        self._mask[index] = False
+        for rule, group in enumerate(self._columns[index]):
+            if group >= 0:
+                members = self._members[rule]
+                count = members[group] = members.get(group, 0) + 1
+                if count == self._caps[rule]:
+                    self._mask[self._groups[rule] == group] = False

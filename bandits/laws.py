@@ -33,16 +33,14 @@ class Law(Protocol):
         Returns
         -------
         ndarray of float64, shape (n,)
-            Non-negative, 0 where not feasible, with a positive sum. The caller may keep it, but not change it.
+            Non-negative, 0 where not feasible; all 0 means uniform over the feasible set. The caller may keep it, but
+            not change it.
         """
         ...
 
 
 class StaticLaw:
-    """Fixed weights, renormalised over what is feasible: Plackett-Luce, or a pmf that a library gave.
-
-    Where every feasible weight is 0 the law is uniform over the feasible set.
-    """
+    """Fixed weights, renormalised over what is feasible: Plackett-Luce, or a pmf that a library gave."""
 
     __slots__ = ("_weights",)
 
@@ -50,9 +48,8 @@ class StaticLaw:
         self._weights = weights
 
     def weights(self, feasible: Bools) -> Floats:
-        """See `Law.weights`; 1 us."""
-        masked = self._weights * feasible
-        return masked if masked.any() else feasible.astype(np.float64)
+        """See `Law.weights`; 0.5 us."""
+        return self._weights * feasible
 
 
 class ArgmaxLaw:
@@ -68,6 +65,19 @@ class ArgmaxLaw:
         weights = np.zeros(self._scores.shape[0])
         weights[np.where(feasible, self._scores, -np.inf).argmax()] = 1.0
         return weights
+
+
+def mix_uniform(weights: Floats, feasible: Bools, share: float) -> Floats:
+    """Probabilities: weights divided by their sum, with a share of uniform over the feasible set mixed in; shape
+    (n,).
+    """
+    total = weights.sum()
+    if total == 0.0:
+        share = 1.0
+    mixed: Floats = feasible * (share / np.count_nonzero(feasible))
+    if share < 1.0:
+        mixed += weights * ((1.0 - share) / total)
+    return mixed
 
 
 class MixedLaw:
@@ -97,30 +107,26 @@ class VoteLaw:
     Parameters
     ----------
     scores : ndarray of float64, shape (n_draws, n)
-        One row a posterior draw; taken over and overwritten.
+        One row a posterior draw; kept, not changed.
     """
 
-    __slots__ = ("_alive", "_scores", "_winners", "_work")
+    __slots__ = ("_alive", "_scores", "_winners")
 
     def __init__(self, scores: Floats) -> None:
         self._scores = scores
-        self._work = scores
         self._alive: Bools = np.ones(scores.shape[1], dtype=np.bool_)
         self._winners = scores.argmax(axis=1)
 
     def weights(self, feasible: Bools) -> Floats:
         """See `Law.weights`; 2-6 us for 128 draws of 50 candidates."""
-        left = self._alive & ~feasible
-        if left.any() or not np.array_equal(self._alive, feasible):
-            self._move(feasible, left)
-        return np.bincount(self._winners, minlength=feasible.shape[0]).astype(np.float64)
-
-    def _move(self, feasible: Bools, left: Bools) -> None:
-        if (feasible & ~self._alive).any():
+        if (feasible > self._alive).any():
+            # Someone came back: every draw may have a new winner.
             stale = np.arange(self._winners.shape[0])
         else:
-            stale = np.flatnonzero(left[self._winners])
+            stale = (~feasible[self._winners]).nonzero()[0]
         self._alive = feasible.copy()
         if stale.shape[0]:
-            columns = np.flatnonzero(feasible)
-            self._winners[stale] = columns[self._scores[np.ix_(stale, columns)].argmax(axis=1)]
+            scores = self._scores[stale]
+            scores[:, ~feasible] = -np.inf
+            self._winners[stale] = scores.argmax(axis=1)
+        return np.bincount(self._winners, minlength=feasible.shape[0]).astype(np.float64)

@@ -12,6 +12,8 @@ The first `n_greedy_slots` hold g and are logged as pinned with propensity 1.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -21,8 +23,8 @@ from numpy.random import PCG64, Generator
 from numpy.typing import NDArray
 
 from bandits.errors import InvalidStatisticsError
-from bandits.feasible import Everything, Feasible
-from bandits.laws import Law
+from bandits.feasible import Feasible
+from bandits.laws import Law, mix_uniform
 from bandits.posterior import RewardPosterior
 
 if TYPE_CHECKING:
@@ -84,8 +86,8 @@ class Problem:
         phi = np.asarray(self.phi, dtype=np.float64)
         if value.ndim != 1 or phi.ndim != 2 or phi.shape[0] != value.shape[0]:
             raise InvalidStatisticsError(f"value (n,) and phi (n, dim) wanted, got {value.shape} and {phi.shape}")
-        # A sum is finite only if all its terms are.
-        if not np.isfinite(value.sum() + phi.sum()):
+        # A sum of squares is finite only if all its terms are.
+        if not math.isfinite(np.vdot(value, value) + np.vdot(phi, phi)):
             raise InvalidStatisticsError("value and phi must be finite; check the heads and the feature row")
         if not (0.0 <= self.floor <= 1.0 and 0.0 <= self.cap <= 1.0 and self.k >= 0 and self.n_greedy_slots >= 0):
             raise InvalidStatisticsError(
@@ -206,8 +208,7 @@ def slot_pmf(law: Law, score: Floats, feasible: Bools, *, floor: float, cap: flo
     ndarray of float64, shape (n,)
         Sums to 1 within rounding; 0 outside the feasible set.
     """
-    weights = law.weights(feasible)
-    mixed: Floats = weights * ((1.0 - floor) / weights.sum()) + feasible * (floor / np.count_nonzero(feasible))
+    mixed = mix_uniform(law.weights(feasible), feasible, floor)
     greedy = int(np.where(feasible, score, -np.inf).argmax())
     elsewhere = 1.0 - mixed[greedy]
     if elsewhere > cap:
@@ -217,50 +218,57 @@ def slot_pmf(law: Law, score: Floats, feasible: Bools, *, floor: float, cap: flo
 
 
 def _fill(problem: Problem, score: Floats, law: Law, uniforms: list[float], given: list[int] | None) -> Slate:
-    """Place slot by slot: drawn by inversion where `given` is None, else as given."""
-    n, floor, cap = problem.n, problem.floor, problem.cap
-    rules = Everything(n) if problem.feasible is None else problem.feasible
-    ranking = np.argsort(-score, kind="stable").tolist()
-    free: Bools = np.ones(n, dtype=np.bool_)
+    """Place slot by slot: drawn by inversion where `given` is None, else as given. `slot_pmf` is what each drawn slot
+    does.
+    """
+    rules, cap, n_greedy_slots = problem.feasible, problem.cap, problem.n_greedy_slots
+    ranking = (-score).argsort(kind="stable").tolist()
+    free: Bools = np.ones(problem.n, dtype=np.bool_)
+    ones = np.ones(problem.n)
     order: list[int] = []
     rows: list[tuple[float, bool, bool, float, float, int]] = []
     for slot, uniform in enumerate(uniforms):
-        feasible = rules.mask(order) & free
+        feasible = free if rules is None else rules.mask(order) & free
         n_feasible = int(np.count_nonzero(feasible))
         if not n_feasible:
             break
-        greedy = next(index for index in ranking if feasible[index])
-        if slot < problem.n_greedy_slots:
+        for greedy in ranking:
+            if feasible[greedy]:
+                break
+        if slot < n_greedy_slots:
             chosen = greedy if given is None else given[slot]
-            rows.append((1.0 if chosen == greedy else 0.0, True, chosen != greedy, 0.0, 0.0, n_feasible))
+            rows.append((float(chosen == greedy), True, chosen != greedy, 0.0, 0.0, n_feasible))
         else:
             weights = law.weights(feasible)
-            running = weights.cumsum()
-            scale, each = (1.0 - floor) / running.item(-1), floor / n_feasible
+            total = float(weights.dot(ones))
+            floor = problem.floor if total else 1.0
+            scale, each = (1.0 - floor) / (total or 1.0), floor / n_feasible
             elsewhere = 1.0 - (weights.item(greedy) * scale + each)
             share = 1.0 if elsewhere <= cap else cap / elsewhere
-            chosen = _invert(uniform, greedy, share, floor, feasible, running) if given is None else given[slot]
+            chosen = _invert(uniform, greedy, share, floor, feasible, weights) if given is None else given[slot]
             if chosen == greedy:
                 propensity = 1.0 - share * elsewhere
+            elif feasible[chosen]:
+                propensity = share * (weights.item(chosen) * scale + each)
             else:
-                propensity = share * (weights.item(chosen) * scale + each) if feasible[chosen] else 0.0
+                propensity = 0.0
             rows.append((propensity, False, chosen != greedy, share * each, share * floor, n_feasible))
         free[chosen] = False
         order.append(chosen)
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 6
+    propensities, pinned, explored, floors, shares, sizes = zip(*rows, strict=True) if rows else [()] * 6
     return Slate(
-        tuple(order),
-        np.array(columns[0], dtype=np.float64),
-        np.array(columns[1], dtype=np.bool_),
-        np.array(columns[2], dtype=np.bool_),
-        np.array(columns[3], dtype=np.float64),
-        np.array(columns[4], dtype=np.float64),
-        np.array(columns[5], dtype=np.int64),
-        score,
+        order=tuple(order),
+        propensity=np.array(propensities, dtype=np.float64),
+        pinned=np.array(pinned, dtype=np.bool_),
+        explored=np.array(explored, dtype=np.bool_),
+        effective_floor=np.array(floors, dtype=np.float64),
+        floor_share=np.array(shares, dtype=np.float64),
+        n_feasible=np.array(sizes, dtype=np.int64),
+        score=score,
     )
 
 
-def _invert(uniform: float, greedy: int, share: float, floor: float, feasible: Bools, running: Floats) -> int:
+def _invert(uniform: float, greedy: int, share: float, floor: float, feasible: Bools, weights: Floats) -> int:
     """Draw from the mixture of greedy (1 - share), uniform (share * floor) and the law, with one uniform number in
     [0, 1).
     """
@@ -271,7 +279,8 @@ def _invert(uniform: float, greedy: int, share: float, floor: float, feasible: B
     if uniform < floor:
         places = np.flatnonzero(feasible)
         return places.item(min(int(uniform / floor * places.shape[0]), places.shape[0] - 1))
-    uniform = (uniform - floor) / (1.0 - floor)
-    # side="right" never stops at a candidate of weight 0; the clip guards against uniform rounding up to 1.
-    target = min(uniform, 1.0 - 2.0**-53) * running.item(-1)
-    return int(running.searchsorted(target, side="right"))
+    running = np.add.accumulate(weights)
+    total = float(running[-1])
+    # Below the total whatever rounding does; bisecting to the right never stops at a weight of 0.
+    target = min((uniform - floor) / (1.0 - floor) * total, math.nextafter(total, 0.0))
+    return bisect_right(running, target)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -179,6 +180,12 @@ class VowpalModel:
             model._workspace = vowpalwabbit.Workspace(f"--quiet -i {path}")
         model._prepare()
         return model
+
+    def pmf_of_text(self, lines: Sequence[str]) -> Floats:
+        """VW's probabilities of candidates in VW's text format, one line each; to compare with other producers of
+        such lines.
+        """
+        return np.array(self._workspace.predict(list(lines)), dtype=np.float64)
 
     def _prepare(self) -> None:
         namespace = self._workspace.hash_space(_NAMESPACE)

@@ -48,4 +48,4 @@ class Boltzmann:
     def law(self, problem: Problem, score: Floats, rng: Generator) -> Law:
         """See `Policy.law`; 3 us for 50 candidates."""
         logits = score + self.bonus * problem.posterior.sd(problem.phi) if self.bonus else score
-        return StaticLaw(np.exp((logits - logits.max()) / self.temperature))
+        return StaticLaw(np.exp((logits - logits[logits.argmax()]) / self.temperature))
