@@ -13,41 +13,51 @@ Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,24}$")]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class KafkaSettings(_Section):
     """Where Kafka is. Empty `bootstrap` = the address in the endpoints file."""
 
     bootstrap: str = ""
+    """Addresses `host:port`, comma-separated; given = Kafka is external and not started here."""
     compression: Literal["none", "gzip", "lz4", "snappy", "zstd"] = "lz4"
+    """Codec of records that liverank produces."""
 
 
 class RedisSettings(_Section):
     """Where Redis is. Empty `url` = the address in the endpoints file."""
 
     url: str = ""
+    """`redis://host:port/db`; given = Redis is external and not started here."""
     password: SecretStr | None = None
+    """Password of Redis; the local one asks for it too."""
     socket_timeout_s: float = Field(default=5.0, gt=0)
+    """How long an answer of Redis may take."""
 
 
 class FeastSettings(_Section):
     """Feature repo and registry. Empty `yaml` = the file that `liverank up` writes."""
 
     repo: Path = Path("features/repo")
+    """Folder of the feature definitions; a relative path lies in the checkout."""
     yaml: str = ""
+    """A `feature_store.yaml` of your own."""
 
 
 class StreamsSettings(_Section):
     """The folds and the agents."""
 
     poll_records: int = Field(default=1000, ge=1, le=10_000)
+    """Most records that a fold takes at a time."""
     session_timeout_s: int = Field(default=30 * 60, ge=1)
+    """A session ends after so long without an event."""
     attribution_window_s: int = Field(default=30 * 60, ge=1)
+    """An outcome belongs to an exposure that is at most so old."""
     late_outcome_s: int = Field(default=60 * 60, ge=0)
     """How long after its window an exposure can still get a correction row."""
     signal_weights: dict[str, float] = {}
-    """Weights of signals in a user's history that differ from the defaults, e.g. {"dismiss": -3}; see docs/specs/state.md."""
+    """Weights of signals in a user's history that differ from the defaults (docs/specs/state.md)."""
     linger_ms: float = Field(default=15.0, ge=0, le=1000)
     """How long a poll of a fold waits for company while much is coming; nothing is waited while little is."""
     cache_states: int = Field(default=20_000, ge=1)
@@ -66,7 +76,9 @@ class RankerSettings(_Section):
     """The gRPC server. Empty addresses = those in the endpoints file."""
 
     grpc: str = ""
+    """`host:port`; given = the ranker is external and not started here."""
     http: str = ""
+    """`host:port` of HTTP/JSON."""
     deadline_ms: int = Field(default=200, ge=1)
     """Time for a Rank whose caller set no deadline."""
     surfaces: tuple[str, ...] = ()
@@ -76,15 +88,21 @@ class RankerSettings(_Section):
     arms: dict[str, float] = {"thompson": 0.8, "linucb": 0.1, "epsilon_greedy": 0.1}
     """Share of users per policy; the shares sum to 1."""
     experiment_salt: str = "policy-1"
+    """Another salt deals the users out to the arms anew."""
     floor: float = Field(default=0.02, ge=0, lt=1)
+    """Share of a drawn slot's probability that is spread evenly over the items that may stand there."""
     explore_cap: float = Field(default=0.10, ge=0, le=1)
     """Most probability that a drawn slot gives to items other than the greedy one."""
     n_draws: int = Field(default=128, ge=1, le=4096)
+    """Draws of the posterior per decision."""
     greedy_slots: int = Field(default=2, ge=0, le=200)
+    """First slots that are not drawn at first."""
     greedy_until_shown: int = Field(default=10_000, ge=0)
     """Shown slots in the statistics from which the first slots are drawn too."""
     prior_sd: float = Field(default=0.05, gt=0)
+    """Standard deviation of the bandit's prior, in clicks."""
     noise_sd: float = Field(default=0.4, gt=0)
+    """Standard deviation of a residual, in clicks."""
     full_log_share: float = Field(default=0.01, ge=0, le=1)
     """Share of requests whose every candidate is logged."""
 
@@ -97,14 +115,21 @@ class RankerSettings(_Section):
         "purchase": 5.0,
         "dismiss": -2.0,
     }
+    """Worth of one outcome of each head, in clicks; changed weights act at once."""
     liking: float = Field(default=0.05, ge=0, le=1)
+    """Bonus for a kind that the user likes."""
     aversion: float = Field(default=0.03, ge=0, le=1)
+    """Malus for a kind that the user dismisses."""
     freshness: float = Field(default=0.0, ge=0, le=1)
+    """Bonus for young items; 0 = none."""
 
     # Hard rules of a slate (see ranker/rules.py).
     creator_share: float = Field(default=0.3, gt=0, le=1)
+    """Most of a slate that one creator may have."""
     category_share: float = Field(default=0.6, gt=0, le=1)
+    """Most of a slate that one first category may have."""
     duplicate_cosine: float = Field(default=0.995, gt=0)
+    """Two items at least so alike do not stand in one slate."""
     seen_policy: Literal["none", "consumed", "shown_n_times"] = "none"
     """What is excluded besides dismissed items: nothing, what was clicked or bought, what was shown 5 times."""
 
@@ -118,14 +143,19 @@ class StackSettings(_Section):
     """What `liverank up` starts on this machine."""
 
     workers: int = Field(default=2, ge=0, le=16)
+    """Stream workers."""
     rankers: int = Field(default=1, ge=0, le=16)
+    """Rankers, all on one address."""
     partitions: int = Field(default=8, ge=1, le=256)
+    """Partitions per topic of a new namespace."""
     feast_ui: bool = False
+    """Start Feast's web page too."""
     cache: Path = Path(".cache")
     """Downloads; a relative path lies in the checkout."""
     maven_url: str = ""
     """Mirror of the Maven repository that holds Kafka; empty = Maven Central."""
     kafka_heap_mb: int = Field(default=512, ge=128, le=65_536)
+    """Heap of the local Kafka."""
     start_timeout_s: float = Field(default=60.0, gt=0)
     """How long a part of the stack may take until it is healthy."""
     log_max_mb: int = Field(default=20, ge=1, le=10_000)
@@ -141,17 +171,29 @@ class LlmSettings(_Section):
     """
 
     provider: Literal["local", "openai", "recorded", "stub"] = "local"
+    """`local` needs no network, `openai` is any endpoint of that protocol, `recorded` replays a recording."""
     base_url: str = ""
+    """Address of the endpoint."""
     api_key: SecretStr | None = None
+    """Its key."""
     model: str = ""
+    """Chat model that makes attributes; empty = none."""
     embedding_model: str = ""
+    """Model that makes vectors."""
     dimensions: int = Field(default=64, ge=2, le=1024)
+    """Length of the vectors."""
     recording: Path | None = None
+    """File of recorded answers."""
     timeout_s: float = Field(default=30.0, gt=0)
+    """How long one call may take."""
     max_attempts: int = Field(default=5, ge=1, le=20)
+    """Tries per call, with growing pauses."""
     price_input: float = Field(default=0.0, ge=0)
+    """Price of a million tokens in."""
     price_output: float = Field(default=0.0, ge=0)
+    """Price of a million tokens out."""
     max_cost: float = Field(default=0.0, ge=0)
+    """A job stops before it costs more; a provider with a price and no cap is refused."""
 
 
 def _variable(value: object) -> str | None:
@@ -162,19 +204,27 @@ def _variable(value: object) -> str | None:
         return value.get_secret_value()
     if isinstance(value, str | Path):
         return str(value)
-    return json.dumps(value)
+    return json.dumps(value).replace("'", "\\u0027")  # the same JSON, without a quote that a shell or supervisord reads
 
 
 class Settings(BaseSettings):
     """Everything a process of liverank can be told. Read once at the entry point and passed down."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="LIVERANK_", env_nested_delimiter="__", toml_file="liverank.toml"
+        frozen=True,
+        extra="forbid",
+        env_prefix="LIVERANK_",
+        env_nested_delimiter="__",
+        toml_file="liverank.toml",
+        use_attribute_docstrings=True,
     )
 
     namespace: Namespace = "live"
+    """Set of topics, keys and files; one stack can run several."""
     clock: Literal["wall", "data"] = "wall"
+    """`data` for a replay of recorded time."""
     home: Path = Path(".liverank")
+    """Folder of everything that changes; a relative path lies in the working directory."""
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
     feast: FeastSettings = FeastSettings()
