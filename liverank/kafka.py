@@ -1,14 +1,14 @@
-"""Kafka, as liverank uses it: the only importer of confluent-kafka.
+"""Kafka, as liverank uses it: with `liverank.kafka_admin`, the only importer of confluent-kafka.
 
 Every producer is idempotent, waits for all replicas and uses the partitioner `murmur2_random` (docs/specs/topics.md).
-Vendor errors become
-`KafkaUnavailableError` (retryable), `KafkaConfigError` or `KafkaLogError` (an offset outside the log).
+Vendor errors become `KafkaUnavailableError` (retryable), `KafkaConfigError` or `KafkaLogError` (an offset outside the
+log).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from confluent_kafka import (
@@ -16,18 +16,31 @@ from confluent_kafka import (
     OFFSET_END,
     TIMESTAMP_NOT_AVAILABLE,
     Consumer,
-    IsolationLevel,
     KafkaError,
     KafkaException,
     Message,
     TopicPartition,
 )
 from confluent_kafka import Producer as _Producer
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
-from liverank.errors import ConfigError, CorruptError, LiverankError, UnavailableError
-from liverank.settings import Settings
-from liverank.topics import MESSAGE_MAX_BYTES, topic_specs
+from liverank.errors import LiverankError
+from liverank.kafka_admin import (
+    KafkaConfigError,
+    KafkaLogError,
+    KafkaUnavailableError,
+    OffsetClient,
+    Tp,
+    begin_offsets,
+    create_topics,
+    delete_topics,
+    describe_topics,
+    end_offsets,
+    ignore_error,
+    offsets_for_times,
+    partition_counts,
+    translate,
+)
+from liverank.topics import MESSAGE_MAX_BYTES
 
 __all__ = [
     "BEGINNING",
@@ -37,12 +50,14 @@ __all__ = [
     "KafkaLogError",
     "KafkaUnavailableError",
     "LogReader",
+    "OffsetClient",
     "Producer",
     "Record",
     "Tp",
     "begin_offsets",
     "create_topics",
     "delete_topics",
+    "describe_topics",
     "end_offsets",
     "offsets_for_times",
     "partition_counts",
@@ -50,25 +65,6 @@ __all__ = [
 
 BEGINNING: int = OFFSET_BEGINNING
 END: int = OFFSET_END
-
-
-class KafkaUnavailableError(UnavailableError):
-    """The broker is away or answered too late."""
-
-
-class KafkaConfigError(ConfigError):
-    """A topic, a setting or a right is wrong."""
-
-
-class KafkaLogError(CorruptError):
-    """An offset lies outside the log: what is missing can only come from the archive (`liverank rebuild`)."""
-
-
-class Tp(NamedTuple):
-    """A topic's partition."""
-
-    topic: str
-    partition: int
 
 
 class Record(NamedTuple):
@@ -94,25 +90,6 @@ class Record(NamedTuple):
             if key == name:
                 return value
         return None
-
-
-def _translate(error: KafkaError, doing: str) -> LiverankError:
-    """The error of ours that stands for the vendor's."""
-    code = error.code()
-    if code in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
-        return KafkaLogError(f"{doing}: the offset lies outside the log ({error.str()}); run `liverank rebuild`")
-    if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
-        return KafkaConfigError(
-            f"{doing}: the topic or partition does not exist ({error.str()}); run `liverank up` or create the topics"
-        )
-    if code in (
-        KafkaError._INVALID_ARG,
-        KafkaError.INVALID_CONFIG,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.MSG_SIZE_TOO_LARGE,
-    ):
-        return KafkaConfigError(f"{doing}: {error.str()}")
-    return KafkaUnavailableError(f"{doing}: {error.str()}; is the broker up at the configured address?")
 
 
 def _record(message: Message) -> Record:
@@ -169,7 +146,7 @@ class Producer:
             "message.max.bytes": MESSAGE_MAX_BYTES,
             "delivery.timeout.ms": 120_000,
             "log_level": 0,
-            "error_cb": _ignore_error,
+            "error_cb": ignore_error,
         }
         conf.update(options or {})
         try:
@@ -181,7 +158,7 @@ class Producer:
         if error is not None:
             self.last_failure_s = time.monotonic()
             if self._on_error is not None:
-                self._on_error(_translate(error, f"delivering to {message.topic()}"))
+                self._on_error(translate(error, f"delivering to {message.topic()}"))
 
     def produce(
         self,
@@ -226,7 +203,7 @@ class Producer:
                 self._delivered(error, message)
                 partition_, offset = message.partition(), message.offset()
                 told(
-                    None if error is None else _translate(error, f"producing to {topic}"),
+                    None if error is None else translate(error, f"producing to {topic}"),
                     -1 if partition_ is None else partition_,
                     -1 if offset is None else offset,
                 )
@@ -244,7 +221,7 @@ class Producer:
                     ) from error
                 self._producer.poll(0.05)
             except KafkaException as error:
-                raise _translate(error.args[0], f"producing to {topic}") from error
+                raise translate(error.args[0], f"producing to {topic}") from error
 
     def poll(self, timeout_s: float = 0.0) -> int:
         """Serve delivery callbacks."""
@@ -258,10 +235,6 @@ class Producer:
     def queue_fill(self) -> float:
         """Share of the local queue that is in use, in [0, 1]."""
         return min(1.0, len(self._producer) / self._max_queue)
-
-
-def _ignore_error(_error: KafkaError) -> None:
-    """Broker errors surface through the calls that they make fail; librdkafka reconnects by itself."""
 
 
 class BatchConsumer:
@@ -307,7 +280,7 @@ class BatchConsumer:
             "topic.metadata.refresh.interval.ms": 30_000,
             "isolation.level": "read_uncommitted",
             "log_level": 0,
-            "error_cb": _ignore_error,
+            "error_cb": ignore_error,
         }
         if instance_id:
             conf["group.instance.id"] = instance_id
@@ -353,7 +326,7 @@ class BatchConsumer:
         try:
             self._consumer.assign(self._assigned)
         except KafkaException as error:
-            raise _translate(error.args[0], "assigning partitions") from error
+            raise translate(error.args[0], "assigning partitions") from error
 
     def pause_all(self) -> None:
         """Stop handing out records; `keep_alive` serves the group meanwhile."""
@@ -395,7 +368,7 @@ class BatchConsumer:
             if error is None:
                 records.append(_record(message))
                 continue
-            mine = _translate(error, f"reading {message.topic()} [{message.partition()}]")
+            mine = translate(error, f"reading {message.topic()} [{message.partition()}]")
             if not isinstance(mine, KafkaUnavailableError) and error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise mine
         return records
@@ -431,134 +404,3 @@ class LogReader:
     def close(self) -> None:
         """Free everything."""
         self._consumer.close()
-
-
-def _admin(bootstrap: str) -> AdminClient:
-    conf: dict[str, Any] = {"bootstrap.servers": bootstrap, "log_level": 0, "error_cb": _ignore_error}
-    return AdminClient(conf)
-
-
-def create_topics(
-    bootstrap: str, settings: Settings, generation: int, *, replication: int = 1, timeout_s: float = 30.0
-) -> list[str]:
-    """Create every topic of the namespace that does not exist; return the names of those that were new. Safe to repeat.
-
-    Raises
-    ------
-    KafkaUnavailableError
-        The broker did not answer within `timeout_s`.
-    KafkaConfigError
-        A topic exists with another number of partitions, or the broker refuses a setting.
-    """
-    admin = _admin(bootstrap)
-    specs = topic_specs(settings, generation)
-    have = partition_counts(bootstrap, list(specs), admin=admin, timeout_s=timeout_s)
-    for name, count in have.items():
-        if count != specs[name][0]:
-            raise KafkaConfigError(
-                f"topic {name} has {count} partitions, settings say {specs[name][0]}; "
-                "set stack.partitions to what exists, or use another namespace"
-            )
-    missing = [name for name in specs if name not in have]
-    if not missing:
-        return []
-    new = [
-        NewTopic(name, num_partitions=specs[name][0], replication_factor=replication, config=specs[name][1])
-        for name in missing
-    ]
-    for name, future in admin.create_topics(new, operation_timeout=timeout_s, request_timeout=timeout_s).items():
-        try:
-            future.result()
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise _translate(error.args[0], f"creating topic {name}") from error
-    deadline_s = time.monotonic() + timeout_s
-    while len(partition_counts(bootstrap, missing, admin=admin, timeout_s=timeout_s)) < len(missing):
-        if time.monotonic() > deadline_s:
-            raise KafkaUnavailableError(f"topics {missing} were created but are not served after {timeout_s:g} s")
-        time.sleep(0.05)
-    return missing
-
-
-def delete_topics(bootstrap: str, topics: Sequence[str], *, timeout_s: float = 30.0) -> None:
-    """Delete these topics; those that do not exist are left alone."""
-    admin = _admin(bootstrap)  # lives until the last reply: a client that goes out of scope drops its requests
-    for name, future in admin.delete_topics(list(topics), request_timeout=timeout_s).items():
-        try:
-            future.result()
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                raise _translate(error.args[0], f"deleting topic {name}") from error
-
-
-def partition_counts(
-    bootstrap: str, topics: Sequence[str], *, admin: AdminClient | None = None, timeout_s: float = 10.0
-) -> dict[str, int]:
-    """Return the number of partitions of each of these topics that exists and is served."""
-    try:
-        metadata = (admin or _admin(bootstrap)).list_topics(timeout=timeout_s)
-    except KafkaException as error:
-        raise _translate(error.args[0], f"asking {bootstrap} for its topics") from error
-    return {
-        name: len(metadata.topics[name].partitions)
-        for name in topics
-        if name in metadata.topics and metadata.topics[name].error is None and metadata.topics[name].partitions
-    }
-
-
-_LATEST: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-_EARLIEST: Any = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
-
-
-class OffsetClient:
-    """Asks a broker for offsets; keep one for repeated questions. Thread safe."""
-
-    def __init__(self, bootstrap: str) -> None:
-        self._admin = _admin(bootstrap)
-        self._bootstrap = bootstrap
-
-    def _ask(self, tps: Iterable[Tp], spec: Any, timeout_s: float) -> dict[Tp, int]:
-        asked = {TopicPartition(tp.topic, tp.partition): spec for tp in tps}
-        if not asked:
-            return {}
-        futures = self._admin.list_offsets(
-            asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=timeout_s
-        )
-        answers = {}
-        for tp, future in futures.items():
-            try:
-                answers[Tp(tp.topic, tp.partition)] = int(future.result(timeout=timeout_s + 5).offset)
-            except KafkaException as error:
-                raise _translate(error.args[0], f"asking {self._bootstrap} for offsets of {tp.topic}") from error
-            except TimeoutError as error:
-                raise KafkaUnavailableError(
-                    f"asking {self._bootstrap} for offsets of {tp.topic}: no answer in {timeout_s:g} s"
-                ) from error
-        return answers
-
-    def ends(self, tps: Iterable[Tp], *, timeout_s: float = 10.0) -> dict[Tp, int]:
-        """Return for each partition the offset that the next record will get."""
-        return self._ask(tps, _LATEST, timeout_s)
-
-    def begins(self, tps: Iterable[Tp], *, timeout_s: float = 10.0) -> dict[Tp, int]:
-        """Return for each partition the first offset that is still there."""
-        return self._ask(tps, _EARLIEST, timeout_s)
-
-    def at(self, tps: Iterable[Tp], ts_ms: int, *, timeout_s: float = 10.0) -> dict[Tp, int]:
-        """Return for each partition the first offset appended at or after `ts_ms`; -1 = none."""
-        return self._ask(tps, OffsetSpec.for_timestamp(ts_ms), timeout_s)
-
-
-def end_offsets(bootstrap: str, tps: Iterable[Tp], *, timeout_s: float = 10.0) -> dict[Tp, int]:
-    """Return for each partition the offset that the next record will get."""
-    return OffsetClient(bootstrap).ends(tps, timeout_s=timeout_s)
-
-
-def begin_offsets(bootstrap: str, tps: Iterable[Tp], *, timeout_s: float = 10.0) -> dict[Tp, int]:
-    """Return for each partition the first offset that is still there."""
-    return OffsetClient(bootstrap).begins(tps, timeout_s=timeout_s)
-
-
-def offsets_for_times(bootstrap: str, tps: Iterable[Tp], ts_ms: int, *, timeout_s: float = 10.0) -> dict[Tp, int]:
-    """Return for each partition the first offset appended at or after `ts_ms`; -1 = none."""
-    return OffsetClient(bootstrap).at(tps, ts_ms, timeout_s=timeout_s)

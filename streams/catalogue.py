@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from features.hashing import id_hash
 from features.item_version import CatalogueItem
 from liverank.contract import decode_item, validate_item
 from liverank.errors import ContractError, UnavailableError
@@ -65,6 +66,7 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._versions: dict[str, tuple[tuple[int, ...], tuple[CatalogueItem | None, ...]]] = {}
+        self._names: dict[int, str] = {}
         self._newest_ms = 0
 
     def __len__(self) -> int:
@@ -74,6 +76,8 @@ class Catalogue:
         """Add a version; versions of one item come in the order of their offsets."""
         self._newest_ms = max(self._newest_ms, append_ts_ms)
         times, items = self._versions.get(item_id, ((), ()))
+        if not times:
+            self._names[id_hash(item_id)] = item_id
         if times and append_ts_ms < times[-1]:
             append_ts_ms = times[-1]
         times, items = (*times, append_ts_ms), (*items, item)
@@ -93,6 +97,10 @@ class Catalogue:
         item_id, item = item_of(record)
         if item_id:
             self.put(item_id, appended_ms(record), item)
+
+    def name_of(self, item_hash: int) -> str | None:
+        """Return the item id of a hash (`features.hashing.item_hash`); None = never in the catalogue."""
+        return self._names.get(item_hash)
 
     def at(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
         """Return the newest version appended at or before `append_ts_ms`; None = unknown or removed."""

@@ -18,16 +18,16 @@ from liverank import log
 from liverank.errors import ContractError, UnavailableError
 from liverank.kafka import BatchConsumer, OffsetClient, Record, Tp
 from liverank.settings import Settings
-from streams.calls import Call, Position
+from streams.calls import Call
 from streams.catalogue import CatalogueReader
 from streams.errors import StateLostError
 from streams.failpoints import Failpoints
-from streams.fence import FencedStore, Meta
-from streams.fold import Fold, Parsed
+from streams.fence import FencedStore
+from streams.fold import Parsed
 from streams.metrics import FoldMetrics, StepClock
-from streams.outbox import Output, decode_outbox
 from streams.partition_fold import PartitionFold
 from streams.publisher import KafkaSink, Pending, PositionBoard, RowSink, merge_calls
+from streams.takeover import FoldSetup, Takeover
 from streams.ticks import Ticker
 
 __all__ = ["FoldEngine", "FoldSetup"]
@@ -45,35 +45,6 @@ _POLL_S = 0.1
 
 class _Stopping(Exception):
     """The engine was asked to stop while it waited."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoldSetup:
-    """What makes an engine the users fold or the items fold.
-
-    Attributes
-    ----------
-    topic : str
-        Full name of the input topic.
-    member : str
-        Static member id of this worker, stable over restarts.
-    numbered_input : bool
-        The input is another fold's output.
-    ticks : bool
-        This engine produces a tick a second into each partition that it owns.
-    archive_holds : callable
-        Whether the archive holds records of (topic, partition): then an empty store is a lost store.
-    """
-
-    fold: Fold
-    topic: str
-    n_partitions: int
-    generation: int
-    member: str
-    numbered_input: bool = False
-    ticks: bool = False
-    token: bytes = b""
-    archive_holds: Callable[[str, int], bool] = lambda _topic, _partition: False
 
 
 @dataclass(slots=True)
@@ -171,7 +142,7 @@ class FoldEngine:
         self._sink = KafkaSink(
             settings.kafka.bootstrap, compression=settings.kafka.compression, topic_of=self._topic_of
         )
-        self._offsets = OffsetClient(settings.kafka.bootstrap)
+        self._takeover = Takeover(setup, self.store, self._rows, self._sink, OffsetClient(settings.kafka.bootstrap))
         self._ticker = Ticker(setup.token) if setup.ticks else None
         self._consumer = BatchConsumer(
             settings.kafka.bootstrap,
@@ -289,14 +260,8 @@ class FoldEngine:
         self.ready.set()
 
     def _acquire(self, partition: int) -> _Owned:
-        setup, store = self.setup, self.store
-        start = None
-        if store.meta(partition) is None:
-            self._require_new(partition)
-            start = Position(setup.generation, -1, 0)
-        meta = store.acquire(partition, start=start, least_epoch=self._least_epoch.get(partition, 0))
-        if meta is None:
-            raise UnavailableError(f"the position of partition {partition} went away while it was taken over")
+        setup = self.setup
+        meta = self._takeover.acquire(partition, least_epoch=self._least_epoch.get(partition, 0))
         self._least_epoch[partition] = meta.epoch
         fold = PartitionFold(
             setup.fold,
@@ -313,40 +278,10 @@ class FoldEngine:
             spill=self._commit,
             cache_states=max(1, self.settings.streams.cache_states // max(1, len(self._assigned))),
         )
-        self._drain(partition, meta)
+        self._takeover.drain(partition, meta)
+        self._confirm()
         self._log.info("partition taken over", partition=partition, epoch=meta.epoch, offset=meta.position.offset)
         return _Owned(fold=fold, epoch=meta.epoch)
-
-    def _require_new(self, partition: int) -> None:
-        """Refuse to start from nothing where there was something (fold.md point 16)."""
-        tp = Tp(self.setup.topic, partition)
-        first = self._offsets.begins([tp])[tp]
-        if first > 0 or self.setup.archive_holds(self.setup.topic, partition):
-            raise StateLostError(
-                f"partition {partition} of {self.setup.topic} has no state in Redis, but "
-                f"{f'its log begins at {first}' if first > 0 else 'the archive holds its records'}: "
-                "the state was lost; run `liverank rebuild`"
-            )
-
-    def _drain(self, partition: int, meta: Meta) -> None:
-        """Publish what the owner before still owed, with the bytes and the version of the store."""
-        dirty: dict[str, set[bytes] | None] = {}
-        outputs: list[Output] = []
-        for blob in self.store.outbox(partition):
-            names, owed = decode_outbox(blob)
-            for key, fields in names.items():
-                known = dirty.get(key, set())
-                dirty[key] = known.union(fields) if known is not None and fields else None
-            outputs += owed
-        pending: dict[tuple[int, str], Pending] = {}
-        for (key, wanted), stored in zip(dirty.items(), self.store.load(partition, list(dirty)), strict=True):
-            if not stored:
-                continue
-            public = dict(stored) if wanted is None else {name: stored.get(name, b"") for name in wanted}
-            pending[partition, key] = Pending(self._fold.load(key, stored), public, meta.version)
-        self._sink.send(outputs)
-        self._rows.write(*self._rows.build(pending))
-        self._confirm()
 
     # -- one poll
     # -------------------------------------------------------------------------------------------------------------
@@ -496,7 +431,7 @@ class FoldEngine:
             return
         meta = self.insist(lambda: self.store.meta(partition), "reading a partition's position")
         if meta is None:
-            self._require_new(partition)
+            self._takeover.require_new(partition)
         taken = meta is not None and meta.epoch > owned.epoch
         self._acquire_at_s[partition] = time.monotonic() + (_REACQUIRE_S if taken else 0.0)
 
@@ -520,9 +455,10 @@ class FoldEngine:
             if call.outputs:
                 self.insist(lambda call=call: self._sink.send(call.outputs), "producing")  # type: ignore[misc]
         self.steps.mark("produce")
-        rows, values = self._rows.build(merged)
+        visible = self._rows.build(merged)
+        self.insist(lambda: self._sink.send(visible.feed), "producing")
         self.steps.mark("row")
-        self.insist(lambda: self._rows.write(rows, values), "writing rows")
+        self.insist(lambda: self._rows.write(visible), "writing rows")
         self.steps.mark("row write")
         self._confirm()
         ends = {call.partition: call.end.offset + 1 for call in calls}
@@ -542,11 +478,11 @@ class FoldEngine:
         for partition, owned in list(self._owned.items()):
             if owned.owed and now_s - owned.owed_since_s >= _STATISTICS_S:
                 pending = {(partition, key): change for key, change in owned.owed.items()}
-                rows, values = self._rows.build(pending)
+                visible = self._rows.build(pending)
                 if now_s == float("inf"):
-                    self._rows.write(rows, values)
+                    self._rows.write(visible)
                 else:
-                    self.insist(lambda rows=rows, values=values: self._rows.write(rows, values), "writing statistics")  # type: ignore[misc]
+                    self.insist(lambda visible=visible: self._rows.write(visible), "writing statistics")  # type: ignore[misc]
                 owned.owed = {}
 
     # -- waiting

@@ -132,7 +132,12 @@ class FencedStore:
         least_epoch : int
             The new epoch is above it (where the store was rolled back below an epoch that this process has used).
         """
-        args: list[bytes | str | int] = [self._part(partition, "meta"), start.text() if start else b"", LAYOUT, least_epoch]
+        args: list[bytes | str | int] = [
+            self._part(partition, "meta"),
+            start.text() if start else b"",
+            LAYOUT,
+            least_epoch,
+        ]
         reply = self._acquire.run_many([(1, args)], "taking a partition over")[0]
         if not reply:
             return None

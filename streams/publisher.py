@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from features.online import OnlineWriter, Row
 from features.redis import Redis, VersionedSet, VersionedValue, translated
@@ -17,10 +17,10 @@ from liverank.errors import LiverankError
 from liverank.kafka import Producer
 from streams.calls import Call
 from streams.errors import FoldBugError
-from streams.fold import Fold, KeyState
+from streams.fold import Feed, Fold, KeyState
 from streams.outbox import Output
 
-__all__ = ["KafkaSink", "Pending", "PositionBoard", "RowSink", "Sink", "merge_calls"]
+__all__ = ["KafkaSink", "Pending", "PositionBoard", "RowSink", "Sink", "Visible", "merge_calls"]
 
 #: Delivery waits for ever: a record given up would be a gap in a numbered stream.
 _FOR_EVER = {"delivery.timeout.ms": 0, "enable.gapless.guarantee": True}
@@ -34,6 +34,14 @@ class Pending:
     fields: dict[bytes, bytes]
     version: bytes
     since_s: float = field(default=0.0)
+
+
+class Visible(NamedTuple):
+    """What readers see of changes."""
+
+    rows: list[Row]
+    values: list[VersionedValue]
+    feed: list[Output]
 
 
 def merge_calls(calls: Sequence[Call]) -> dict[tuple[int, str], Pending]:
@@ -62,30 +70,33 @@ class RowSink:
         self._values = VersionedSet(client)
         self._fold = fold
 
-    def build(self, pending: Mapping[tuple[int, str], Pending]) -> tuple[list[Row], list[VersionedValue]]:
+    def build(self, pending: Mapping[tuple[int, str], Pending]) -> Visible:
         """Ask the fold what readers see of these changes."""
         rows: list[Row] = []
         values: list[VersionedValue] = []
+        feed: list[Output] = []
         for (_, key), change in pending.items():
             for row in self._fold.rows(key, change.fields, change.state, change.version):
                 if isinstance(row, VersionedValue):
                     values.append(row)
+                elif isinstance(row, Feed):
+                    feed.append(Output(row.topic, -1, row.key, row.message.SerializeToString()))
                 else:
                     rows.append(row)
-        return rows, values
+        return Visible(rows, values, feed)
 
-    def write(self, rows: Sequence[Row], values: Sequence[VersionedValue]) -> None:
-        """Set rows and values; those of which a newer version is stored stay as they are.
+    def write(self, visible: Visible) -> None:
+        """Set rows and values; those of which a newer version is stored stay as they are. The feed is the caller's.
 
         Raises
         ------
         RedisUnavailableError
             Repeat the call.
         """
-        if rows:
-            self._rows.write(rows)
-        if values:
-            self._values.write(values)
+        if visible.rows:
+            self._rows.write(visible.rows)
+        if visible.values:
+            self._values.write(visible.values)
 
 
 class PositionBoard:

@@ -15,6 +15,7 @@ from typing import Any
 from features.online import Row
 from features.redis import VersionedValue, connect, namespace_token
 from features.wire import pack_int64
+from liverank import log
 from liverank.contract import INTERNAL_HEADER, decode_event, event_key, header, validate_event
 from liverank.errors import ContractError
 from liverank.settings import Settings
@@ -73,7 +74,7 @@ class _Fold:
 
 
 class CountingUsers(_Fold):
-    """Counts events per user; every event has an effect on its item; a window closes `DUE_AFTER_MS` after the last event."""
+    """Counts events per user; each has an effect on its item; a window closes `DUE_AFTER_MS` after the last."""
 
     def parse(self, record: Record) -> Parsed:
         event = decode_event(record.value, record.headers)
@@ -160,6 +161,7 @@ def engines(settings: Settings, member: str, names: Sequence[str] = ("users", "i
 
 
 def main() -> None:
+    log.configure(f"counting-{sys.argv[2]}")
     settings = Settings.model_validate_json(sys.argv[1])
     running = engines(settings, sys.argv[2], sys.argv[3:] or ("users", "items"))
     failed = threading.Event()

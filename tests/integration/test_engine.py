@@ -18,7 +18,7 @@ import pytest
 from features.redis import connect
 from liverank.kafka import BEGINNING, LogReader, Producer, Tp, end_offsets
 from liverank.settings import Settings
-from liverank.v1.event_pb2 import DeadLetter, Event, EventType
+from liverank.v1.event_pb2 import Event, EventType
 from liverank.v1.stream_pb2 import Example
 
 HERE = Path(__file__).parent
@@ -30,16 +30,15 @@ class Worker:
 
     def __init__(self, settings: Settings, member: str = "w0", *names: str, failpoint: str = "") -> None:
         env = {**os.environ, "LIVERANK_FAILPOINT": failpoint}
-        doc = settings.model_dump_json()
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "counting.py"), doc, member, *names],
-            stdout=subprocess.PIPE, stderr=sys.stderr if os.environ.get("DEBUG") else subprocess.PIPE, env=env, text=True,
-        )  # fmt: skip
+        self.log = settings.home / f"{member}-{time.monotonic_ns()}.log"
+        program = [sys.executable, str(HERE / "counting.py"), settings.model_dump_json(), member, *names]
+        with self.log.open("w") as errors:
+            self.process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=errors, env=env, text=True)
 
     def ready(self) -> Worker:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line == "ready\n", (line, self.process.stderr and self.process.stderr.read())
+        assert line == "ready\n", (line, self.log.read_text()[-3000:])
         return self
 
     def kill(self) -> None:
@@ -64,9 +63,8 @@ def spawn() -> Iterator[Callable[..., Worker]]:
     for worker in made:
         if worker.process.poll() is None:
             worker.kill()
-        for stream in (worker.process.stdout, worker.process.stderr):
-            if stream is not None:
-                stream.close()
+        if worker.process.stdout is not None:
+            worker.process.stdout.close()
 
 
 def produce(settings: Settings, n: int, start: int = 0, *, n_users: int = 40, n_items: int = 15) -> None:

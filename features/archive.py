@@ -1,0 +1,150 @@
+"""The archive on disk: Kafka's records as Parquet files, from which state is rebuilt and models are trained.
+
+Layout: ``<home>/archive/<ns>/<topic>/<generation>/<partition>/<first>-<last>.parquet`` with offsets of 16 digits;
+generation 0 where a topic has none, and for imported events. A file is written under another name and renamed, so
+that one that can be seen is whole. Two writers may overlap (a worker that lost its partition): readers take each
+offset once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from liverank.kafka import Record
+from liverank.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["TOPICS", "last_offset", "part_dir", "partitions_of", "read_archive", "read_part", "write_part"]
+
+#: What is archived, and whether the topic has generations.
+TOPICS: Final = {"events": True, "items": False, "decisions": False, "policy-snapshots": False}
+
+
+def part_dir(settings: Settings, topic: str, generation: int, partition: int) -> Path:
+    """Return the folder of one partition.
+
+    Parameters
+    ----------
+    topic : str
+        Short name, e.g. ``events``.
+    generation : int
+        0 where the topic has none.
+    """
+    return settings.home / "archive" / settings.namespace / topic / str(generation) / str(partition)
+
+
+def partitions_of(settings: Settings, topic: str, generation: int) -> list[int]:
+    """Return the partitions that the archive holds something of, in order."""
+    folder = part_dir(settings, topic, generation, 0).parent
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and any(path.glob("*.parquet")))
+
+
+def _files(folder: Path) -> list[tuple[int, int, Path]]:
+    found = []
+    for path in folder.glob("*.parquet"):
+        first, _, last = path.stem.partition("-")
+        if first.isdecimal() and last.isdecimal():
+            found.append((int(first), int(last), path))
+    return sorted(found)
+
+
+def last_offset(folder: Path) -> int:
+    """Return the last offset that the folder holds; -1 = none."""
+    return max((last for _, last, _ in _files(folder)), default=-1)
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    header = pa.struct([("name", pa.string()), ("value", pa.binary())])
+    return pa.schema(
+        [
+            ("offset", pa.int64()),
+            ("append_ts_ms", pa.int64()),
+            ("key", pa.binary()),
+            ("value", pa.binary()),
+            ("headers", pa.list_(header)),
+        ]
+    )
+
+
+def write_part(folder: Path, records: Sequence[Record]) -> Path:
+    """Write records of one partition, in the order of their offsets, as one file; return its path.
+
+    Raises
+    ------
+    ValueError
+        There are no records.
+    OSError
+        The disk refuses; nothing can be seen of it.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not records:
+        raise ValueError("an archive file needs at least one record")
+    table = pa.Table.from_pydict(
+        {
+            "offset": [record.offset for record in records],
+            "append_ts_ms": [record.append_ts_ms for record in records],
+            "key": [record.key for record in records],
+            "value": [record.value for record in records],
+            "headers": [[{"name": name, "value": value} for name, value in record.headers] for record in records],
+        },
+        schema=_schema(),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{records[0].offset:016d}-{records[-1].offset:016d}.parquet"
+    staging = folder / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        pq.write_table(table, staging, compression="zstd")
+        staging.rename(path)
+    finally:
+        staging.unlink(missing_ok=True)
+    return path
+
+
+def read_part(folder: Path, topic: str, partition: int, *, start: int = 0) -> Iterator[Record]:
+    """Yield the records of a partition from offset `start` on, each offset once, in order.
+
+    Parameters
+    ----------
+    topic : str
+        Name that the records shall carry.
+
+    Notes
+    -----
+    One file is in memory at a time. Offsets that no file holds are left out; the caller decides whether a gap matters.
+    """
+    import pyarrow.parquet as pq
+
+    following = start
+    for _, last, path in _files(folder):
+        if last < following:
+            continue
+        columns = pq.read_table(path, schema=_schema()).to_pydict()
+        for offset, ts_ms, key, value, headers in zip(
+            columns["offset"],
+            columns["append_ts_ms"],
+            columns["key"],
+            columns["value"],
+            columns["headers"],
+            strict=True,
+        ):
+            if offset >= following:
+                pairs = tuple((header["name"], header["value"]) for header in headers) if headers else ()
+                yield Record(topic, partition, offset, key, value or b"", pairs, ts_ms)
+        following = last + 1
+
+
+def read_archive(settings: Settings, topic: str, *, generation: int = 0) -> Iterator[Record]:
+    """Yield everything the archive holds of a topic, partition by partition."""
+    for partition in partitions_of(settings, topic, generation):
+        yield from read_part(part_dir(settings, topic, generation, partition), topic, partition)
