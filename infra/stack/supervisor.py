@@ -268,7 +268,7 @@ class Supervisor:
                 "autostart": "false",
                 "autorestart": "true" if program.restart else "false",
                 "startsecs": "1",
-                "startretries": "5",
+                "startretries": "3",
                 "priority": str(program.order),
                 "stopsignal": "TERM",
                 "stopwaitsecs": str(program.stop_wait_s),

@@ -46,13 +46,19 @@ def up(
             typer.echo(f"{name:<10} {address}")
 
 
-def down() -> None:
+def down(
+    namespace_only: Annotated[bool, typer.Option(help="Stop the workers and rankers of this namespace only.")] = False,
+) -> None:
     """Stop everything that `up` started here; the data stays."""
     from infra.stack import Stack
     from liverank.cli.progress import Steps
     from liverank.settings import Settings
 
-    Stack(Settings(), Steps()).down()
+    stack = Stack(Settings(), Steps())
+    if namespace_only:
+        stack.stop_namespace()
+    else:
+        stack.down()
 
 
 def status(

@@ -73,6 +73,32 @@ def namespace(make_namespace: MakeNamespace) -> Settings:
     return make_namespace()
 
 
+@pytest.fixture
+def make_running(make_namespace: MakeNamespace, tmp_path: Path) -> Iterator[MakeNamespace]:
+    """A function that creates a namespace and starts its processes: `make_running(workers=1, rankers=1)`.
+
+    Takes what `make_namespace` takes besides. Features are applied, a base model is there, every process is ready; the
+    settings returned hold all addresses. The processes end with the test; their logs lie in `<home>/logs`.
+    """
+    started: list[Stack] = []
+
+    def make(*, workers: int = 1, rankers: int = 1, **sections: object) -> Settings:
+        if started:
+            pytest.fail("make_running serves one namespace per test: a home has one supervisor", pytrace=False)
+        settings = make_namespace(**sections)
+        numbers = {"workers": workers, "rankers": rankers}
+        settings = settings.model_copy(update={"stack": settings.stack.model_copy(update=numbers)})
+        local = Stack(settings)
+        started.append(local)
+        parts = [part for part, count in (("workers", workers), ("rankers", rankers)) if count]
+        local.up(("features", "model", *parts))
+        return resolve(settings)
+
+    yield make
+    for local in started:
+        local.down()
+
+
 def _forget(settings: Settings) -> None:
     """Delete every Redis key of the namespace."""
     from features.redis import connect
