@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -207,28 +207,20 @@ def _summary(reply: pb.RankReply) -> Text:
     return Text("; ".join(parts), style="dim")
 
 
-def _why(item: pb.ItemExplanation) -> Table:
+def _why(item: pb.ItemExplanation) -> Group:
     heads = ", ".join(f"{name} {p:.3f}" for name, p in sorted(item.heads.items()))
-    table = Table(
-        box=None,
-        pad_edge=False,
-        title_justify="left",
-        header_style="bold",
-        title=Text(
-            f"{item.position}. {item.item_id}: score {item.score:.4f} ({heads}); posterior {item.posterior_mean:+.4f} "
-            f"sd {item.posterior_sd:.4f}; propensity {item.propensity:.4f}; raw click score {item.raw_score:+.4f} "
-            f"= {item.bias:+.4f} + the sum of the contributions"
-        ),
+    title = Text(
+        f"\n{item.position}. {item.item_id}: score {item.score:.4f} ({heads}); posterior {item.posterior_mean:+.4f} "
+        f"sd {item.posterior_sd:.4f}; propensity {item.propensity:.4f}\n"
+        f"raw click score {item.raw_score:+.4f} = {item.bias:+.4f} + the sum of the contributions"
     )
-    table.add_column("feature")
-    table.add_column("value", justify="right")
-    table.add_column("contribution", justify="right")
+    table = _table("feature", ">value", ">contribution")
     for one in item.contributions[:TOP]:
         table.add_row(one.feature, f"{one.value:.4g}", f"{one.contribution:+.4f}")
     rest = item.contributions[TOP:]
     if rest:
         table.add_row(f"{len(rest)} others", "", f"{sum(one.contribution for one in rest):+.4f}")
-    return table
+    return Group(title, table)
 
 
 def _ages(reply: pb.RankReply) -> Text:

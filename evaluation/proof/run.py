@@ -1,0 +1,247 @@
+"""Runs the proof against a live stack: control, dismissal, four more, a click and a like of fresh users."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from evaluation.errors import ProofError
+from evaluation.progress import Progress
+from evaluation.proof import lines
+from evaluation.proof.lines import Line, Reading
+from evaluation.proof.meter import K, Meter, Probe
+from liverank.calls import new_event, now_ms
+from liverank.client import Client
+
+FEATURES_S: Final = 1.0
+VECTORS_S: Final = 60.0
+POSTERIOR_S: Final = 60.0
+SHARE_S: Final = 60.0
+AHEAD_MS: Final = 120_000
+N_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofPlan:
+    """Who may be probed, and how long the control lasts.
+
+    Parameters
+    ----------
+    users : sequence of str
+        Users with a history and no open session, untouched by live traffic; at least 3.
+    kinds : sequence of str
+        Kinds to choose from.
+    surface : str
+        Of all requests.
+    control_s : float
+        Without an event.
+    settle_s : float
+        After an effect was seen everywhere, until the next reading (rankers refresh in the background).
+    """
+
+    users: Sequence[str]
+    kinds: Sequence[str]
+    surface: str = "home"
+    control_s: float = 15.0
+    settle_s: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The proof's lines, in order."""
+
+    lines: tuple[Line, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Every line is true."""
+        return all(line.holds for line in self.lines)
+
+    def to_json(self) -> dict[str, object]:
+        """For `--json`."""
+        return {
+            "proof": self.holds,
+            "lines": [
+                {
+                    "name": line.name,
+                    "claim": line.claim,
+                    "holds": line.holds,
+                    "delay_s": None if line.delay_s is None else round(line.delay_s, 3),
+                    "figures": {name: round(value, 6) for name, value in line.figures.items()},
+                }
+                for line in self.lines
+            ],
+        }
+
+
+class _Prover:
+    def __init__(self, plan: ProofPlan, meter: Meter, client: Client, progress: Progress) -> None:
+        self._plan, self._meter, self._client, self._progress = plan, meter, client, progress
+        self._used: set[str] = set()
+        self.lines: list[Line] = []
+
+    def dismissal(self) -> None:
+        """Control, (a) to (f), five in a row."""
+        probe = self._begin(rising=False)
+        first = self._meter.read(probe)
+        time.sleep(self._plan.control_s)
+        before = self._meter.read(probe)
+        self.lines.append(lines.control(first, before))
+        after, delays = self._act(probe, "dismiss", 0, before)
+        self._judge("", before, after, delays, -1, ("a", "b", "c", "d"))
+        for slot in range(1, N_SHOWN):
+            self._send(probe, "dismiss", slot)
+        self._settle()
+        last = self._meter.read(probe)
+        self.lines.append(lines.several("d (five)", before, last, N_SHOWN))
+        self.lines.append(lines.model("e", first, before, after, last))
+        self.lines.append(lines.parts("f", before, after, -1))
+
+    def good_news(self, action: str, which: Sequence[str]) -> None:
+        """A fresh user does something positive to one item of the kind: everything moves the other way."""
+        probe = self._begin(rising=True)
+        before = self._meter.read(probe)
+        after, delays = self._act(probe, action, 0, before)
+        self._judge(f" ({action})", before, after, delays, +1, which)
+        self.lines.append(lines.model(f"e ({action})", before, after))
+
+    def _begin(self, *, rising: bool) -> Probe:
+        """Choose a user and a kind, show five items of it, wait until that has gone through."""
+        as_of_ms = now_ms() + AHEAD_MS
+        user_id, kind = self._choose(as_of_ms, rising=rising)
+        self._used.add(user_id)
+        probe = self._meter.show(user_id, kind, N_SHOWN, as_of_ms)
+        self._settle()
+        return Probe(user_id, kind, probe.shown, probe.request_id, probe.phi, now_ms() + AHEAD_MS)
+
+    def _choose(self, as_of_ms: int, *, rising: bool) -> tuple[str, str]:
+        """A user and a kind with room to move: neither nothing nor everything of the slate."""
+        best, best_distance = None, np.inf
+        wanted = 0.25 if rising else 0.4
+        for user_id in self._plan.users:
+            if user_id in self._used:
+                continue
+            for kind, share in self._kind_shares(user_id, as_of_ms).items():
+                if kind in self._plan.kinds and abs(share - wanted) < best_distance:
+                    best, best_distance = (user_id, kind), abs(share - wanted)
+        if best is None:
+            raise ProofError(
+                f"no user to probe: of {len(self._plan.users)} given, {len(self._used)} are used and the others get no "
+                "slate; give more users with a history"
+            )
+        return best
+
+    def _kind_shares(self, user_id: str, as_of_ms: int) -> dict[str, float]:
+        blank = Probe(user_id, "", (), "", np.zeros((0, 0)), as_of_ms)
+        _, slates, _ = self._meter.shares(blank, range(1, 5))
+        counts: dict[str, float] = {}
+        for item in (item for slate in slates for item in slate):
+            kind = self._meter.kind(item)
+            counts[kind] = counts.get(kind, 0.0) + 1.0 / (len(slates) * K)
+        return counts
+
+    def _send(self, probe: Probe, action: str, slot: int) -> float:
+        event = new_event(
+            action,
+            user_id=probe.user_id,
+            item_id=probe.shown[slot],
+            request_id=probe.request_id,
+            position=slot + 1,
+            surface=self._plan.surface,
+        )
+        reply = self._client.track([event], deadline_s=10.0)
+        if reply.rejected:
+            raise ProofError(f"the {action} was refused: {reply.rejected[0].reason}: {reply.rejected[0].detail}")
+        return time.monotonic()
+
+    def _act(self, probe: Probe, action: str, slot: int, before: Reading) -> tuple[Reading, dict[str, float | None]]:
+        """Do it, and see when each layer has it."""
+        meter = self._meter
+        sent_s = self._send(probe, action, slot)
+        delays = {
+            "a": meter.wait(
+                lambda: not np.array_equal(meter.features(probe, meter.row(probe.user_id)), before.features),
+                sent_s,
+                VECTORS_S,
+            ),
+            "b": meter.wait(
+                lambda: bool((np.asarray(meter.row(probe.user_id).vectors) != before.vectors).any(axis=1).all()),
+                sent_s,
+                VECTORS_S,
+            ),
+            "c": meter.wait(
+                lambda: meter.posterior_mean(probe, before.model, slot) != before.posterior_mean,
+                sent_s,
+                POSTERIOR_S if action != "like" else 0.0,
+            ),
+            "d": meter.wait(
+                lambda: bool((meter.shares(probe, range(1, 9))[0] != before.shares[:8]).any()), sent_s, SHARE_S
+            ),
+        }
+        self._settle()
+        return meter.read(probe, slot=slot), delays
+
+    def _judge(
+        self,
+        suffix: str,
+        before: Reading,
+        after: Reading,
+        delays: dict[str, float | None],
+        sign: int,
+        which: Sequence[str],
+    ) -> None:
+        made = {
+            "a": lines.features(f"a{suffix}", before, after, sign, delays["a"], FEATURES_S),
+            "b": lines.vectors(f"b{suffix}", before, after, sign, delays["b"], VECTORS_S),
+            "c": lines.posterior(f"c{suffix}", before, after, sign, delays["c"], POSTERIOR_S),
+            "d": lines.share(f"d{suffix}", before, after, sign, delays["d"]),
+        }
+        self.lines += [made[name] for name in which]
+
+    def _settle(self) -> None:
+        self._progress.wait(timeout_s=60.0)
+        time.sleep(self._plan.settle_s)
+
+
+def prove(plan: ProofPlan, *, meter: Meter, client: Client, progress: Progress) -> Report:
+    """Make the proof on a stack that nobody else sends events to.
+
+    Raises
+    ------
+    ProofError
+        It cannot be made here (no users, no slate).
+    LagError
+        The pipeline does not catch up.
+    """
+    prover = _Prover(plan, meter, client, progress)
+    prover.lines.append(quiet(progress, plan.settle_s))
+    prover.dismissal()
+    prover.good_news("click", ("a", "b", "c", "d"))
+    prover.good_news("like", ("a", "b", "d"))
+    return Report(lines=tuple(prover.lines))
+
+
+def quiet(progress: Progress, settle_s: float, timeout_s: float = 60.0) -> Line:
+    """Traffic has stopped: lags reach 0, outboxes hold nothing but ticks."""
+    start_s = time.monotonic()
+    first = progress.wait(timeout_s=timeout_s)
+    outboxes = progress.outboxes()
+    while any(outboxes.values()) and time.monotonic() - start_s < timeout_s:
+        time.sleep(0.2)
+        outboxes = progress.outboxes()
+    delay_s = time.monotonic() - start_s
+    time.sleep(settle_s)
+    return Line(
+        name="quiet",
+        claim="traffic stopped: lags 0, outboxes empty",
+        holds=not any(outboxes.values()),
+        figures={
+            **{f"lag_{name}_at_first": float(n) for name, n in first.items()},
+            "outboxes": float(sum(outboxes.values())),
+        },
+        delay_s=delay_s,
+    )
