@@ -120,7 +120,8 @@ def explore(
         cap=how.cap,
         n_greedy_slots=greedy_slots,
     )
-    slate = draw_slate(how.policy or Greedy(), problem, generator(how.seed))
+    policy = how.policy if how.policy is not None and len(at) else Greedy()  # nothing to draw from: an empty slate
+    slate = draw_slate(policy, problem, generator(how.seed))
     return Drawn(
         slate=slate,
         at=at,

@@ -59,7 +59,7 @@ def _quotas(vector: int, co: int, semantic: int, trending: int, fresh: int, popu
 
 DEFAULT_STATES: Final = (
     UserState(name="cold", at_least=0, quotas=_quotas(100, 50, 50, 250, 150, 400), llm=True),
-    UserState(name="warming", at_least=6, quotas=_quotas(300, 200, 150, 120, 80, 150), llm=True),
+    UserState(name="warming", at_least=6, quotas=_quotas(300, 200, 150, 120, 80, 150)),
     UserState(name="mature", at_least=51, quotas=_quotas(350, 250, 150, 100, 50, 100)),
     UserState(name="warm", at_least=100, quotas=_quotas(350, 300, 150, 80, 40, 80)),
 )

@@ -34,6 +34,8 @@ class _LightGbm:
 class BoosterModel:
     """Heads of LightGBM boosters (`<head>.txt`) and a light one (`light.txt`) that thins many candidates.
 
+    A head that had too few outcomes to learn is a constant: its log-odds lie in `parameters["constants"]`.
+
     One instance serves one thread at a time (compiled predictors hold buffers); `clone` gives another thread its own.
 
     Parameters
@@ -66,7 +68,9 @@ class BoosterModel:
         self._calibration = [calibration_of(manifest.calibration.get(head)) for head in manifest.heads]
         self._slot = manifest.feature_names.index(manifest.slot_column) if manifest.slot_column else None
         self._neutral = [(manifest.feature_names.index(name), value) for name, value in manifest.neutral.items()]
-        self._boosters = {name: self._read(f"{name}.txt") for name in (*manifest.heads, LIGHT)}
+        self._constants: dict[str, float] = _constants(manifest)
+        learned = [head for head in manifest.heads if head not in self._constants]
+        self._boosters = {name: self._read(f"{name}.txt") for name in (*learned, LIGHT)}
         libraries = {name: library_path(folder, f"{name}.txt") for name in self._boosters}
         compiled = all(path.exists() for path in libraries.values())
         self.engine = "tl2cgen" if compiled else "lightgbm"
@@ -107,7 +111,8 @@ class BoosterModel:
         if len(X):
             rows = self._rows(X, slot)
             for at, head in enumerate(self.heads):
-                out[:, at] = self._scorers[head].raw(rows)
+                scorer = self._scorers.get(head)
+                out[:, at] = self._constants[head] if scorer is None else scorer.raw(rows)
         return out
 
     def predict(self, X: NDArray[np.float32], slot: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -124,9 +129,20 @@ class BoosterModel:
     def contributions(self, X: NDArray[np.float32], slot: NDArray[np.int32], head: int = 0) -> NDArray[np.float64]:
         """TreeSHAP of a head's raw score, shape (n, F + 1), the bias last. About 10 ms for 20 rows."""
         rows = self._rows(X, slot)
-        booster = self._boosters[self.heads[head]]
+        booster = self._boosters.get(self.heads[head])
+        if booster is None:
+            out = np.zeros((len(X), X.shape[1] + 1))
+            out[:, -1] = self._constants[self.heads[head]]
+            return out
         return np.asarray(booster.predict(rows, pred_contrib=True, num_threads=1), dtype=np.float64)
 
     def clone(self) -> BoosterModel:
         """The same model with predictors of its own."""
         return BoosterModel(self.manifest, self._files, self._folder)
+
+
+def _constants(manifest: Manifest) -> dict[str, float]:
+    constants = manifest.parameters.get("constants", {})
+    if not isinstance(constants, dict) or not set(constants) <= set(manifest.heads):
+        raise ManifestError(f"constants must be log-odds of heads {manifest.heads}, got {constants!r}")
+    return {str(head): float(value) for head, value in constants.items()}

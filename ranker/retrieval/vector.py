@@ -46,11 +46,19 @@ def nearest_allowed(index: VectorIndex, query: Query, asked: Floats, quota: int)
     if share == 0.0:
         return NOTHING
     each = int(np.ceil(OVERFETCH * quota / len(asked))) + 10
-    k = min(len(query.table), int(each / max(share, 0.05)))
+    n = len(query.table)
+    k = min(n, int(each / max(share, 0.05)))
+    rows, scores = _allowed(index, query, asked, k)
+    if len(rows) < quota and k < n:  # query vectors that are alike find the same items
+        rows, scores = _allowed(index, query, asked, min(n, 3 * k))
+    return best(rows, scores, quota)
+
+
+def _allowed(index: VectorIndex, query: Query, asked: Floats, k: int) -> tuple[Rows, Floats]:
     near, cosines = index.search(query.table, asked, k)
     rows, scores = union_of_best(near.ravel(), cosines.ravel())
     keep = query.allowed[rows]
-    return best(rows[keep], scores[keep], quota)
+    return rows[keep], scores[keep]
 
 
 def union_of_best(rows: Rows, scores: Floats) -> tuple[Rows, Floats]:

@@ -1,0 +1,208 @@
+"""Boosters: one binary head per outcome, or one ranking head where only choices are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranker.columns import COLUMNS, INDEX, SLOT_COLUMN
+from ranker.models.calibration import Calibration, logit
+from ranker.training import calibrate
+from ranker.training.dataset import Dataset, as_served
+from ranker.training.errors import TooLittleDataError
+from ranker.training.metrics import auc
+
+CONSTANT_BELOW: Final = 50
+"""A head with fewer positives to learn from is its smoothed base rate."""
+LEAST_POSITIVES: Final = 100
+"""The first head needs as many, else nothing is trained."""
+_NAMES: Final = [name.replace(":", "__") for name in COLUMNS]  # LightGBM refuses colons
+_PRIOR_ROWS: Final = 100.0
+_PRIOR_RATE: Final = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoosterParameters:
+    """Parameters of the boosters.
+
+    Parameters
+    ----------
+    n_trees : int
+        At most; early stopping takes fewer.
+    n_leaves, learning_rate, min_leaf_rows, feature_share, l2
+        LightGBM's `num_leaves`, `learning_rate`, `min_data_in_leaf`, `feature_fraction`, `lambda_l2`.
+    patience : int
+        Trees without gain on the stopping block before the end.
+    light_trees : int
+        Trees of the booster that thins many candidates.
+    seed : int
+    """
+
+    n_trees: int = 150
+    n_leaves: int = 31
+    learning_rate: float = 0.08
+    min_leaf_rows: int = 50
+    feature_share: float = 0.8
+    l2: float = 5.0
+    patience: int = 20
+    light_trees: int = 60
+    seed: int = 20_240_501
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.n_trees <= 2_000 and 1 <= self.light_trees <= 2_000 and 2 <= self.n_leaves <= 512):
+            raise ValueError(f"trees must be 1 to 2,000 and leaves 2 to 512, got {self}")
+        if not (0 < self.learning_rate <= 1 and 0 < self.feature_share <= 1 and self.l2 >= 0 and self.patience >= 1):
+            raise ValueError(f"learning_rate and feature_share must lie in (0, 1], l2 >= 0, patience >= 1, got {self}")
+
+    def lightgbm(self, objective: str, **more: Any) -> dict[str, Any]:
+        """For LightGBM, such that the same data give the same bytes on any number of cores."""
+        return {
+            "objective": objective,
+            "num_leaves": self.n_leaves,
+            "learning_rate": self.learning_rate,
+            "min_data_in_leaf": self.min_leaf_rows,
+            "feature_fraction": self.feature_share,
+            "lambda_l2": self.l2,
+            "max_bin": 255,
+            "deterministic": True,
+            "force_row_wise": True,
+            "num_threads": 2,
+            "seed": self.seed,
+            "verbosity": -1,
+            **more,
+        }
+
+    def described(self) -> dict[str, Any]:
+        """For the manifest."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training gives: booster files, constant heads (log-odds), calibrations, rounds."""
+
+    files: Mapping[str, bytes]
+    constants: Mapping[str, float]
+    calibration: Mapping[str, Calibration]
+    trees: Mapping[str, int]
+
+
+def train_heads(
+    blocks: Mapping[str, Dataset], heads: tuple[str, ...], weights: Mapping[str, float], parameters: BoosterParameters
+) -> Trained:
+    """Binary heads on shown slots, each calibrated on the later block as it is served.
+
+    Parameters
+    ----------
+    blocks : mapping
+        `Dataset.blocks()` of a dataset of kind "exposures".
+    heads : tuple of str
+    weights : mapping of head to float
+        Of the value; the light booster learns their sum.
+    parameters : BoosterParameters
+
+    Raises
+    ------
+    TooLittleDataError
+        The first head has fewer than 100 positives.
+    """
+    train, stop, held = blocks["train"], blocks["stop"], blocks["calibrate"]
+    n_first = int(train.labels[heads[0]].sum())
+    if n_first < LEAST_POSITIVES:
+        raise TooLittleDataError(
+            f"head {heads[0]!r} needs {LEAST_POSITIVES} positive rows, got {n_first}: let traffic run"
+        )
+    files, constants, calibration, trees = {}, {}, {}, {}
+    for head in heads:
+        y = train.labels[head]
+        if int(y.sum()) < CONSTANT_BELOW:
+            constants[head] = _base_log_odds(np.concatenate([block.labels[head] for block in (train, stop, held)]))
+            continue
+        booster = _boost(
+            parameters.lightgbm("binary", metric="binary_logloss"),
+            (train.X, y), (stop.X, stop.labels[head]), parameters.n_trees, parameters.patience,
+        )  # fmt: skip
+        files[f"{head}.txt"], trees[head] = _bytes(booster)
+        raw = np.asarray(booster.predict(as_served(held.X), raw_score=True), dtype=np.float64)
+        calibration[head] = calibrate.fit(raw, held.labels[head])
+
+    def value(block: Dataset) -> NDArray[np.float32]:
+        return np.asarray(sum(weights.get(head, 0.0) * block.labels[head] for head in heads), dtype=np.float32)
+
+    light = _boost(
+        parameters.lightgbm("regression", metric="l2"),
+        (train.X, value(train)), (stop.X, value(stop)), parameters.light_trees, parameters.patience,
+    )  # fmt: skip
+    files["light.txt"], trees["light"] = _bytes(light)
+    return Trained(files=files, constants=constants, calibration=calibration, trees=trees)
+
+
+def train_ranking(blocks: Mapping[str, Dataset], heads: tuple[str, ...], parameters: BoosterParameters) -> Trained:
+    """One LambdaRank head over each moment's candidates; its score becomes P(chosen | candidate) on the next block.
+
+    The other heads have no outcomes in such logs and are constants.
+
+    Raises
+    ------
+    TooLittleDataError
+        Fewer than 100 choices.
+    """
+    train, stop, held = blocks["train"], blocks["stop"], blocks["calibrate"]
+    head = heads[0]
+    n_groups = len(train.group_sizes())
+    if n_groups < LEAST_POSITIVES:
+        raise TooLittleDataError(f"ranking needs {LEAST_POSITIVES} choices, got {n_groups}: import more history")
+    files, trees = {}, {}
+    for name, n_trees in ((head, parameters.n_trees), ("light", parameters.light_trees)):
+        booster = _boost(
+            parameters.lightgbm(
+                "lambdarank", metric="ndcg", eval_at=[10], lambdarank_truncation_level=20, label_gain=[0, 1]
+            ),
+            (train.X, train.labels[head]), (stop.X, stop.labels[head]), n_trees, parameters.patience,
+            (train.group_sizes(), stop.group_sizes()),
+        )  # fmt: skip
+        files[f"{name}.txt"], trees[name] = _bytes(booster)
+        if name == head:
+            raw = np.asarray(booster.predict(as_served(held.X), raw_score=True), dtype=np.float64)
+            found = calibrate.fit(raw, held.labels[head])
+    constants = {other: _base_log_odds(np.zeros(0)) for other in heads[1:]}
+    return Trained(files=files, constants=constants, calibration={head: found}, trees=trees)
+
+
+def _boost(
+    settings: dict[str, Any],
+    train: tuple[NDArray[np.float32], NDArray[np.float32]],
+    stop: tuple[NDArray[np.float32], NDArray[np.float32]],
+    n_trees: int,
+    patience: int,
+    groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+) -> Any:
+    import lightgbm
+
+    bins = {"max_bin": settings["max_bin"], "verbosity": -1, "num_threads": settings["num_threads"]}
+    data = lightgbm.Dataset(
+        train[0], train[1], group=groups[0] if groups else None, feature_name=_NAMES, params=bins, free_raw_data=True
+    )
+    held = lightgbm.Dataset(stop[0], stop[1], group=groups[1] if groups else None, reference=data, params=bins)
+    quiet: list[Callable[..., Any]] = [lightgbm.early_stopping(patience, verbose=False)]
+    booster = lightgbm.train(settings, data, n_trees, valid_sets=[held], callbacks=quiet)
+    return lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+
+
+def _bytes(booster: Any) -> tuple[bytes, int]:
+    return booster.model_to_string().encode(), int(booster.num_trees())
+
+
+def _base_log_odds(y: NDArray[np.floating]) -> float:
+    rate = (float((y > 0).sum()) + _PRIOR_ROWS * _PRIOR_RATE) / (len(y) + _PRIOR_ROWS)
+    return round(float(logit(np.asarray(rate))), 10)
+
+
+def slot_baseline(blocks: Mapping[str, Dataset], head: str) -> float:
+    """AUC on the test block of the slot alone: what position explains."""
+    test = blocks["test"]
+    return auc(test.labels[head], -test.X[:, INDEX[SLOT_COLUMN]])

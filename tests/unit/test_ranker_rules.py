@@ -1,0 +1,286 @@
+"""Value, soft rules, experiments, user states, the degrade ladder's parts, the table of statuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ranker_world import NOW_MS, MemoryTable, MemoryUser
+
+import bandits.errors
+import features.errors
+import liverank.errors
+import liverank.kafka
+import ranker.errors
+import ranker.models.errors
+from liverank.errors import LiverankError, UnavailableError
+from liverank.settings import RankerSettings
+from ranker.affinity import affinities
+from ranker.columns import COLUMNS, INDEX, build
+from ranker.degrade import Breaker, Recent, drawable
+from ranker.errors import RankerConfigError
+from ranker.experiments import DEFAULT, Arm, Experiment
+from ranker.phi import DIM, NAMES, phi
+from ranker.serving import rulebook
+from ranker.status import TABLE, status_of
+from ranker.user_states import DEFAULT_STATES, Router, UserState
+from ranker.users import NOBODY, Users, Without
+from ranker.value import ValueWeights, soft_factors, value
+
+from liverank.v1 import event_pb2  # isort: skip
+
+
+@pytest.fixture(scope="module")
+def table() -> MemoryTable:
+    return MemoryTable(120)
+
+
+def rows_of(table: MemoryTable, user: MemoryUser) -> np.ndarray:
+    every = np.arange(len(table), dtype=np.int32)
+    return build(user, table, every, context=event_pb2.Context(device="phone"), as_of_ms=NOW_MS)
+
+
+class TestColumns:
+    def test_rows_have_every_column_and_neutral_values(self, table: MemoryTable) -> None:
+        x = rows_of(table, MemoryUser([("i0", 2, 1.0)], table=table))
+        assert x.shape == (120, len(COLUMNS))
+        assert x.dtype == np.float32
+        assert np.isfinite(x).all()
+        assert (x[:, INDEX["crosses:slot"]] == 1).all()
+        assert (x[:, INDEX["crosses:example_age_h"]] == 0).all()
+        assert (x[:, INDEX["user_windows:clicks_1d"]] == 1).all()
+
+    def test_only_history_strictly_before_the_instant_counts(self, table: MemoryTable) -> None:
+        user = MemoryUser([("i0", 2, 1.0)], table=table, age_ms=1)
+        before = affinities(user, table, NOW_MS - 1)
+        after = affinities(user, table, NOW_MS)
+        assert before.n_entries == 0
+        assert after.n_entries == 1
+
+    def test_negative_signal_moves_only_its_kind(self, table: MemoryTable) -> None:
+        plain, hurt = rows_of(table, MemoryUser()), rows_of(table, MemoryUser([("i0", 10, -2.0)]))
+        column = INDEX["crosses:category_aversion"]
+        same = table.categories[:, 0] == table.categories[0, 0]
+        assert (hurt[same, column] > plain[same, column]).all()
+        assert (hurt[~same, column] == plain[~same, column]).all()
+
+    def test_unknown_items_in_history_are_left_out(self, table: MemoryTable) -> None:
+        found = affinities(MemoryUser([("gone", 2, 1.0), ("i0", 2, 1.0)]), table, NOW_MS)
+        assert found.n_entries == 2
+        assert found.rows.tolist() == [0]
+
+    def test_phi_is_bounded_exact_on_its_grid_and_at_most_32(self, table: MemoryTable) -> None:
+        x = rows_of(table, MemoryUser([("i0", 2, 1.0), ("i1", 10, -2.0)], table=table))
+        names = [table.category_names[code] for code in table.categories[:, 0]]
+        features = phi(x, names, np.zeros((120, 5), dtype=np.bool_))
+        assert features.shape == (120, DIM)
+        assert DIM == len(NAMES) <= 32
+        assert np.abs(features).max() <= 1.0 + 1e-6
+        assert (features * 4096 == np.round(features * 4096)).all()
+        assert (features[:, -10:].sum(axis=1) == 1).all()
+
+
+class TestValue:
+    def test_STR_3_each_negative_alone_lowers_its_kind(self, table: MemoryTable) -> None:
+        weights = ValueWeights()
+        same = table.categories[:, 0] == table.categories[0, 0]
+        every = np.arange(len(table), dtype=np.int32)
+        # dismissal, thumbs-down, not-interested, skip, short dwell, abandonment
+        for kind, weight in ((10, -2.0), (11, -2.0), (12, -3.0), (9, -0.5), (3, -0.5), (53, -0.25)):
+            user = MemoryUser([("i0", kind, weight)], table=table)
+            affinity = affinities(user, table, NOW_MS)
+            factors = soft_factors(rows_of(table, user), table.categories[every, 0], affinity, weights)
+            assert (factors[same] < 1).all(), kind
+            assert (factors[~same] == 1).all(), kind
+
+    def test_one_dismissal_is_a_hint_five_are_a_verdict(self, table: MemoryTable) -> None:
+        def factor(n: int) -> float:
+            user = MemoryUser([("i0", 10, -2.0)] * n, table=table)
+            x, affinity = rows_of(table, user), affinities(user, table, NOW_MS)
+            return float(soft_factors(x, table.categories[:, 0], affinity, ValueWeights())[0])
+
+        assert 0.93 < factor(1) < 1
+        assert factor(5) < 0.8
+        assert factor(100) == 0.5
+
+    def test_a_click_on_the_kind_raises_it(self, table: MemoryTable) -> None:
+        user = MemoryUser([("i0", 2, 1.0)], table=table)
+        factors = soft_factors(
+            rows_of(table, user), table.categories[:, 0], affinities(user, table, NOW_MS), ValueWeights()
+        )
+        assert factors[0] > 1
+        assert factors[1] == 1
+
+    def test_shown_without_click_is_damped_from_the_fifth_time(self, table: MemoryTable) -> None:
+        user = MemoryUser()
+        shown = np.array([0, 4, 5, 6, 50] + [0] * 115, dtype=np.int32)
+        factors = soft_factors(
+            rows_of(table, user),
+            table.categories[:, 0],
+            affinities(user, table, NOW_MS),
+            ValueWeights(),
+            times_shown=shown,
+        )
+        assert factors[:5].tolist() == pytest.approx([1, 1, 0.85, 0.85**2, 0.5])
+
+    def test_RNK_4_dismiss_weight_lowers_mean_dismissal_of_the_top(self) -> None:
+        p = np.random.default_rng(3).uniform(0, 0.5, (200, 2))
+        means = []
+        for weight in (0.0, -1.0, -2.0, -5.0, -20.0):
+            best = np.argsort(-value(p, np.array([1.0, weight]), np.ones(200)))[:10]
+            means.append(p[best, 1].mean())
+        assert means == sorted(means, reverse=True)
+        assert means[-1] < means[0]
+
+    def test_factor_above_one_helps_a_negative_value_too(self) -> None:
+        p = np.array([[0.0, 0.5], [0.0, 0.5]])
+        low, high = value(p, np.array([1.0, -2.0]), np.array([1.0, 2.0]))
+        assert high > low
+
+    @pytest.mark.parametrize("field", ["liking", "aversion", "freshness", "relevance"])
+    def test_strength_outside_its_range_is_refused(self, field: str) -> None:
+        with pytest.raises(RankerConfigError, match=field):
+            ValueWeights(**{field: 1.5})
+
+
+class TestExperiments:
+    def test_assignment_is_sticky_and_follows_shares(self) -> None:
+        arms = [DEFAULT.assign(f"user-{at}").name for at in range(20_000)]
+        assert arms == [DEFAULT.assign(f"user-{at}").name for at in range(20_000)]
+        share = arms.count("thompson") / len(arms)
+        assert abs(share - 0.8) < 2.576 * np.sqrt(0.8 * 0.2 / 20_000)
+
+    def test_another_salt_is_independent(self) -> None:
+        other = Experiment(salt="other", arms=DEFAULT.arms)
+        both = sum(
+            DEFAULT.assign(f"u{at}").name == "linucb" and other.assign(f"u{at}").name == "linucb"
+            for at in range(20_000)
+        )
+        assert abs(both / 20_000 - 0.01) < 0.003
+
+    def test_shares_must_sum_to_one(self) -> None:
+        with pytest.raises(RankerConfigError, match="sum to 1"):
+            Experiment(salt="s", arms=(Arm(name="a", policy="thompson", share=0.5),))
+
+    def test_unknown_policy_is_refused(self) -> None:
+        with pytest.raises(RankerConfigError, match="must be one of"):
+            Arm(name="a", policy="magic", share=1.0)
+
+
+class TestUserStates:
+    @pytest.mark.parametrize(
+        ("count", "name"),
+        [
+            (0, "cold"),
+            (5, "cold"),
+            (6, "warming"),
+            (50, "warming"),
+            (51, "mature"),
+            (99, "mature"),
+            (100, "warm"),
+            (128, "warm"),
+        ],
+    )
+    def test_RNK_9_every_boundary(self, count: int, name: str) -> None:
+        assert Router().route("u", count).name == name
+
+    def test_RNK_9_hysteresis_keeps_a_user_near_the_boundary(self) -> None:
+        router = Router()
+        assert router.route("u", 100).name == "warm"
+        assert router.route("u", 95).name == "warm"
+        assert router.route("u", 89).name == "mature"
+        assert router.route("u", 99).name == "mature"
+        assert router.route("u", 100).name == "warm"
+        assert router.route("u", 3).name == "cold"
+        assert router.route("other", 95).name == "mature"
+
+    def test_RNK_9_most_of_a_typical_load_needs_no_llm(self) -> None:
+        rng = np.random.default_rng(1)
+        users = np.minimum(rng.pareto(0.9, 5_000) * 12, 128).astype(int)
+        requests = rng.choice(5_000, 20_000, p=(users + 1) / (users + 1).sum())
+        router = Router()
+        bypass = np.mean([not router.route(str(u), int(users[u])).llm for u in requests])
+        assert bypass >= 0.7
+
+    def test_table_is_data(self, tmp_path: Path) -> None:
+        rows = [
+            {"name": "new", "at_least": 0, "quotas": {"popular": 10}},
+            {"name": "old", "at_least": 3, "quotas": {"vector": 10}},
+        ]
+        file = tmp_path / "states.json"
+        file.write_text(json.dumps(rows))
+        book = rulebook(RankerSettings(states=str(file)))
+        assert Router(book.states).route("u", 3).name == "old"
+
+    def test_bad_tables_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(RankerConfigError, match="begin at 0 and rise"):
+            Router((UserState(name="a", at_least=1, quotas={}),))
+        with pytest.raises(RankerConfigError, match="cannot be read"):
+            rulebook(RankerSettings(states=str(tmp_path / "none.json")))
+        assert DEFAULT_STATES[0].at_least == 0
+
+
+class TestDegrade:
+    def test_users_fall_to_stale_then_to_nobody(self) -> None:
+        known = MemoryUser([("i0", 2, 1.0)])
+        down = False
+
+        def read(user_id: str) -> MemoryUser:
+            if down:
+                raise UnavailableError("redis is away")
+            return known
+
+        users = Users(read)
+        assert users.get("u") == (known, None)
+        down = True
+        assert users.get("u") == (known, "stale")
+        assert users.get("stranger") == (NOBODY, "no_user_features")
+
+    def test_breaker_stays_away_for_a_while(self) -> None:
+        breaker = Breaker(pause_s=60.0)
+        assert not breaker.open
+        breaker.failed()
+        assert breaker.open
+        breaker.worked()
+        assert not breaker.open
+
+    def test_recent_is_bounded(self) -> None:
+        kept: Recent[int] = Recent(2, 60.0)
+        for at in range(3):
+            kept.put(str(at), at)
+        assert [kept.get(str(at)) for at in range(3)] == [None, 1, 2]
+        assert Recent[int](2, -1.0).get("x") is None
+
+    def test_source_rungs_do_not_stop_the_draw(self) -> None:
+        assert drawable(["source:trending", "small_model"])
+        assert not drawable(["stale"])
+
+    def test_without_hides_layers(self, table: MemoryTable) -> None:
+        user = MemoryUser([("i0", 2, 1.0)], table=table)
+        no_features = Without(user, features=False, vectors=True)
+        assert len(no_features.history) == 0
+        assert no_features.vectors.shape[1] == 8
+        no_vectors = Without(user, features=True, vectors=False)
+        assert len(no_vectors.history) == 1
+        assert no_vectors.vectors.size == 0
+
+
+def subclasses(kind: type[LiverankError]) -> set[type[LiverankError]]:
+    found = {kind}
+    for each in kind.__subclasses__():
+        found |= subclasses(each)
+    return found
+
+
+def test_every_error_has_a_status() -> None:
+    modules = (bandits.errors, features.errors, liverank.errors, liverank.kafka, ranker.errors, ranker.models.errors)
+    assert all(modules)
+    kinds = tuple(kind for kind, _, _ in TABLE)
+    roots = {LiverankError, bandits.errors.BanditsError}
+    for error in subclasses(LiverankError) - roots:
+        if not issubclass(error, kinds):
+            assert error.__subclasses__(), f"{error.__name__} is of no kind and has no gRPC status"
+    assert status_of(ranker.errors.RequestConflictError("conflict", "x"))[1] == 409
+    assert status_of(ranker.errors.NotReadyError("x"))[0].name == "UNAVAILABLE"
