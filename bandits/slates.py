@@ -157,7 +157,7 @@ def draw_slate(policy: Policy, problem: Problem, rng: Generator) -> Slate:
     """
     score = problem.value + problem.posterior.mean(problem.phi)
     law = policy.law(problem, score, rng)
-    return _fill(problem, score, law, rng.random(problem.k).tolist(), None)
+    return fill_slate(problem, score, law, rng.random(problem.k).tolist(), None)
 
 
 def recompute(policy: Policy, problem: Problem, rng: Generator, order: Sequence[int]) -> Slate:
@@ -186,7 +186,7 @@ def recompute(policy: Policy, problem: Problem, rng: Generator, order: Sequence[
         raise InvalidStatisticsError(f"an order of different candidates in 0..{problem.n - 1} wanted, got {placed}")
     score = problem.value + problem.posterior.mean(problem.phi)
     law = policy.law(problem, score, rng)
-    return _fill(problem, score, law, [0.0] * len(placed), placed)
+    return fill_slate(problem, score, law, [0.0] * len(placed), placed)
 
 
 def slot_pmf(law: Law, score: Floats, feasible: Bools, *, floor: float, cap: float) -> Floats:
@@ -217,9 +217,23 @@ def slot_pmf(law: Law, score: Floats, feasible: Bools, *, floor: float, cap: flo
     return mixed
 
 
-def _fill(problem: Problem, score: Floats, law: Law, uniforms: list[float], given: list[int] | None) -> Slate:
-    """Place slot by slot: drawn by inversion where `given` is None, else as given. `slot_pmf` is what each drawn slot
-    does.
+def fill_slate(
+    problem: Problem, score: Floats, law: Law, uniforms: list[float], given: list[int] | None = None
+) -> Slate:
+    """Place slot by slot under one law: drawn by inversion, or as given. Each drawn slot does what `slot_pmf` says.
+
+    Parameters
+    ----------
+    problem : Problem
+        The request.
+    score : ndarray of float64, shape (n,)
+        Value plus posterior mean.
+    law : Law
+        The policy's law for this request.
+    uniforms : list of float
+        One number in [0, 1) a slot; drawn slots are decided by it.
+    given : list of int, optional
+        Candidates by slot, as many as `uniforms`; the uniform numbers are then not looked at.
     """
     rules, cap, n_greedy_slots = problem.feasible, problem.cap, problem.n_greedy_slots
     ranking = (-score).argsort(kind="stable").tolist()
@@ -243,13 +257,13 @@ def _fill(problem: Problem, score: Floats, law: Law, uniforms: list[float], give
             total = float(weights.dot(ones))
             floor = problem.floor if total else 1.0
             scale, each = (1.0 - floor) / (total or 1.0), floor / n_feasible
-            elsewhere = 1.0 - (weights.item(greedy) * scale + each)
+            elsewhere = max(0.0, 1.0 - (weights.item(greedy) * scale + each))
             share = 1.0 if elsewhere <= cap else cap / elsewhere
             chosen = _invert(uniform, greedy, share, floor, feasible, weights) if given is None else given[slot]
             if chosen == greedy:
                 propensity = 1.0 - share * elsewhere
             elif feasible[chosen]:
-                propensity = share * (weights.item(chosen) * scale + each)
+                propensity = min(1.0, share * (weights.item(chosen) * scale + each))
             else:
                 propensity = 0.0
             rows.append((propensity, False, chosen != greedy, share * each, share * floor, n_feasible))
