@@ -36,6 +36,7 @@ __all__ = ["Change", "Counted", "Exposures", "LabelMoved", "RowDue", "SeenMoved"
 PER_PAGE: Final = 16
 MAX_OUTCOMES: Final = 256
 MAX_BYTES: Final = 96 * 1024
+_NEVER: Final = 1 << 62
 
 
 class LabelMoved(NamedTuple):
@@ -75,7 +76,7 @@ Change = LabelMoved | SeenMoved | RowDue | Counted
 class Exposures:
     """Open and lately closed exposures of one user, and the outcomes that may still join or move."""
 
-    __slots__ = ("_dirty", "_exposures", "_outcome_pages", "_outcomes", "_params")
+    __slots__ = ("_dirty", "_exposures", "_n_waiting", "_nothing_before_ms", "_outcome_pages", "_outcomes", "_params")
 
     def __init__(self, fields: Mapping[bytes, bytes], params: StateParams) -> None:
         self._params = params
@@ -94,6 +95,7 @@ class Exposures:
         while page := fields.get(b"_o%d" % len(self._outcome_pages)):
             self._outcome_pages.append(bytearray(body(b"_o", page)))
         self._outcomes = list(unpack_outcomes(b"".join(self._outcome_pages), by_number))
+        self._nothing_before_ms = self._n_waiting = 0
 
     def __len__(self) -> int:
         return len(self._exposures)
@@ -104,7 +106,7 @@ class Exposures:
 
     # -- arrivals
 
-    def add_exposure(self, event: Event, append_ts_ms: int, *, counts: bool) -> list[Change]:
+    def add_exposure(self, event: Event, append_ts_ms: int, clock_ms: int, *, counts: bool) -> list[Change]:
         """Keep an exposure and join what waits for it.
 
         Parameters
@@ -113,9 +115,12 @@ class Exposures:
             Of type exposure; it is kept and must not be changed afterwards.
         append_ts_ms : int
             Append time of its record.
+        clock_ms : int
+            The partition's clock: what waited for longer than the window waits no more.
         counts : bool
             Whether its outcomes move the bandit's statistics.
         """
+        self._nothing_before_ms = 0
         changes: list[Change] = []
         exposure = Exposure(self._free_number(changes, len(event.exposure.slots)), event, append_ts_ms, counts=counts)
         self._exposures[exposure.request_id] = exposure
@@ -123,7 +128,10 @@ class Exposures:
         self._touch(exposure)
         changes += self._see(exposure)
         moved = False
+        waits_from_ms = clock_ms - self._params.attribution_window_ms
         for outcome in self._outcomes:
+            if outcome.target is None and outcome.event_ts_ms <= waits_from_ms:
+                continue
             if outcome.item_id in exposure.at and self._target(outcome) is exposure:
                 previous, slot = outcome.target, outcome.slot
                 outcome.join(exposure)
@@ -147,6 +155,11 @@ class Exposures:
             self._outcomes.remove(oldest)
             self._repack()
             changes.append(Counted("outcome_overflow"))
+        if target is None:
+            self._n_waiting += 1
+            if self._n_waiting >= PER_PAGE:
+                expires_ms = outcome.event_ts_ms + self._params.attribution_window_ms
+                self._nothing_before_ms = min(self._nothing_before_ms, expires_ms)
         page = len(self._outcomes) // PER_PAGE
         self._outcomes.append(outcome)
         if page == len(self._outcome_pages):
@@ -177,14 +190,16 @@ class Exposures:
         return changes + self.forget(due_ms)
 
     def forget(self, clock_ms: int) -> list[Change]:
-        """Drop exposures past their window and the time for corrections, and outcomes that nothing can claim."""
+        """Drop exposures past their window and the time for corrections, and outcomes that nothing can claim (a page of
+        them at a time).
+        """
+        if clock_ms < self._nothing_before_ms or not (self._exposures or self._outcomes):
+            return []
         window_ms = self._params.attribution_window_ms
         keep_ms = window_ms + self._params.late_outcome_ms
         gone = [e for e in self._exposures.values() if e.closed and e.shown_ms + keep_ms <= clock_ms]
         for exposure in gone:
             self._drop(exposure)
-        if not self._outcomes:
-            return []
         kept: list[Outcome] = []
         changes: list[Change] = []
         for outcome in self._outcomes:
@@ -195,6 +210,10 @@ class Exposures:
         if len(kept) < len(self._outcomes):
             self._outcomes = kept
             self._repack()
+        leaves_ms = min((each.shown_ms + keep_ms for each in self._exposures.values()), default=_NEVER)
+        waiting = sorted(each.event_ts_ms + window_ms for each in kept if each.target is None)
+        self._n_waiting = len(waiting)
+        self._nothing_before_ms = min(leaves_ms, waiting[PER_PAGE - 1] if len(waiting) >= PER_PAGE else _NEVER)
         return changes
 
     # -- the join

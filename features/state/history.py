@@ -152,6 +152,11 @@ class History:
         self._dirty.add(slot // PER_PAGE)
         return True
 
+    @property
+    def oldest_ms(self) -> int | None:
+        """Event time of the oldest entry kept once some have left; None before."""
+        return self._order[0][0].event_ts_ms if len(self._order) == CAPACITY else None
+
     def newest(self) -> Iterable[Entry]:
         """Entries, newest first."""
         return (entry for entry, _ in reversed(self._order))

@@ -66,7 +66,9 @@ class ItemState:
         """
         kind, ts_ms, value, sign = effect.type, effect.event_ts_ms, effect.value, effect.sign
         expected = effect.expected if kind == _IMPRESSION else None
-        event = Event(type=cast(EventType, kind), item_id=effect.item_id, value=value, surface=effect.surface, event_ts_ms=ts_ms)
+        event = Event(
+            type=cast(EventType, kind), item_id=effect.item_id, value=value, surface=effect.surface, event_ts_ms=ts_ms
+        )
         row = event_columns(event, category, expected=expected, text=self._text)
         for tile in self._tiles:
             tile.add(ts_ms, row, sign, category)

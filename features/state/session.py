@@ -103,7 +103,7 @@ def decode_session(page: bytes | None) -> SessionView | None:
     return SessionView(*_STATE.unpack(body(STATE_FIELD, page, _STATE.size)))
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Session:
     start_ms: int
     last_ms: int
@@ -118,6 +118,11 @@ class _Session:
 
     def closes_ms(self, timeout_ms: int) -> int:
         return self.end_ms if self.end_ms >= self.last_ms else self.last_ms + timeout_ms
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether it may still turn out abandoned."""
+        return self.shown is not None and self.abandoned is None
 
     def absorb(self, other: _Session) -> None:
         self.start_ms = min(self.start_ms, other.start_ms)
@@ -197,6 +202,7 @@ class Sessions:
         "_derived_dirty",
         "_intent",
         "_older_dirty",
+        "_pending",
         "_sessions",
         "_state_dirty",
         "_timeout_ms",
@@ -212,6 +218,7 @@ class Sessions:
         derived = fields.get(DERIVED_FIELD)
         self._derived = sorted(unpack(body(DERIVED_FIELD, derived))) if derived else []
         self._state_dirty = self._current_dirty = self._older_dirty = self._derived_dirty = False
+        self._pending = [session for session in self._sessions if session.is_pending]
 
     @property
     def start_ms(self) -> int | None:
@@ -271,6 +278,8 @@ class Sessions:
                 self._older_dirty = True
                 if merged.abandoned is not None:
                     stale.append(merged.abandoned)
+                if merged in self._pending:
+                    self._pending.remove(merged)
             self._older_dirty |= at < len(sessions) - 1
         if session.positives:
             session.shown = None
@@ -290,21 +299,19 @@ class Sessions:
             session.abandoned = wanted
             self._current_dirty = True
             self._older_dirty |= session is not self._sessions[-1]
+        if session.is_pending != (session in self._pending):
+            if session.is_pending:
+                self._pending.append(session)
+            else:
+                self._pending.remove(session)
 
     def due_ms(self) -> int | None:
         """When the next session may turn out abandoned."""
-        return min(
-            (
-                session.closes_ms(self._timeout_ms)
-                for session in self._sessions
-                if session.shown is not None and session.abandoned is None
-            ),
-            default=None,
-        )
+        return min([session.closes_ms(self._timeout_ms) for session in self._pending], default=None)
 
     def on_due(self, due_ms: int) -> list[tuple[int, Shown]]:
         """What turned out abandoned by `due_ms`."""
-        return [change for session in self._sessions for change in self._settle(session, due_ms)]
+        return [change for session in list(self._pending) for change in self._settle(session, due_ms)]
 
     def derive(self, sign: int, entry: Entry | None) -> None:
         """Count an abandonment (+1) or take it back (-1), with its history entry unless its weight is 0."""

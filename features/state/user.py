@@ -114,6 +114,8 @@ class UserState:
             _CORE.unpack(body(_CORE_FIELD, core, _CORE.size)) if core else (0, 0)
         )
         self._core_dirty = False
+        self._intent_from_ms: int | None = None
+        self._intent_weights: dict[int, int] = {}
         self._leaving_ms: int | None = None
         self._leaving_known = False
 
@@ -192,6 +194,8 @@ class UserState:
         exposures_ms = self._exposures.due_ms()
         if exposures_ms is not None and exposures_ms <= due_ms:
             self._apply(self._exposures.on_due(due_ms), emit, bot)
+        else:
+            self._apply(self._exposures.forget(due_ms), emit, bot)
         sessions_ms = self._sessions.due_ms()
         changed = False
         if sessions_ms is not None and sessions_ms <= due_ms:
@@ -236,13 +240,13 @@ class UserState:
         row = event_columns(event, category, text=self._text)
         for tile in self._tiles:
             tile.add(ts_ms, row, 1.0, category)
-        changed = False
-        shown = None
+        shown = added = None
         if item_id:
             hashed = item_hash(item_id)
             sixteenths = round(self._params.signals.of(kind, value) * 16)
             if sixteenths:
-                changed = self._history.add(_entry(ts_ms, hashed, kind, sixteenths, item, category))
+                entry = _entry(ts_ms, hashed, kind, sixteenths, item, category)
+                added = entry if self._history.add(entry) else None
             if kind == _IMPRESSION:
                 shown = Shown(ts_ms, item_id, append_ts_ms)
                 self._seen.mark(hashed, ts_ms)
@@ -253,12 +257,11 @@ class UserState:
         moved = self._sessions.add(
             ts_ms, clock_ms, polarity=sign, click=kind == _CLICK, end=kind == _SESSION_END, shown=shown
         )
-        if moved:
-            changed |= self._abandon(moved, emit, bot)
+        changed = self._abandon(moved, emit, bot) or added is not None
         if changed:
             self._leaving_known = False
-        if changed or start_ms != self._sessions.start_ms:
-            self._find_intent()
+        if added is not None or start_ms != self._sessions.start_ms:
+            self._find_intent(added)
         if item_id:
             if bits := outcome_bits(kind, value):
                 outcome = Outcome(
@@ -287,7 +290,7 @@ class UserState:
         counts = bool(not bot and exposure.drawn and exposure.heads and exposure.slots[0].phi)
         if counts:
             residuals = np.array([slot.p_shown for slot in exposure.slots], dtype=np.float64)
-        changes = self._exposures.add_exposure(event, append_ts_ms, counts=counts)
+        changes = self._exposures.add_exposure(event, append_ts_ms, clock_ms, counts=counts)
         if counts:
             held = self._exposures.get(event.event_id)
             residuals *= [-1.0 if bits & FAST else 0.0 for bits in held.head_bits]
@@ -295,8 +298,8 @@ class UserState:
         start_ms = self._sessions.start_ms
         shown = Shown(ts_ms, exposure.slots[0].item_id, append_ts_ms)
         changed = self._abandon(self._sessions.add(ts_ms, clock_ms, shown=shown), emit, bot)
-        if changed or start_ms != self._sessions.start_ms:
-            self._find_intent()
+        if start_ms != self._sessions.start_ms:
+            self._find_intent(None)
         self._apply(changes, emit, bot)
         if changed:
             emit.user_changed(self.newest_event_ts_ms)
@@ -398,11 +401,19 @@ class UserState:
             catalogue_version=shown.catalogue_version,
         )
 
-    def _find_intent(self) -> None:
-        start_ms = self._sessions.start_ms
-        weights: dict[int, int] = {}
-        for entry in self._history.newest():
-            if start_ms is None or entry.event_ts_ms < start_ms:
+    def _find_intent(self, added: Entry | None) -> None:
+        start_ms, oldest_ms = self._sessions.start_ms, self._history.oldest_ms
+        if start_ms is None:
+            return
+        if added is not None and start_ms == self._intent_from_ms and (oldest_ms is None or oldest_ms < start_ms):
+            entries: Iterable[Entry] = (added,)
+        else:
+            self._intent_from_ms = start_ms
+            self._intent_weights.clear()
+            entries = self._history.newest()
+        weights = self._intent_weights
+        for entry in entries:
+            if entry.event_ts_ms < start_ms:
                 break
             if entry.sixteenths > 0 and entry.category:
                 weights[entry.category] = weights.get(entry.category, 0) + entry.sixteenths

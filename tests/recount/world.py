@@ -34,9 +34,7 @@ class Catalogue:
 
     def put(self, item_id: str, *categories: str, append_ts_ms: int = 0) -> None:
         """Append a version."""
-        self._versions[item_id].append(
-            CatalogueItem(item_id, self._offset, append_ts_ms, categories, "", 0.0, True, 0)
-        )
+        self._versions[item_id].append(CatalogueItem(item_id, self._offset, append_ts_ms, categories, "", 0.0, True, 0))
         self._offset += 1
 
     def at(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
@@ -180,9 +178,7 @@ class World:
         self._rng = random.Random(seed)
         self._crash_rate, self._write_rate = crash_rate, write_rate
         clock = self.settings.clock
-        self.users = Runner(
-            UserFold(self.settings, program, token=TOKEN), self.catalogue, clock=clock, numbered=False
-        )
+        self.users = Runner(UserFold(self.settings, program, token=TOKEN), self.catalogue, clock=clock, numbered=False)
         self.items = Runner(ItemFold(self.settings, program), self.catalogue, clock=clock, numbered=True)
         self._offset = self._effects_offset = 0
         self._sent = 0

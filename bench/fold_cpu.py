@@ -1,0 +1,182 @@
+"""CPU of the pure user and item folds, step by step, without Kafka and Redis: `python -m bench.fold_cpu`.
+
+Users are made mature first (the dedup table is full), then a measured load of events and exposures is folded in polls.
+Last line: one JSON object with microseconds of CPU per event.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import pstats
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from liverank.kafka import Record
+from liverank.v1.event_pb2 import Event, EventType
+from liverank.v1.stream_pb2 import ItemEffects
+from streams.fold import Parsed
+from tests.recount.world import World
+
+T = TypeVar("T")
+START_MS = 1_700_000_000_000
+DAY_MS = 86_400_000
+TYPES = [1, 1, 2, 2, 2, 2, 3, 3, 4, 5, 7, 9, 10]
+
+
+class Clock:
+    """CPU seconds by step."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+
+    def run(self, step: str, call: Callable[[], T]) -> T:
+        """Run and account."""
+        start = time.thread_time()
+        result = call()
+        self.spent[step] = self.spent.get(step, 0.0) + time.thread_time() - start
+        return result
+
+
+def make(
+    rng: random.Random, n: int, n_users: int, n_items: int, start_ms: int, gap_ms: int, share: float
+) -> list[Event]:
+    """Events of Zipf-like items over even users; a share of exposures with 20 slots."""
+    events = []
+    for at in range(n):
+        ts_ms = start_ms + at * gap_ms
+        user_id = f"user-{rng.randrange(n_users)}"
+        if rng.random() < share:
+            event = Event(
+                event_id=f"r-{start_ms}-{at}", type=EventType.EVENT_TYPE_EXPOSURE, user_id=user_id, event_ts_ms=ts_ms
+            )
+            slate = event.exposure
+            slate.policy, slate.base_model, slate.schema, slate.drawn = "thompson", "m" * 16, "s" * 8, True
+            slate.heads.extend(["click", "dismiss"])
+            for item in rng.sample(range(n_items), 20):
+                slate.slots.add(
+                    item_id=f"item-{item}",
+                    propensity=0.5,
+                    p_shown=[0.2, 0.1],
+                    p_first=[0.3, 0.1],
+                    phi=[rng.random() for _ in range(24)],
+                )
+        else:
+            event = Event(
+                event_id=f"e-{start_ms}-{at}",
+                type=rng.choice(TYPES),
+                user_id=user_id,
+                item_id=f"item-{int(n_items * rng.random() ** 3)}",
+                event_ts_ms=ts_ms,
+                value=rng.random() * 40,
+                surface="home",
+            )
+        events.append(event)
+    return events
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", type=int, default=200)
+    parser.add_argument("--items", type=int, default=5_000)
+    parser.add_argument("--events", type=int, default=10_000)
+    parser.add_argument("--exposures", type=float, default=0.0, help="share of exposures among the events")
+    parser.add_argument("--warm", type=int, default=700, help="events per user before measuring")
+    parser.add_argument("--poll", type=int, default=200)
+    parser.add_argument(
+        "--gap-ms", type=int, default=500, help="between events of the measured load, all users together"
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    world = World(write_rate=0.02)
+    for item in range(options.items):
+        world.catalogue.put(f"item-{item}", f"category-{item % 40}")
+    n_warm = options.users * options.warm
+    for event in make(rng, n_warm, options.users, options.items, START_MS, 7 * DAY_MS // n_warm, 0.0):
+        world.send(event)
+    world.flush()
+    world.users.outputs.clear()
+    events = make(
+        rng, options.events, options.users, options.items, START_MS + 7 * DAY_MS, options.gap_ms, options.exposures
+    )
+    records = [
+        Record("events.1", 0, n_warm + at, b"", event.SerializeToString(), (), event.event_ts_ms)
+        for at, event in enumerate(events)
+    ]
+    clock, users, items = Clock(), world.users, world.items
+    profile = cProfile.Profile()
+    n_effects, state_bytes = 0, 0
+    for first in range(0, len(records), options.poll):
+        poll = records[first : first + options.poll]
+        parsed = clock.run("parse", lambda poll=poll: [users.fold.parse(record) for record in poll])
+        if options.profile:
+            profile.enable()
+
+        def apply(poll: list[Record] = poll, parsed: list[Parsed] = parsed) -> None:
+            for record, body in zip(poll, parsed, strict=True):
+                users.partition.feed(record, body)
+
+        clock.run("users: apply, dirty", apply)
+        clock.run("users: dirty, close", users.partition.close)
+        profile.disable()
+        calls = list(users.partition.calls)
+        state_bytes += sum(call.size_bytes for call in calls)
+        clock.run(
+            "users: rows",
+            lambda calls=calls: [
+                users.fold.rows(
+                    key,
+                    {n: p for n, p in fields.items() if n[:1] != b"_" or key[:1] == "#"},
+                    call.states[key],
+                    call.version,
+                )
+                for call in calls
+                for key, fields in call.pages.items()
+            ],
+        )
+        clock.run("users: seal", lambda calls=calls: [call.seal() for call in calls])
+        users.partition.calls.clear()
+        effects = [output.value for call in calls for output in call.outputs if output.topic == "item-effects"]
+        n_effects += sum(len(ItemEffects.FromString(value).effects) for value in effects)
+        packed = [
+            Record("item-effects.1", 0, world._effects_offset + at, None, value, (), 0)
+            for at, value in enumerate(effects)
+        ]
+        world._effects_offset += len(effects)
+
+        def fold_items(packed: list[Record] = packed) -> None:
+            for record in packed:
+                items.partition.feed(record, items.fold.parse(record))
+            items.partition.close()
+
+        clock.run("items: parse, apply, dirty", fold_items)
+        calls = list(items.partition.calls)
+        clock.run(
+            "items: rows",
+            lambda calls=calls: [
+                items.fold.rows(key, fields, call.states[key], call.version)
+                for call in calls
+                for key, fields in call.pages.items()
+            ],
+        )
+        items.partition.calls.clear()
+    n = len(records)
+    for step, seconds in clock.spent.items():
+        print(f"{step:28s} {seconds / n * 1e6:7.1f} us/event")
+    if options.profile:
+        pstats.Stats(profile).sort_stats("tottime").print_stats(28)
+    figures = {step: round(seconds / n * 1e6, 2) for step, seconds in clock.spent.items()}
+    figures["all"] = round(sum(clock.spent.values()) / n * 1e6, 2)
+    figures["effects_per_event"] = round(n_effects / n, 2)
+    figures["state_bytes_per_event"] = round(state_bytes / n, 1)
+    print(json.dumps({"bench": "fold_cpu", "figures": figures}))
+
+
+if __name__ == "__main__":
+    main()
