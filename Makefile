@@ -52,7 +52,7 @@ types: $(READY)
 	@$(BIN)/mypy $(PACKAGES)
 
 imports: $(READY)
-	@$(BIN)/lint-imports --no-timings 2>/dev/null || $(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 stubs: $(READY)
 	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; mkdir -p $$work/liverank/v1; \

@@ -23,6 +23,8 @@ class KafkaSettings(_Section):
     """Addresses `host:port`, comma-separated; given = Kafka is external and not started here."""
     compression: Literal["none", "gzip", "lz4", "snappy", "zstd"] = "lz4"
     """Codec of records that liverank produces."""
+    replication: int = Field(default=1, ge=1, le=16)
+    """Copies of each topic that `liverank up` creates; 3 on a cluster of your own."""
 
 
 class RedisSettings(_Section):

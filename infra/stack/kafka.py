@@ -97,7 +97,7 @@ def prepare(layout: Layout, classpath: Sequence[Path], *, port: int, controller_
         return
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     command = [
-        *_jvm(layout, classpath, heap_mb=128),
+        *_jvm(layout, classpath, heap_mb=128, options=("-XX:TieredStopAtLevel=1",)),
         "kafka.tools.StorageTool",
         "format",
         "-t",
@@ -127,9 +127,10 @@ def _config(layout: Layout) -> Path:
     return layout.run / "kafka.properties"
 
 
-def _jvm(layout: Layout, classpath: Sequence[Path], *, heap_mb: int) -> tuple[str, ...]:
+def _jvm(layout: Layout, classpath: Sequence[Path], *, heap_mb: int, options: tuple[str, ...] = ()) -> tuple[str, ...]:
     return (
         str(java()),
+        *options,
         f"-Xmx{heap_mb}m",
         "-XX:+UseSerialGC",
         "-Djava.awt.headless=true",

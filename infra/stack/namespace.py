@@ -30,7 +30,7 @@ def create(settings: Settings) -> int:
         client.set(f"{settings.namespace}:active", FIRST_GENERATION, nx=True)
         namespace_token(client, settings.namespace)
         generation = int(client.get(f"{settings.namespace}:active"))
-    create_topics(settings.kafka.bootstrap, settings, generation)
+    create_topics(settings.kafka.bootstrap, settings, generation, replication=settings.kafka.replication)
     return generation
 
 

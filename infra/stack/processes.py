@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,33 +46,40 @@ class Process:
         return fault or (health.grpc(self.grpc) if self.grpc else "")
 
 
-def workers(settings: Settings, ports: Ports) -> tuple[Process, ...]:
-    """`settings.stack.workers` stream workers."""
+def workers(settings: Settings, ports: Ports, alive: Collection[str]) -> tuple[Process, ...]:
+    """`settings.stack.workers` stream workers.
+
+    Parameters
+    ----------
+    alive : collection of str
+        Names of the programs that run: they keep their ports, others get free ones.
+    """
     return tuple(
-        _process(settings, ports, role="worker", module="streams.worker", number=number, order=WORKER_ORDER)
+        _process(settings, ports, alive, role="worker", module="streams.worker", number=number, order=WORKER_ORDER)
         for number in range(settings.stack.workers)
     )
 
 
-def rankers(settings: Settings, ports: Ports) -> tuple[Process, ...]:
+def rankers(settings: Settings, ports: Ports, alive: Collection[str]) -> tuple[Process, ...]:
     """`settings.stack.rankers` rankers, all on one gRPC and one HTTP port: the kernel spreads the connections."""
     name = settings.namespace
-    grpc = f"{LOOPBACK}:{ports.of(f'{name}-grpc')}"
-    http = f"{LOOPBACK}:{ports.of(f'{name}-http')}"
+    one_is_up = any(_role(program) == f"{name}-ranker" for program in alive)
+    grpc = f"{LOOPBACK}:{_port(ports, f'{name}-grpc', is_ours=one_is_up)}"
+    http = f"{LOOPBACK}:{_port(ports, f'{name}-http', is_ours=one_is_up)}"
     own = settings.model_copy(update={"ranker": settings.ranker.model_copy(update={"grpc": grpc, "http": http})})
     return tuple(
-        _process(own, ports, role="ranker", module="ranker.server", number=number, order=RANKER_ORDER, grpc=grpc)
+        _process(own, ports, alive, role="ranker", module="ranker.server", number=number, order=RANKER_ORDER, grpc=grpc)
         for number in range(settings.stack.rankers)
     )
 
 
-def feast_ui(settings: Settings, ports: Ports) -> tuple[Process, ...]:
+def feast_ui(settings: Settings, ports: Ports, alive: Collection[str]) -> tuple[Process, ...]:
     """Feast's own web page over the registry, where the settings want it."""
     if not settings.stack.feast_ui:
         return ()
     yaml = Path(settings.feast.yaml)
     name = f"{settings.namespace}-ui-0"
-    port = ports.of(name)
+    port = _port(ports, name, is_ours=name in alive)
     command = (str(Path(sys.executable).with_name("feast")), "-f", str(yaml), "ui", "--host", LOOPBACK, "-p", str(port))
     program = Program(name=name, command=command, directory=yaml.parent, order=UI_ORDER)
     return (Process(program=program),)
@@ -117,10 +124,18 @@ def addresses(
 
 
 def _process(
-    settings: Settings, ports: Ports, *, role: str, module: str, number: int, order: int, grpc: str = ""
+    settings: Settings,
+    ports: Ports,
+    alive: Collection[str],
+    *,
+    role: str,
+    module: str,
+    number: int,
+    order: int,
+    grpc: str = "",
 ) -> Process:
     name = f"{settings.namespace}-{role}-{number}"
-    port = ports.of(name)
+    port = _port(ports, name, is_ours=name in alive)
     program = Program(
         name=name,
         command=(sys.executable, "-m", module, "--id", str(number)),
@@ -130,6 +145,11 @@ def _process(
         stop_wait_s=STOP_WAIT_S,
     )
     return Process(program=program, metrics=f"{LOOPBACK}:{port}", grpc=grpc)
+
+
+def _port(ports: Ports, name: str, *, is_ours: bool) -> int:
+    """The port of `name`; another one if its owner is down and somebody else listens there."""
+    return ports.of(name) if is_ours else ports.free(name)
 
 
 def _role(program: str) -> str:

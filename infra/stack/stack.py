@@ -189,12 +189,14 @@ class Stack:
     def _processes(self, only: Collection[Part], ports: Ports, settings: Settings) -> list[processes.Process]:
         """Workers and rankers, all at once; those beyond the numbers of the settings are stopped."""
         started: list[processes.Process] = []
+        alive = [state.name for state in self._supervisor.states() if state.pid]
         if "workers" in only:
-            started += processes.workers(settings, ports)
+            started += processes.workers(settings, ports, alive)
         if "rankers" in only and self._settings.ranker.grpc:
             services.check_external("the ranker", self._settings.ranker.grpc, health.grpc)
         elif "rankers" in only:
-            started += [*processes.rankers(settings, ports), *processes.feast_ui(settings, ports)]
+            started += processes.rankers(settings, ports, alive)
+            started += processes.feast_ui(settings, ports, alive)
         kept = {process.program.name for process in started}
         roles = tuple(role for role in processes.ROLES if f"{role}s" in only)
         surplus = [one.name for one in self._supervisor.states() if _belongs(one.name, settings.namespace, roles)]
