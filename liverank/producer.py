@@ -101,8 +101,8 @@ class EventProducer:
                 "run `liverank up` or set LIVERANK_KAFKA__BOOTSTRAP"
             )
         endpoints = Endpoints.read(found.home)
-        same = endpoints is not None and endpoints.namespace == found.namespace
-        self.events_topic = found.topic("events", endpoints.generation if endpoints is not None and same else 1)
+        generation = endpoints.of(found.namespace).generation if endpoints is not None else 1
+        self.events_topic = found.topic("events", generation)
         self.items_topic = found.topic("items")
         self._data_clock = found.clock == "data"
         self._on_error = on_error
