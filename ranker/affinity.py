@@ -26,6 +26,8 @@ class Affinities:
 
     Attributes
     ----------
+    as_of_ms
+        The instant.
     rows
         Row in the table of every usable entry, newest first; entries whose item the table does not know are left out.
     weights
@@ -48,6 +50,7 @@ class Affinities:
         Age of the newest entry; a year where there is none.
     """
 
+    as_of_ms: int
     rows: Rows
     weights: Floats
     kinds: NDArray[np.uint8]
@@ -89,6 +92,7 @@ def affinities(user: UserView, table: ItemsView, as_of_ms: int) -> Affinities:
     prices = table.price[rows][liked]
     prices = prices[prices > 0]
     return Affinities(
+        as_of_ms=as_of_ms,
         rows=rows,
         weights=weights,
         kinds=np.ascontiguousarray(history["kind"]),

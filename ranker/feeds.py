@@ -116,6 +116,8 @@ class CatalogueFeed(Feed):
         self.positions: dict[Tp, int] = {}
         self._published: dict[Tp, int] = {}
         self._published_s = 0.0
+        # Replay waits for positions between any two events; live they are looked at by people.
+        self._publish_s = 0.02 if settings.clock == "data" else 0.1
         self.rejected = 0
 
     def step(self) -> None:
@@ -123,7 +125,7 @@ class CatalogueFeed(Feed):
         if self._reader is None:
             self._open()
         assert self._reader is not None
-        records = self._reader.poll_batch(500, 0.1)
+        records = self._reader.poll_batch(500, self._publish_s)
         if records:
             self._take(records)
         if not self.loaded.is_set() and all(self.positions.get(tp, 0) >= end for tp, end in self._until.items()):
@@ -178,7 +180,7 @@ class CatalogueFeed(Feed):
     def _publish(self) -> None:
         """Positions for replay's waiting: `<ns>:position:<reader>:<partition>`, topic -> next offset."""
         now_s = time.monotonic()
-        if self.positions == self._published or now_s - self._published_s < 0.1 or not self.loaded.is_set():
+        if self.positions == self._published or now_s - self._published_s < self._publish_s or not self.loaded.is_set():
             return
         with translated("publishing the ranker's position"):
             pipe: Any = self._redis.pipeline(transaction=False)
@@ -236,8 +238,6 @@ class VectorFeed(Feed):
             if found:
                 ids = list(found)
                 matrix = np.stack([found[item_id] for item_id in ids]).astype(np.float32)
-                norms = np.linalg.norm(matrix, axis=1, keepdims=True)
-                matrix = np.divide(matrix, norms, out=np.zeros_like(matrix), where=norms > 0)
                 self._catalogue.set_vectors(ids, matrix, str(space))
                 metrics.VECTORS.set(int(self._catalogue.table.has_vector.sum()))
         self._space = str(space)

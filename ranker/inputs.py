@@ -71,8 +71,8 @@ class UserView(Protocol):
 class ItemsView(Protocol):
     """The catalogue in columns; arrays hold at least ``len(self)`` rows."""
 
-    ids: Sequence[str]
-    rows: Mapping[str, int]
+    ids: list[str]
+    rows: dict[str, int]
     available: NDArray[np.bool_]
     price: NDArray[Any]
     creator: NDArray[np.int32]
@@ -81,12 +81,16 @@ class ItemsView(Protocol):
     vectors: Floats
     has_vector: NDArray[np.bool_]
     regions: NDArray[np.uint64]
-    attributes: Sequence[Mapping[str, event_pb2.Attribute] | None]
+    attributes: list[Mapping[str, event_pb2.Attribute] | None]
     version: NDArray[np.int64]
-    category_names: Sequence[str]
-    creator_names: Sequence[str]
-    window_names: Sequence[str]
+    category_names: list[str]
+    creator_names: list[str]
     space: str
+
+    @property
+    def window_names(self) -> Sequence[str]:
+        """Names of the columns of `windows`, in order."""
+        ...
 
     def __len__(self) -> int:
         """Rows in use."""
@@ -120,6 +124,6 @@ class ItemsView(Protocol):
         """Decayed popularity of every item, shape ``(len(self),)``."""
         ...
 
-    def neighbours(self, row: int) -> tuple[Rows, Floats]:
-        """Items that met this one in users' histories, with their decayed weights."""
+    def neighbours(self, row: int, as_of_ms: int | None = None) -> tuple[Rows, Floats]:
+        """Items that met this one in users' histories, with weights decayed to `as_of_ms`."""
         ...

@@ -15,7 +15,9 @@ RUNGS: Final = Counter("liverank_rungs_total", "Degrade rungs taken by Rank repl
 ERRORS: Final = Counter("liverank_request_errors_total", "Requests that ended in an error.", ("method", "reason"))
 TRACKED: Final = Counter("liverank_tracked_events_total", "Events of Track calls.", ("outcome",))
 LOG_LOST: Final = Gauge("liverank_decisions_lost", "Replies whose records the local queue did not take.")
-DELIVERY_FAILED: Final = Counter("liverank_delivery_failures_total", "Records that the broker did not take.", ("error",))
+DELIVERY_FAILED: Final = Counter(
+    "liverank_delivery_failures_total", "Records that the broker did not take.", ("error",)
+)
 RECALL: Final = Gauge("liverank_ann_recall", "Recall@100 of the vector index in the last probe.")
 INDEX_EXACT: Final = Gauge("liverank_ann_exact", "1 while vectors are searched exactly because recall was too low.")
 ITEMS: Final = Gauge("liverank_items", "Items in the table.")

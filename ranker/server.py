@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from features.item_table import ItemTable
-
 from features.apply import open_store
+from features.item_load import load_from_feast
+from features.item_table import ItemTable
 from features.redis import connect, translated
 from features.user_row import UserRowReader
 from liverank import metrics as exporter
@@ -110,6 +110,7 @@ class RankerProcess:
         )
         store = open_store(settings)
         reader = UserRowReader(store, category_of_hash=self.table.category_of_hash)
+        self.table.set_program(reader.schema.program)
         replies = ReplyStore(redis, settings.namespace)
         log = DecisionLog(self.producer, settings, generation)
         catalogue_feed = CatalogueFeed(
@@ -170,7 +171,9 @@ class RankerProcess:
 
     def _load_rows(self, settings: Settings) -> None:
         with self.catalogue.lock:
-            self.table.load_from_feast(connect(settings), settings)
+            load_from_feast(
+                self.table, connect(settings), settings.feast_project, list(self.table.ids), catalogue=False
+            )
 
     def not_ready(self) -> str:
         """What the process still waits for; empty when it can answer."""

@@ -43,7 +43,8 @@ class ValueWeights:
     shown
         From the fifth showing without a click: this factor for each further one, in (0, 1]; 1 = off.
     relevance
-        How much retrieval's own order counts where the model reads no columns: factor from ``1`` to ``1 + relevance``.
+        How much the order of retrieval and the user's vectors count where the model reads no columns: factor
+        ``exp(relevance x (retrieval + mean cosine) / 2)``, both at most 1.
     """
 
     heads: Mapping[str, float] = field(default_factory=lambda: HEAD_WEIGHTS)
@@ -103,7 +104,9 @@ def soft_factors(
     if times_shown is not None and weights.shown < 1:
         factors *= np.clip(weights.shown ** np.maximum(times_shown - 4, 0), LOWEST, 1.0)
     if relevance is not None and weights.relevance > 0:
-        factors *= np.clip(1 + weights.relevance * relevance, LOWEST, HIGHEST)
+        first = INDEX["crosses:cosine_1w"]
+        near = x[:, first : first + 3].mean(axis=1)
+        factors *= np.clip(np.exp(weights.relevance * (relevance + near) / 2), LOWEST, HIGHEST)
     return factors
 
 

@@ -103,7 +103,7 @@ class MemoryTable:
     def popularity(self, as_of_ms: int) -> NDArray[np.float32]:
         return self._popularity
 
-    def neighbours(self, row: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def neighbours(self, row: int, as_of_ms: int | None = None) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         return self.pairs[row]
 
     def apply_change(self, change: item_pb2.ItemChange, version: int) -> None:

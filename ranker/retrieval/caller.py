@@ -35,8 +35,11 @@ def caller_candidates(candidates: Sequence[pb.Candidate], table: ItemsView) -> C
     seen: dict[str, pb.Candidate] = {}
     for candidate in candidates:
         seen.setdefault(candidate.item_id, candidate)
-    known = [(table.rows[item_id], candidate) for item_id, candidate in seen.items() if item_id in table.rows]
-    unknown = tuple(item_id for item_id in seen if item_id not in table.rows)
+    places = {item_id: table.rows[item_id] for item_id in seen if item_id in table.rows}
+    # Counters may know an item before the catalogue does; it is known from its first catalogue record on.
+    places = {item_id: row for item_id, row in places.items() if table.version[row] >= 0}
+    known = [(row, seen[item_id]) for item_id, row in places.items()]
+    unknown = tuple(item_id for item_id in seen if item_id not in places)
     rows = np.array([row for row, _ in known], dtype=np.int32)
     names = sorted({name for _, candidate in known for name in candidate.scores})
     if not names:

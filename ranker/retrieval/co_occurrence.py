@@ -29,7 +29,7 @@ def co_occurrence(affinity: Affinities, table: ItemsView) -> tuple[Rows, Floats]
     seeds, weights = affinity.rows[liked][:RECENT], affinity.weights[liked][:RECENT]
     parts: list[tuple[Rows, Floats]] = []
     for row, weight in zip(seeds.tolist(), weights.tolist(), strict=True):
-        neighbours, pairs = table.neighbours(row)
+        neighbours, pairs = table.neighbours(row, affinity.as_of_ms)
         if len(neighbours):
             total = float(pairs.sum())
             if total > 0:
