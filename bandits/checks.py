@@ -175,8 +175,8 @@ def check_probabilities(case: Case) -> None:
 
 
 def check_observed_frequency(case: Case, n_slates: int = 20_000, n_laws: int = 20, alpha: float = 1e-3) -> None:
-    """Counts per candidate and slot stand with the sum of the laws: 200,000 drawn slots over two caps, Bonferroni over all cells,
-    fixed seeds.
+    """Counts per candidate and slot stand with the sum of the laws: 200,000 drawn slots over two caps, Bonferroni
+    over all cells, fixed seeds.
     """
     per_law = n_slates // n_laws
     for cap in (1.0, 0.1):
