@@ -21,7 +21,6 @@ from liverank.v1.item_pb2 import Item
 from streams.agents.batches import Pace, Positioned, drive
 from streams.agents.dead import DeadLetterWriter
 from streams.agents.services import AgentServices
-from streams.catalogue import appended_ms
 
 if TYPE_CHECKING:
     import faust
@@ -91,7 +90,7 @@ class CatalogueHandler:
                     "space": pack_string(str(space)),
                     "attributes": pack_string(""),
                 }
-                rows.append(Row(SEMANTIC, JOIN_KEY, item_id, values, appended_ms(record), version_of(record)))
+                rows.append(Row(SEMANTIC, JOIN_KEY, item_id, values, record.append_ts_ms, version_of(record)))
         self._writer.write(rows)
 
 
@@ -114,7 +113,7 @@ def catalogue_row(item_id: str, record: Record, item: Item | None) -> Row:
             "published_ts_ms": pack_int64(item.published_ts_ms),
             "version": pack_int64(record.offset),
         }
-    return Row(CATALOGUE, JOIN_KEY, item_id, values, appended_ms(record), version_of(record))
+    return Row(CATALOGUE, JOIN_KEY, item_id, values, record.append_ts_ms, version_of(record))
 
 
 def register(app: faust.App, services: AgentServices) -> None:

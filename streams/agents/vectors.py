@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import faust
 
 PACE: Final = Pace(records=1_000, within_s=0.1)
+REPLAY_PACE: Final = Pace(records=1_000, within_s=0.005)
+"""On the data's clock a replayer waits for every batch."""
 
 
 class VectorHandler:
@@ -74,7 +76,9 @@ def register(app: faust.App, services: AgentServices) -> None:
     handler = Positioned(VectorHandler(near_line, DeadLetterWriter(settings)), client, settings.namespace)
     topic = app.topic(settings.topic("user-changes"), key_type=bytes, value_type=bytes, value_serializer="raw")
 
+    pace = PACE if settings.clock == "wall" else REPLAY_PACE
+
     async def vectors(stream: Any) -> None:
-        await drive(stream, handler, services, PACE)
+        await drive(stream, handler, services, pace)
 
     app.agent(topic, name="liverank.vectors", concurrency=1)(vectors)
