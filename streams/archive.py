@@ -28,9 +28,9 @@ _GAPS = Counter("liverank_archive_gaps", "Times that the log had lost records be
 
 
 def archive_holds(settings: Settings, topic: str, partition: int) -> bool:
-    """Whether the archive holds records of this partition of a generation's topic (full name, ``….events.1``)."""
+    """Whether the archive holds a past of this partition: records of the generation or imported ones."""
     short, _, generation = topic.removeprefix(settings.topic("")).rpartition(".")
-    return last_offset(part_dir(settings, short, int(generation), partition)) >= 0
+    return any(last_offset(part_dir(settings, short, g, partition)) >= 0 for g in (0, int(generation)))
 
 
 class Archiver:

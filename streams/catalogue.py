@@ -1,8 +1,7 @@
 """The catalogue's versions: what an item was when an event was appended.
 
 Every worker reads all partitions of `items` without a group. A version is the offset of its record; an event asks for
-the newest version appended at or before its own append time (fold.md point 5). The header ``liverank-appended`` (ms
-as decimal text) gives the append time of imported items; without it the broker's append time counts.
+the newest version appended at or before its own append time.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from typing import Final
 
 from features.hashing import id_hash
 from features.item_version import CatalogueItem
@@ -20,9 +18,7 @@ from liverank.errors import ContractError, UnavailableError
 from liverank.kafka import BEGINNING, BatchConsumer, OffsetClient, Record, Tp
 from liverank.topics import RETENTION_MS
 
-__all__ = ["APPENDED_HEADER", "Catalogue", "CatalogueReader", "item_of"]
-
-APPENDED_HEADER: Final = "liverank-appended"
+__all__ = ["Catalogue", "CatalogueReader", "History", "item_of"]
 
 
 def item_of(record: Record) -> tuple[str, CatalogueItem | None]:
@@ -43,19 +39,13 @@ def item_of(record: Record) -> tuple[str, CatalogueItem | None]:
     return change.item_id, CatalogueItem(
         change.item_id,
         record.offset,
-        appended_ms(record),
+        record.append_ts_ms,
         tuple(item.categories),
         item.creator,
         item.price,
         item.available,
         item.published_ts_ms,
     )
-
-
-def appended_ms(record: Record) -> int:
-    """Return the append time that counts for a catalogue record."""
-    given = record.header(APPENDED_HEADER)
-    return int(given) if given is not None and given.isdigit() else record.append_ts_ms
 
 
 class Catalogue:
@@ -72,8 +62,14 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self._versions)
 
-    def put(self, item_id: str, append_ts_ms: int, item: CatalogueItem | None) -> None:
-        """Add a version; versions of one item come in the order of their offsets."""
+    def put(self, item_id: str, append_ts_ms: int, item: CatalogueItem | None, *, keep_all: bool = False) -> None:
+        """Add a version; versions of one item come in the order of their offsets.
+
+        Parameters
+        ----------
+        keep_all : bool
+            Keep versions that no event in the log can ask for any more (a rebuild asks for them).
+        """
         self._newest_ms = max(self._newest_ms, append_ts_ms)
         times, items = self._versions.get(item_id, ((), ()))
         if not times:
@@ -82,11 +78,11 @@ class Catalogue:
             append_ts_ms = times[-1]
         times, items = (*times, append_ts_ms), (*items, item)
         needed = bisect_right(times, self._newest_ms - RETENTION_MS) - 1
-        if needed > 0:
+        if needed > 0 and not keep_all:
             times, items = times[needed:], items[needed:]
         self._versions[item_id] = (times, items)
 
-    def put_record(self, record: Record) -> None:
+    def put_record(self, record: Record, *, keep_all: bool = False) -> None:
         """Add the version that a record holds.
 
         Raises
@@ -96,11 +92,16 @@ class Catalogue:
         """
         item_id, item = item_of(record)
         if item_id:
-            self.put(item_id, appended_ms(record), item)
+            self.put(item_id, record.append_ts_ms, item, keep_all=keep_all)
 
     def name_of(self, item_hash: int) -> str | None:
         """Return the item id of a hash (`features.hashing.item_hash`); None = never in the catalogue."""
         return self._names.get(item_hash)
+
+    def first(self, item_id: str) -> CatalogueItem | None:
+        """Return the oldest version that is kept; None = unknown."""
+        _, items = self._versions.get(item_id, ((), ()))
+        return next((item for item in items if item is not None), None)
 
     def at(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
         """Return the newest version appended at or before `append_ts_ms`; None = unknown or removed."""
@@ -112,6 +113,17 @@ class Catalogue:
             return items[-1]
         index = bisect_right(times, append_ts_ms)
         return items[index - 1] if index else None
+
+
+class History:
+    """The catalogue for imported events, which are older than its topic: an item's first version counts from always."""
+
+    def __init__(self, table: Catalogue) -> None:
+        self._table = table
+
+    def at(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
+        """Return the version at `append_ts_ms`, or the first one; None = unknown or removed."""
+        return self._table.at(item_id, append_ts_ms) or self._table.first(item_id)
 
 
 class CatalogueReader:

@@ -86,6 +86,11 @@ def _meta(fields: Mapping[bytes, bytes]) -> Meta:
     )
 
 
+def _escaped(text: str) -> str:
+    """A key as a pattern that matches only itself."""
+    return "".join(f"\\{letter}" if letter in "*?[]^\\" else letter for letter in text)
+
+
 class FencedStore:
     """The state of one fold instance in Redis. One thread.
 
@@ -196,6 +201,50 @@ class FencedStore:
                     f"{epochs[call.partition]} and {call.start.text()!r}",
                 )
         return refused
+
+    def restore(self, calls: Sequence[Call]) -> None:
+        """Write state without a fence: only while nothing else writes this generation (import, rebuild)."""
+        with translated("restoring state"):
+            pipe = self._client.pipeline(transaction=False)
+            for call in calls:
+                for key, fields in call.pages.items():
+                    kept = {name: data for name, data in fields.items() if data}
+                    gone = [name for name, data in fields.items() if not data]
+                    if kept:
+                        pipe.hset(self.key(call.partition, key), mapping=kept)
+                    if gone:
+                        pipe.hdel(self.key(call.partition, key), *gone)
+                due = self._part(call.partition, "due")
+                for key, due_ms in call.due.items():
+                    if due_ms is None:
+                        pipe.zrem(due, key)
+                    else:
+                        pipe.zadd(due, {key: due_ms})
+            pipe.execute()
+
+    def restore_meta(self, partition: int, meta: Meta) -> None:
+        """Write where a restored partition stands; from now on it has an owner's state."""
+        fields: dict[bytes, bytes | int] = {
+            b"position": meta.position.text(),
+            b"clock": meta.clock_ms,
+            b"version": meta.version,
+            b"layout": LAYOUT,
+        }
+        fields.update({b"s%d" % source: mark.text() for source, mark in meta.sources.items()})
+        with translated("restoring a position"):
+            self._client.hset(self._part(partition, "meta"), mapping=fields)
+
+    def wipe(self, n_partitions: int) -> int:
+        """Delete everything of this fold instance; return how many keys went."""
+        n = 0
+        with translated("deleting state"):
+            for partition in range(n_partitions):
+                base = f"{self._prefix}{partition}}}:{self._kind}"
+                for pattern in (f"{_escaped(base)}:*", f"{_escaped(base)}.*"):
+                    keys = list(self._client.scan_iter(match=pattern, count=5000))
+                    for start in range(0, len(keys), 1000):
+                        n += int(self._client.unlink(*keys[start : start + 1000]))
+        return n
 
     def _encode(self, epoch: int, call: Call) -> tuple[int, list[bytes | str | int]]:
         partition = call.partition

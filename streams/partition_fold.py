@@ -85,6 +85,8 @@ class PartitionFold:
         The input is another fold's output: the clock is the smallest one of its sources, whatever `clock` says.
     cache_states : int
         States kept in memory between polls.
+    horizon_ms : int
+        How far ahead of the clock due keys are held in memory.
     spill : callable
         Called in the middle of a record when many closed calls wait; must write them and empty `calls`.
 
@@ -110,6 +112,7 @@ class PartitionFold:
         spill: Callable[[], None],
         cache_states: int,
         limits: Limits = LIMITS,
+        horizon_ms: int = HORIZON_MS,
     ) -> None:
         self.partition = partition
         self.generation = generation
@@ -130,6 +133,7 @@ class PartitionFold:
         self._cache: OrderedDict[str, _Entry] = OrderedDict()
         self._due = DueIndex()
         self._due.horizon_ms = -1
+        self._horizon_ms = horizon_ms
         self._call = self._open()
         self._unsettled: dict[str, _Entry] = {}
         self._touched: dict[str, _Entry] = {}
@@ -204,6 +208,17 @@ class PartitionFold:
             return
         while len(self._cache) > self._cache_states:
             self._cache.popitem(last=False)
+
+    def resume(self, clock_ms: int, sources: Mapping[int, SourceMark]) -> None:
+        """Go on with a stored clock and stored marks; only before the first record."""
+        self.clock_ms = clock_ms
+        self._sources = dict(sources)
+        self._call.clock_ms = clock_ms
+
+    @property
+    def sources(self) -> dict[int, SourceMark]:
+        """The newest of what each source partition sent."""
+        return dict(self._sources)
 
     @property
     def n_cached(self) -> int:
@@ -327,7 +342,7 @@ class PartitionFold:
         if self._call.n_records or self.calls:
             self.close()
             self._spill()
-        until_ms = self.clock_ms + HORIZON_MS
+        until_ms = self.clock_ms + self._horizon_ms
         self._due.extend(self._reader.due_between(self.partition, self._due.horizon_ms, until_ms), until_ms)
 
     def _do_due(self, found: list[tuple[int, str]]) -> None:

@@ -60,6 +60,11 @@ class Worker(Service):
         self.settings = settings
         self.member = f"worker-{worker_id}"
         client = connect(settings, retries=3)
+        with translated("asking whether the namespace is free"):
+            if busy := client.get(f"{settings.namespace}:maintenance"):
+                raise UnavailableError(
+                    f"namespace {settings.namespace} is busy with `{busy.decode()}`; waiting for its end"
+                )
         self.generation = active_generation(client, settings.namespace)
         topic = settings.topic("events", self.generation)
         n_partitions = partition_counts(settings.kafka.bootstrap, [topic]).get(topic)
@@ -124,7 +129,7 @@ class Worker(Service):
         return "" if self.folds else "starting"
 
 
-def when_stores_answer(build: Callable[[], Worker], patience_s: float = 60.0) -> Worker:
+def when_stores_answer(build: Callable[[], Worker], patience_s: float = 600.0) -> Worker:
     """Build the worker; wait while Redis or Kafka is away.
 
     Raises

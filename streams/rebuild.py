@@ -1,0 +1,134 @@
+"""Rebuild: the archive folded into an empty Redis by the live functions.
+
+Afterwards workers go on with the live log after the last archived offset. Outputs that the log's readers have seen
+before carry the same numbers again, so nobody counts them twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from features.archive import part_dir, partitions_of, read_archive, read_part
+from features.redis import connect, namespace_token, translated
+from liverank.errors import ConfigError, ContractError, CorruptError
+from liverank.kafka import Record, partition_counts
+from liverank.settings import Settings
+from streams.catalogue import Catalogue, History
+from streams.history import imported_parts, maintenance, merged, recompute_vectors
+from streams.items import ItemFold
+from streams.outbox import Output
+from streams.program import pinned_program
+from streams.replayer import Replayer
+from streams.users import UserFold
+
+__all__ = ["RebuildReport", "rebuild"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RebuildReport:
+    """What a rebuild folded."""
+
+    imported: int
+    live: int
+    items: int
+
+
+def _catalogue(settings: Settings) -> tuple[Catalogue, int]:
+    """Return the catalogue's versions as the archive holds them, and how many there are."""
+    table, n = Catalogue(), 0
+    for record in sorted(read_archive(settings, "items"), key=lambda r: (r.append_ts_ms, r.partition, r.offset)):
+        try:
+            table.put_record(record, keep_all=True)
+            n += 1
+        except ContractError:
+            continue  # a dead letter was written when it came
+    return table, n
+
+
+def _whole(records: Iterator[Record], what: str) -> Iterator[Record]:
+    """Pass records on; a missing offset is an error."""
+    for following, record in enumerate(records):
+        if record.offset != following:
+            raise CorruptError(
+                f"the archive of {what} misses offsets {following} to {record.offset - 1}: "
+                "state cannot be rebuilt from it"
+            )
+        yield record
+
+
+def rebuild(settings: Settings, *, on_progress: Callable[[str, int], None] | None = None) -> RebuildReport:
+    """Delete the fold state of the live generation and build it from the archive. No worker may run.
+
+    Parameters
+    ----------
+    on_progress : callable, optional
+        Called with (step, records done).
+
+    Raises
+    ------
+    ConfigError
+        The archive is empty, or the namespace is busy.
+    CorruptError
+        The archive misses records.
+    UnavailableError
+        Redis is away; run it again.
+    """
+    tell = on_progress or (lambda _step, _done: None)
+    client = connect(settings, retries=3)
+    with translated("reading the active generation"):
+        generation = int(client.get(f"{settings.namespace}:active") or 1)
+    topic = settings.topic("events", generation)
+    live = partitions_of(settings, "events", generation)
+    imported = imported_parts(settings)
+    if not live and not imported:
+        raise ConfigError(
+            f"the archive under {settings.home / 'archive' / settings.namespace} holds no events: nothing to rebuild"
+        )
+    n_partitions = partition_counts(settings.kafka.bootstrap, [topic]).get(topic, settings.stack.partitions)
+    with maintenance(client, settings, "rebuild"):
+        program = pinned_program(client, settings.namespace)
+        token = namespace_token(client, settings.namespace)
+        table, n_items = _catalogue(settings)
+
+        def discard(_outputs: Sequence[Output]) -> None:
+            """Label rows, dead letters and changes are there already."""
+
+        def replayer(number: int) -> Replayer:
+            return Replayer(
+                settings,
+                client,
+                users=UserFold(settings, program, token=token),
+                items=ItemFold(settings, program),
+                n_partitions=n_partitions,
+                generation=number,
+                store_generation=generation,
+                catalogue=History(table) if number == 0 else table,
+                outputs=discard,
+            )
+
+        first = replayer(0)
+        first.wipe()
+        newest_ms = 0
+        for record in merged([_whole(part, "imported events") for part in imported]):
+            first.feed(record)
+            newest_ms = max(newest_ms, record.append_ts_ms)
+            if first.n_records % 1000 == 0:
+                tell("imported", first.n_records)
+        if first.n_records:
+            first.tick(newest_ms)
+            first.finish(live=False)
+        second = replayer(generation)
+        if first.n_records:
+            second.go_on_from_store()
+        parts = [
+            _whole(read_part(part_dir(settings, "events", generation, p), topic, p), f"{topic} [{p}]") for p in live
+        ]
+        for record in merged(parts):
+            second.feed(record)
+            if second.n_records % 1000 == 0:
+                tell("live", second.n_records)
+        second.finish(live=True)
+        tell("vectors", 0)
+        recompute_vectors(client, settings)
+    return RebuildReport(imported=first.n_records, live=second.n_records, items=n_items)
