@@ -52,3 +52,26 @@ def base_model(settings: Settings) -> str:
     from ranker.models import ensure_base_model
 
     return str(ensure_base_model(settings))
+
+
+def remove(settings: Settings) -> None:
+    """Delete everything of a namespace whose processes are down: topics, state, features, archive, models.
+
+    Parameters
+    ----------
+    settings : Settings
+        Resolved.
+    """
+    import shutil
+
+    from features.redis import connect, translated
+    from liverank.kafka import delete_topics
+    from liverank.topics import topic_specs
+
+    delete_topics(settings.kafka.bootstrap, list(topic_specs(settings, FIRST_GENERATION)))
+    with connect(settings) as client, translated("removing the namespace"):
+        # Feast's keys end in the project.
+        for pattern in (f"{settings.namespace}:*", f"*{settings.feast_project}"):
+            for key in client.scan_iter(match=pattern, count=1000):
+                client.unlink(key)
+    shutil.rmtree(settings.home / settings.namespace, ignore_errors=True)

@@ -101,7 +101,7 @@ def wait(process: Process, supervisor: Supervisor, *, timeout_s: float) -> None:
         It is not in time; the message ends with its log's last lines.
     """
     name = process.program.name
-    fault = health.wait(process.probe, timeout_s=timeout_s, alive=lambda: services.ended(supervisor, name))
+    fault = health.wait(process.probe, timeout_s=timeout_s, alive=services.watch(supervisor, name))
     if fault:
         raise StackError(f"{name} is not ready: {fault}\n{services.tail(supervisor, name)}")
 
@@ -111,12 +111,12 @@ def addresses(
 ) -> NamespaceEndpoints:
     """What the endpoints file says about the namespace; roles that were left alone keep their lines."""
     served = [process for process in processes if process.grpc]
-    environment = served[0].program.environment if served else {}
+    own = served[0].program.environment if served else {}
     started = {_role(process.program.name) for process in processes}
     kept = {name: address for name, address in old.metrics.items() if _role(name) not in started}
     return NamespaceEndpoints(
-        grpc=environment.get("LIVERANK_RANKER__GRPC", settings.ranker.grpc),
-        http=environment.get("LIVERANK_RANKER__HTTP", settings.ranker.http),
+        grpc=own.get("LIVERANK_RANKER__GRPC", settings.ranker.grpc or old.grpc),
+        http=own.get("LIVERANK_RANKER__HTTP", settings.ranker.http or old.http),
         feast_yaml=settings.feast.yaml,
         metrics={**kept, **{process.program.name: process.metrics for process in processes if process.metrics}},
         generation=generation,
@@ -141,7 +141,7 @@ def _process(
         command=(sys.executable, "-m", module, "--id", str(number)),
         directory=Path.cwd(),
         order=order + number,
-        environment={**_extra(), **settings.environment(), METRICS_VARIABLE: str(port)},
+        environment={**_extra(), **_own(settings), METRICS_VARIABLE: str(port)},
         stop_wait_s=STOP_WAIT_S,
     )
     return Process(program=program, metrics=f"{LOOPBACK}:{port}", grpc=grpc)
@@ -156,10 +156,18 @@ def _role(program: str) -> str:
     return program.rpartition("-")[0]
 
 
+def _own(settings: Settings) -> dict[str, str]:
+    """The settings as variables, without those that concern only the stack: another number of workers restarts none."""
+    prefix, kept = "LIVERANK_STACK__", "LIVERANK_STACK__PARTITIONS"
+    return {
+        name: value for name, value in settings.environment().items() if name == kept or not name.startswith(prefix)
+    }
+
+
 def _extra() -> dict[str, str]:
     """Variables of ours that are no settings (log level, failpoints), passed on as they are."""
     return {
         name: value
         for name, value in os.environ.items()
-        if name.startswith("LIVERANK_") and name not in BELONGS_TO_PROCESS
+        if name.startswith("LIVERANK_") and "__" not in name and name not in BELONGS_TO_PROCESS
     }

@@ -13,6 +13,7 @@ from infra.stack.programs import Program
 from infra.stack.supervisor import FATAL, Supervisor
 from liverank.settings import Settings
 
+MAX_STARTS = 3
 ATTEMPTS = 2
 """A port that was free when it was chosen can be taken before the service listens; then it gets another one."""
 
@@ -109,7 +110,7 @@ def wait(service: Local, supervisor: Supervisor, ports: Ports, *, timeout_s: flo
         fault = health.wait(
             lambda: service.probe(service.address()),
             timeout_s=timeout_s,
-            alive=lambda: ended(supervisor, service.name),
+            alive=watch(supervisor, service.name),
         )
         if not fault:
             return service.address()
@@ -132,10 +133,23 @@ def check_external(name: str, address: str, probe: Callable[[str], str]) -> str:
     return address
 
 
-def ended(supervisor: Supervisor, name: str) -> str:
-    """Why a program will not come up any more, or an empty string."""
-    state = supervisor.state(name)
-    return f"it ended too often ({state.reason})" if state.state == FATAL else ""
+def watch(supervisor: Supervisor, name: str) -> Callable[[], str]:
+    """A function that says why a program will not come up, or an empty string; asked again and again while waiting.
+
+    The supervisor gives a program up that ends within a second of its start; one that ends later is started for ever,
+    so its starts are counted here.
+    """
+    pids: set[int] = set()
+
+    def ask() -> str:
+        state = supervisor.state(name)
+        if state.state == FATAL:
+            return "it ended at once, again and again"
+        if state.pid:
+            pids.add(state.pid)
+        return f"it ended {MAX_STARTS} times while it started" if len(pids) > MAX_STARTS else ""
+
+    return ask
 
 
 def tail(supervisor: Supervisor, name: str, n_lines: int = 8) -> str:

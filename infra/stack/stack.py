@@ -19,7 +19,7 @@ from infra.stack.layout import Layout
 from infra.stack.ports import Ports
 from infra.stack.progress import Progress, Silent
 from infra.stack.supervisor import ProcessState, Supervisor
-from liverank.settings import Endpoints, Settings, resolve
+from liverank.settings import Endpoints, Settings
 
 Part = Literal["kafka", "redis", "namespace", "features", "model", "workers", "rankers"]
 PARTS: tuple[Part, ...] = ("kafka", "redis", "namespace", "features", "model", "workers", "rankers")
@@ -165,7 +165,7 @@ class Stack:
 
     def _namespace(self, only: Collection[Part], ports: Ports, found: Endpoints) -> Endpoints:
         """Everything that belongs to the namespace of the settings."""
-        settings = resolve(self._settings)
+        settings = _with_addresses(self._settings, found)
         generation = found.of(settings.namespace).generation
         if "namespace" in only:
             with self._progress.step(f"namespace {settings.namespace}") as step:
@@ -233,6 +233,22 @@ def parse_parts(text: str) -> tuple[Part, ...]:
     if unknown or not names:
         raise StackError(f"unknown parts {', '.join(unknown) or '(none given)'}; there are {', '.join(PARTS)}.")
     return tuple(cast(Part, name) for name in names)
+
+
+def _with_addresses(settings: Settings, found: Endpoints) -> Settings:
+    """The settings with what a process needs of the stack.
+
+    Not the ranker's own addresses of an earlier `up`: what a process is given must be the same in every `up`, or the
+    second one would restart it.
+    """
+    yaml = settings.feast.yaml or found.of(settings.namespace).feast_yaml
+    return settings.model_copy(
+        update={
+            "kafka": settings.kafka.model_copy(update={"bootstrap": found.kafka}),
+            "redis": settings.redis.model_copy(update={"url": found.redis}),
+            "feast": settings.feast.model_copy(update={"yaml": yaml}),
+        }
+    )
 
 
 def _belongs(process: str, namespace_name: str, roles: Collection[str]) -> bool:

@@ -105,7 +105,7 @@ def _print_status(found: Status) -> None:
         shown.add(process.name)
         fault = found.faults.get(process.name, "")
         running = f"{process.up_s} s" if process.pid else ""
-        answer = fault or ("ok" if process.name in found.faults else "not asked")
+        answer = fault or ("ok" if process.name in found.faults else "not in the endpoints file: run liverank up")
         table.add_row(process.name, process.state.lower(), str(process.pid or ""), running, answer)
     for part, fault in found.faults.items():
         if part not in shown:
