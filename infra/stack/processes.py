@@ -34,11 +34,14 @@ class Process:
         Address of its `/metrics` and `/ready`; empty where it has none.
     grpc : str
         Address that must answer the gRPC health check; empty where there is none.
+    page : str
+        URL that it serves to people.
     """
 
     program: Program
     metrics: str = ""
     grpc: str = ""
+    page: str = ""
 
     def probe(self) -> str:
         """The fault, or an empty string where it is ready."""
@@ -82,7 +85,7 @@ def feast_ui(settings: Settings, ports: Ports, alive: Collection[str]) -> tuple[
     port = _port(ports, name, is_ours=name in alive)
     command = (str(Path(sys.executable).with_name("feast")), "-f", str(yaml), "ui", "--host", LOOPBACK, "-p", str(port))
     program = Program(name=name, command=command, directory=yaml.parent, order=UI_ORDER)
-    return (Process(program=program),)
+    return (Process(program=program, page=f"http://{LOOPBACK}:{port}"),)
 
 
 def start(processes: Sequence[Process], supervisor: Supervisor) -> None:

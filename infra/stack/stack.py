@@ -206,7 +206,7 @@ class Stack:
         for process in started:
             with self._progress.step(process.program.name) as step:
                 processes.wait(process, self._supervisor, timeout_s=settings.stack.start_timeout_s)
-                step.note(process.grpc)
+                step.note(process.grpc or process.page)
         return started
 
     def _ask_redis(self, url: str) -> str:
