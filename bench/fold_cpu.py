@@ -13,12 +13,14 @@ import pstats
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from liverank.kafka import Record
 from liverank.v1.event_pb2 import Event, EventType
 from liverank.v1.stream_pb2 import ItemEffects
 from streams.fold import Parsed
+from tests.recount.program import PROGRAM
 from tests.recount.world import World
 
 T = TypeVar("T")
@@ -91,10 +93,12 @@ def main() -> None:
         "--gap-ms", type=int, default=500, help="between events of the measured load, all users together"
     )
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--no-categories", action="store_true", help="leave out the (user, category) view")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    world = World(write_rate=0.02)
+    views = [view for view in PROGRAM.views if not (options.no_categories and view.entity == "user_category")]
+    world = World(write_rate=0.02, program=replace(PROGRAM, views=tuple(views)))
     for item in range(options.items):
         world.catalogue.put(f"item-{item}", f"category-{item % 40}")
     n_warm = options.users * options.warm

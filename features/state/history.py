@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right, insort
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,11 +123,12 @@ def decode(*pages: bytes | None) -> NDArray[np.void]:
 class History:
     """The newest signals of one user. `add` costs about 2 us."""
 
-    __slots__ = ("_dirty", "_order", "_slots")
+    __slots__ = ("_dirty", "_order", "_slots", "_times")
 
     def __init__(self, fields: Mapping[bytes, bytes]) -> None:
         self._slots = bytearray(b"".join(body(n, fields[n], SIZE) for n in EVENT_FIELDS if fields.get(n)))
         self._order: list[tuple[Entry, int]] = sorted((entry, at) for at, entry in enumerate(unpack(self._slots)))
+        self._times = [entry.event_ts_ms for entry, _ in self._order]
         self._dirty: set[int] = set()
 
     def __len__(self) -> int:
@@ -143,12 +144,14 @@ class History:
             oldest, slot = order[0]
             if entry <= oldest:
                 return False
-            del order[0]
+            del order[0], self._times[0]
             self._slots[slot * SIZE : (slot + 1) * SIZE] = pack(entry)
         if order and entry < order[-1][0]:
             insort(order, (entry, slot))
+            insort(self._times, entry.event_ts_ms)
         else:
             order.append((entry, slot))
+            self._times.append(entry.event_ts_ms)
         self._dirty.add(slot // PER_PAGE)
         return True
 
@@ -163,7 +166,7 @@ class History:
 
     def next_leaving_ms(self, after_ms: int, windows_ms: tuple[int, ...], grain_ms: int) -> int | None:
         """See `next_leaving_ms`."""
-        return next_leaving_ms(self._order, _time, after_ms, windows_ms, grain_ms)
+        return next_leaving_ms(self._times, after_ms, windows_ms, grain_ms)
 
     def dirty(self) -> dict[bytes, bytes]:
         """Fields changed since the last call."""
@@ -173,33 +176,22 @@ class History:
         return changed
 
 
-T = TypeVar("T")
-
-
-def _time(kept: tuple[Entry, int]) -> int:
-    return kept[0].event_ts_ms
-
-
-def next_leaving_ms(
-    kept: Sequence[T], time: Callable[[T], int], after_ms: int, windows_ms: tuple[int, ...], grain_ms: int
-) -> int | None:
+def next_leaving_ms(times_ms: Sequence[int], after_ms: int, windows_ms: tuple[int, ...], grain_ms: int) -> int | None:
     """First multiple of `grain_ms` above `after_ms` by which something has left a window that it was in.
 
     What happened at t has left a window W from t + W on.
 
     Parameters
     ----------
-    kept : sequence
-        In order of time.
-    time : callable
-        Event time of one of them, ms.
+    times_ms : sequence of int
+        Event times, ascending.
     """
     due: int | None = None
     floor_ms = after_ms // grain_ms * grain_ms
     for window_ms in windows_ms:
-        at = bisect_right(kept, floor_ms - window_ms, key=time)
-        if at < len(kept):
-            leaves_ms = -(-(time(kept[at]) + window_ms) // grain_ms) * grain_ms
+        at = bisect_right(times_ms, floor_ms - window_ms)
+        if at < len(times_ms):
+            leaves_ms = -(-(times_ms[at] + window_ms) // grain_ms) * grain_ms
             if due is None or leaves_ms < due:
                 due = leaves_ms
     return due

@@ -9,9 +9,10 @@ from typing import Final
 
 from features.errors import StateConfigError
 from liverank.contract import LONG_DWELL_S, MID_RATING, SHORT_DWELL_S
+from liverank.settings import Settings
 from liverank.v1.event_pb2 import EventType
 
-__all__ = ["MINUTE_MS", "RewardWeights", "SignalWeights", "StateParams"]
+__all__ = ["MINUTE_MS", "RewardWeights", "SignalWeights", "StateParams", "state_params"]
 
 MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 60 * MINUTE_MS
@@ -121,7 +122,7 @@ class StateParams:
     attribution_window_ms: int = 30 * MINUTE_MS
     late_outcome_ms: int = 60 * MINUTE_MS
     max_exposures: int = 32
-    pair_partners: int = 8
+    pair_partners: int = 5
     pair_gap_half_life_ms: int = 7 * DAY_MS
     composition_grain_ms: int = MINUTE_MS
     signals: SignalWeights = field(default_factory=SignalWeights)
@@ -137,3 +138,23 @@ class StateParams:
             raise StateConfigError(f"max_exposures lies in [1, 128], got {self.max_exposures}")
         if not 0 <= self.pair_partners <= 32:
             raise StateConfigError(f"pair_partners lies in [0, 32], got {self.pair_partners}")
+
+
+def state_params(settings: Settings) -> StateParams:
+    """Parameters of the state as the settings say.
+
+    Raises
+    ------
+    StateConfigError
+        A signal's weight or name is wrong.
+    """
+    streams = settings.streams
+    known = {each.name for each in fields(SignalWeights)}
+    if unknown := sorted(set(streams.signal_weights) - known):
+        raise StateConfigError(f"streams.signal_weights names {unknown}; allowed are {sorted(known)}")
+    return StateParams(
+        session_timeout_ms=streams.session_timeout_s * 1000,
+        attribution_window_ms=streams.attribution_window_s * 1000,
+        late_outcome_ms=streams.late_outcome_s * 1000,
+        signals=SignalWeights(**streams.signal_weights),
+    )

@@ -187,10 +187,6 @@ def _unpack(packed: bytes) -> Iterator[_Session]:
         raise StateFormatError(f"sessions cannot be read at byte {at} ({error}); run `liverank rebuild`") from error
 
 
-def _time(entry: Entry) -> int:
-    return entry.event_ts_ms
-
-
 class Sessions:
     """Sessions of one user, oldest first. `add` costs about 2 us."""
 
@@ -326,7 +322,9 @@ class Sessions:
 
     def next_leaving_ms(self, after_ms: int, windows_ms: tuple[int, ...], grain_ms: int) -> int | None:
         """See `features.state.history.next_leaving_ms`, for abandonments."""
-        return next_leaving_ms(self._derived, _time, after_ms, windows_ms, grain_ms) if self._derived else None
+        if not self._derived:
+            return None
+        return next_leaving_ms([entry.event_ts_ms for entry in self._derived], after_ms, windows_ms, grain_ms)
 
     def set_intent(self, category: int, share: float) -> None:
         """Set what the newest session is after."""

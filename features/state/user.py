@@ -280,7 +280,7 @@ class UserState:
                     position=position,
                 )
                 if sign > 0 and kind in _PAIRED:
-                    for pairing in self.pairs.add(Good(ts_ms, item_id)):
+                    for pairing in self.pairs.add(Good(ts_ms, item_id, hashed)):
                         emit.pairs(*pairing)
         if changed:
             emit.user_changed(self.newest_event_ts_ms)
