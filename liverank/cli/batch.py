@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(enrich)
+    app.command()(train)
 
 
 def enrich(
@@ -59,6 +60,63 @@ def enrich(
         typer.echo(f"space      {report.space}\nfile       {report.path}")
         if report.tally.quarantined:
             typer.echo(f"quarantine {len(report.tally.quarantined)} items, e.g. {report.tally.quarantined[0]}")
+
+
+def train(
+    source: Annotated[str, typer.Option(help="auto, served (live traffic) or history (imported).")] = "auto",
+    date: Annotated[str, typer.Option(help="Use what happened until the end of this day (UTC), YYYY-MM-DD.")] = "",
+    days: Annotated[int, typer.Option(min=1, help="Use served rows of so many days before that.")] = 90,
+    slates: Annotated[int, typer.Option(min=40, help="Slates of history that become rows.")] = 5_000,
+    publish: Annotated[bool, typer.Option(help="Make the model active.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Also where it is no better than a coin.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Train the heads, calibrate them, write the manifest and make it active; rankers load it within seconds."""
+    from liverank.cli.progress import Steps
+    from liverank.errors import ConfigError
+    from liverank.settings import Settings, resolve
+    from ranker.training import run
+    from ranker.training.history import Sampling
+
+    if source not in ("auto", "served", "history"):
+        raise ConfigError(f"--source is auto, served or history, got {source!r}")
+    settings = resolve(Settings())
+    until_ms = _end_of(date) if date else 1 << 62
+    since_ms = max(0, until_ms - days * 86_400_000) if date else 0
+    steps = Steps()
+    with steps.step("train") as step:
+        report = run.train(
+            settings,
+            source=source,  # type: ignore[arg-type]
+            since_ms=since_ms,
+            until_ms=until_ms,
+            sampling=Sampling(slates=slates),
+            publish=publish,
+            force=force,
+            note=step.note,
+        )
+        step.note(f"{report.rows:,} rows ({report.kind})")
+    if json:
+        _print(report)
+        return
+    typer.echo(f"model      {report.model_id}\nengine     {report.engine}\nactive     {'yes' if publish else 'no'}")
+    for head, figures in report.figures["heads"].items():
+        shown = ("auc", "auc_popularity", "log_loss", "log_loss_base", "ece", "hit_10", "hit_10_popularity")
+        values = "  ".join(f"{name} {figures[name]:.4f}" for name in shown if figures.get(name) is not None)
+        typer.echo(f"{head:<10} {values}")
+    typer.echo(f"report     {report.path / run.REPORT_FILE}")
+
+
+def _end_of(day: str) -> int:
+    from datetime import UTC, datetime, timedelta
+
+    from liverank.errors import ConfigError
+
+    try:
+        start = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise ConfigError(f"--date is a day such as 2026-01-31, got {day!r}") from error
+    return int((start + timedelta(days=1)).timestamp() * 1000)
 
 
 def _print(report: object) -> None:

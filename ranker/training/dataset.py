@@ -103,6 +103,28 @@ class Dataset:
         return {name: self.take(block == at) for at, name in enumerate(BLOCKS)}
 
 
+def joined(first: Dataset, second: Dataset) -> Dataset:
+    """Two datasets of one kind as one, in order of time; groups stay whole, example ages count from the newest row."""
+    later = second.group + (int(first.group.max()) + 1 if len(first) else 0)
+    group = np.concatenate([first.group, later])
+    ts_ms = np.concatenate([first.ts_ms, second.ts_ms])
+    order = np.lexsort((np.arange(len(group)), group, ts_ms))
+    renumbered = np.cumsum(np.r_[False, np.diff(group[order]) != 0]).astype(np.int64)
+    X = np.concatenate([first.X, second.X])[order]
+    slot = X[:, INDEX[SLOT_COLUMN]].astype(np.int32)
+    counts = dict(first.counts)
+    for name, count in second.counts.items():
+        counts[name] = counts.get(name, 0) + count
+    return Dataset(
+        kind=first.kind,
+        X=with_shown(X, slot, ts_ms[order], int(ts_ms.max())),
+        labels={head: np.concatenate([first.labels[head], second.labels[head]])[order] for head in first.labels},
+        group=renumbered,
+        ts_ms=ts_ms[order],
+        counts=counts,
+    )
+
+
 def with_shown(
     X: NDArray[np.float32], slot: NDArray[np.int32], ts_ms: NDArray[np.int64], now_ms: int
 ) -> NDArray[np.float32]:

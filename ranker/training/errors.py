@@ -2,6 +2,8 @@
 
 TrainingError
 ├── TooLittleDataError (ConfigError)   not enough rows or outcomes to learn anything
+├── NotSetUpError (ConfigError)        the namespace has no feature program
+├── NotBetterError (ConfigError)       the model orders held-out rows no better than a coin
 ├── JoinError (CorruptError)           label rows lack their decisions
 └── LeakageError (CorruptError)        a row read something that was not known yet
 """
@@ -25,3 +27,11 @@ class JoinError(TrainingError, CorruptError):
 
 class LeakageError(TrainingError, CorruptError):
     """A row read something that was not known yet."""
+
+
+class NotSetUpError(TrainingError, ConfigError):
+    """The namespace has no feature program."""
+
+
+class NotBetterError(TrainingError, ConfigError):
+    """The model orders held-out rows no better than a coin; it is written, not active."""

@@ -38,7 +38,10 @@ def served_dataset(
     TooLittleDataError
         There are none.
     """
+    import pyarrow.compute as pc
+
     labels = read_examples(examples_dir(settings), since_ms=since_ms, until_ms=until_ms)
+    labels = labels.filter(pc.greater(labels["n_generation"], 0))  # imported slates have no decision
     decisions = (Decision.FromString(record.value) for record in read_archive(settings, "decisions"))
     return join(labels, decisions, heads)
 
