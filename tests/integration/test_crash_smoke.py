@@ -1,0 +1,101 @@
+"""Crash smoke with the real folds: kill -9 at each failpoint with the keys idle afterwards, a Redis outage, strays,
+JSON.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakeNamespace
+from crash import check, send, send_catalogue, settle, traffic
+
+from liverank.settings import Settings
+
+HERE = Path(__file__).parent
+#: Short windows, so that everything that is due comes within the test.
+STREAMS = {"attribution_window_s": 4, "session_timeout_s": 3, "group_session_timeout_ms": 6000}
+
+
+class Folds:
+    """A worker with the real folds in a process of its own."""
+
+    def __init__(self, settings: Settings, member: str = "w0", failpoint: str = "") -> None:
+        env = {**os.environ, "LIVERANK_FAILPOINT": failpoint}
+        self.log = settings.home / f"{member}-{time.monotonic_ns()}.log"
+        program = [sys.executable, str(HERE / "folds.py"), settings.model_dump_json(), member]
+        with self.log.open("w") as errors:
+            self.process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=errors, env=env, text=True)
+
+    def ready(self) -> Folds:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line == "ready\n", (line, self.log.read_text()[-3000:])
+        return self
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.communicate(timeout=30)
+        assert self.process.returncode == 0, self.log.read_text()[-3000:]
+
+
+@pytest.fixture
+def folds() -> Iterator[Callable[..., Folds]]:
+    made: list[Folds] = []
+
+    def make(*args: Any, **kwargs: Any) -> Folds:
+        made.append(Folds(*args, **kwargs))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        if worker.process.poll() is None:
+            worker.process.kill()
+        worker.process.communicate()
+
+
+@pytest.fixture
+def settings(make_namespace: MakeNamespace) -> Settings:
+    return make_namespace(streams=STREAMS)
+
+
+FAILPOINTS = (
+    "users.before_fence:4", "users.between_calls:3", "users.between_fence_and_publish:4", "users.after_publish:4",
+    "items.before_fence:4", "items.between_calls:2", "items.between_fence_and_publish:4", "items.after_publish:4",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("failpoint", FAILPOINTS)
+def test_STR_4_kill_9_at_each_failpoint_equals_the_recount(
+    settings: Settings, folds: Callable[..., Folds], failpoint: str
+) -> None:
+    send_catalogue(settings)
+    send(settings, traffic(1200, seed=5))
+    dying = folds(settings, failpoint=failpoint)
+    dying.process.wait(timeout=60)
+    assert dying.process.returncode == -signal.SIGKILL, dying.log.read_text()[-2000:]
+    worker = folds(settings).ready()
+    settle(settings, quiet_s=8.0)
+    worker.stop()
+    compared = check(settings)
+    assert compared["examples"] > 200
+    assert compared["rows"] > 60
+
+
+def test_stray_partitioner_and_json_equal_the_recount(settings: Settings, folds: Callable[..., Folds]) -> None:
+    send_catalogue(settings)
+    events = traffic(900, seed=6)
+    worker = folds(settings).ready()
+    send(settings, events[:300])
+    send(settings, events[300:600], foreign=True)
+    send(settings, events[600:], json=True)
+    settle(settings, quiet_s=8.0)
+    worker.stop()
+    check(settings)
