@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from liverank.errors import ConfigError, LiverankError
 from liverank.kafka import Producer, partition_counts
 from liverank.log import configure, get
 from liverank.settings import Settings, resolve
+from liverank.v1 import personalization_pb2 as pb
 from ranker import metrics
 from ranker.catalogue import Catalogue
 from ranker.decisions import DecisionLog
@@ -109,7 +111,7 @@ class RankerProcess:
             on_error=lambda error: metrics.DELIVERY_FAILED.labels(type(error).__name__).inc(),
         )
         store = open_store(settings)
-        reader = UserRowReader(store, category_of_hash=self.table.category_of_hash)
+        reader = self._reader = UserRowReader(store, category_of_hash=self.table.category_of_hash)
         self.table.set_program(reader.schema.program)
         replies = ReplyStore(redis, settings.namespace)
         log = DecisionLog(self.producer, settings, generation)
@@ -193,8 +195,16 @@ class RankerProcess:
         while self.not_ready() and not stop.wait(0.05):
             pass
         if not stop.is_set():
+            self._warm_up()
             self.grpc.serving(True)
             _log.info("ready", grpc=self.grpc.port, http=self.http.port, items=len(self.catalogue.table))
+
+    def _warm_up(self) -> None:
+        """Pay for first uses (Feast's caches, compiled code) before the first caller does; leaves nothing anywhere."""
+        self._reader.read("")
+        nobody = pb.RankRequest(anonymous_id="warm-up", k=20, consent=pb.CONSENT_DENIED)
+        for _ in range(3):
+            self.service.pipeline.rank(nobody, remaining_ms=60_000)
 
     def stop(self) -> None:
         """Let running calls end, then flush what is still to be produced."""
@@ -233,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     settings = resolve(Settings())
     configure(f"{settings.namespace}-ranker-{given.id}")
+    warnings.filterwarnings("ignore", message="Stream feature views are experimental", category=RuntimeWarning)
     stop = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:

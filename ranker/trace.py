@@ -21,6 +21,7 @@ from ranker.models import Model
 from ranker.models.errors import ModelCorruptError, ModelMissingError
 
 # Ids of the server carry the decision's own time; ids of callers may be 5 min off either way.
+YOUNG_S: Final = 3.0
 WINDOWS_MS: Final = ((2_000, 20_000), (301_000, 330_000))
 
 
@@ -59,6 +60,21 @@ class DecisionFinder:
             raise RequestError(error.reason, error.detail) from error
         give_up_s = time.monotonic() + timeout_s
         at = Tp(self._topic, partition(request_id.encode(), self._n))
+        while True:
+            found = self._search(at, request_id, made_ms, give_up_s)
+            if found is not None:
+                return found
+            # A reply comes before its decision is delivered: a young one may be on its way.
+            age_s = time.time() - made_ms / 1000
+            if abs(age_s) > YOUNG_S or time.monotonic() > give_up_s - 1:
+                break
+            time.sleep(0.05)
+        raise DecisionNotFoundError(
+            f"no decision with request id {request_id} in the log: it was not made by this namespace, was without "
+            "consent, or is older than the log's retention (7 days)"
+        )
+
+    def _search(self, at: Tp, request_id: str, made_ms: int, give_up_s: float) -> decision_pb2.Decision | None:
         if self._offsets is None:
             self._offsets = OffsetClient(self._bootstrap)
         end = self._offsets.ends([at])[at]
@@ -68,10 +84,7 @@ class DecisionFinder:
                 found = self._scan(at, start, end, request_id.encode(), made_ms + after_ms, give_up_s)
                 if found is not None:
                     return found
-        raise DecisionNotFoundError(
-            f"no decision with request id {request_id} in the log: it was not made by this namespace, was without "
-            "consent, or is older than the log's retention (7 days)"
-        )
+        return None
 
     def _scan(
         self, at: Tp, start: int, end: int, key: bytes, until_ms: int, give_up_s: float
