@@ -111,13 +111,10 @@ class Seen:
         self._dirty: set[bytes] = set()
 
     def mark(self, item_hash: int, ts_ms: int) -> None:
-        """The item was seen. Seen twice in one second is seen once."""
+        """The item was seen."""
         at = item_hash % N_PAGES
         page = self._page(self._shown, SHOWN_FIELDS, at)
-        entry = _MARK.pack(item_hash, ts_ms // 1000)
-        if _find(page, entry, _MARK.size) >= 0:
-            return
-        page += entry
+        page += _MARK.pack(item_hash, ts_ms // 1000)
         if len(page) > (PER_PAGE + SLACK) * _MARK.size:
             page[:] = _newest(np.frombuffer(bytes(page), _MARKS)).tobytes()
         self._dirty.add(SHOWN_FIELDS[at])

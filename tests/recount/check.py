@@ -1,0 +1,156 @@
+"""Compare what the folds stored and sent with the recount; every difference is named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from bandits.partials import Partial
+from features.program import FeatureProgram
+from features.state.trend import HALF_LIVES_MS
+from liverank.v1.stream_pb2 import Example
+from tests.recount import decoded
+from tests.recount.expected import CLICK, IMPRESSION, ItemCount, Recount, UserCount, value_of, window_sum
+
+Fields = Mapping[bytes, bytes]
+RELATIVE = 1e-9
+
+
+def close(a: float, b: float, relative: float = RELATIVE) -> bool:
+    """Equal up to rounding."""
+    return math.isclose(a, b, rel_tol=relative, abs_tol=1e-9)
+
+
+def user_differences(
+    user_id: str, count: UserCount, fields: Fields, program: FeatureProgram, as_of_ms: int, timeout_ms: int
+) -> list[str]:
+    """Name every difference between a user's stored fields and the recount."""
+    found: list[str] = []
+
+    def same(name: str, got: object, wanted: object) -> None:
+        if got != wanted:
+            found.append(f"user {user_id}: {name}: got {got!r}, wanted {wanted!r}")
+
+    same("history", decoded.history_entries(fields), count.history)
+    same("abandonments", decoded.abandonments(fields), count.abandoned)
+    same("seen", decoded.seen_items(fields), count.seen)
+    session = decoded.last_session(fields)
+    if session is None or not count.sessions:
+        same("session", session is None, not count.sessions)
+    else:
+        last = count.sessions[-1]
+        for name in ("start_ms", "last_ms", "events", "clicks", "positives", "negatives", "shown"):
+            same(f"session.{name}", getattr(session, name), last[name])
+        same("session.closes_ms", session.closes_ms(), last["closes_ms"])
+        same("session.sessions", session.sessions, len(count.sessions))
+        same("session.abandonments", session.abandonments, sum(each["abandoned"] for each in count.sessions))
+    for view in program.of_entity("user"):
+        values = decoded.counters(program, "user", fields, as_of_ms)
+        for aggregate in view.aggregates:
+            wanted = window_sum(count.facts, aggregate.column, aggregate.window_ms, aggregate.slide_ms, as_of_ms)
+            if not close(values[aggregate.name], wanted):
+                same(aggregate.name, values[aggregate.name], wanted)
+    for view in program.of_entity("user_category"):
+        by_category = decoded.category_counters(program, fields, as_of_ms)
+        for category in {fact.category for fact in count.facts if fact.category}:
+            own = [fact for fact in count.facts if fact.category == category]
+            values = by_category.get(decoded.category_key(category), {})
+            for aggregate in view.aggregates:
+                wanted = window_sum(own, aggregate.column, aggregate.window_ms, aggregate.slide_ms, as_of_ms)
+                if not close(values.get(aggregate.name, 0.0), wanted):
+                    same(f"{category}: {aggregate.name}", values.get(aggregate.name, 0.0), wanted)
+    return found
+
+
+def item_differences(
+    item_id: str, count: ItemCount, fields: Fields, program: FeatureProgram, as_of_ms: int, signals: object
+) -> list[str]:
+    """Name every difference between an item's stored fields and the recount."""
+    found: list[str] = []
+
+    def compare(name: str, got: float, wanted: float) -> None:
+        if not close(got, wanted):
+            found.append(f"item {item_id}: {name}: got {got!r}, wanted {wanted!r}")
+
+    values = decoded.counters(program, "item", fields, as_of_ms)
+    for view in program.of_entity("item"):
+        for aggregate in view.aggregates:
+            wanted = window_sum(count.facts, aggregate.column, aggregate.window_ms, aggregate.slide_ms, as_of_ms)
+            compare(aggregate.name, values[aggregate.name], wanted)
+    weights = decoded.neighbour_weights(fields, as_of_ms)
+    expected: dict[int, float] = {}
+    for ts_ms, partner, weight in count.pairs:
+        expected[partner] = expected.get(partner, 0.0) + weight * 0.5 ** ((as_of_ms - ts_ms) / (20 * 86_400_000))
+    if set(weights) != set(expected):
+        found.append(f"item {item_id}: neighbours: got {sorted(weights)}, wanted {sorted(expected)}")
+    for partner in set(weights) & set(expected):
+        compare(f"neighbour {partner}", weights[partner], expected[partner])
+    trends = decoded.trend_values(fields, as_of_ms)
+    for at, half_life_ms in enumerate(HALF_LIVES_MS):
+
+        def decayed(terms: Iterable[tuple[int, float]], half_life_ms: int = half_life_ms) -> float:
+            return math.fsum(value * 0.5 ** ((as_of_ms - ts_ms) / half_life_ms) for ts_ms, value in terms)
+
+        good = decayed((f.ts_ms, max(0.0, signals.of(f.kind, f.value))) for f in count.facts)  # type: ignore[attr-defined]
+        clicks = decayed((f.ts_ms, 1.0) for f in count.facts if f.kind == CLICK)
+        expect = decayed((f.ts_ms, f.expected or 0.0) for f in count.facts if f.kind == IMPRESSION)
+        compare(f"popularity_{at}", trends[f"popularity_{at}"], good)
+        compare(f"response_{at}", trends[f"response_{at}"], (clicks + 5) / (expect + 5))
+    return found
+
+
+def example_differences(recount: Recount, examples: Iterable[Example]) -> list[str]:
+    """Name every difference between the label rows that were sent and the recount: exactly one row a slot, at most one
+    correction.
+    """
+    found: list[str] = []
+    first: dict[tuple[str, int], Example] = {}
+    last: dict[tuple[str, int], Example] = {}
+    for row in examples:
+        key = (row.request_id, row.position)
+        if row.correction:
+            if key not in first or last[key].correction:
+                found.append(f"row {key}: a correction without a row, or a second one")
+        elif key in first:
+            found.append(f"row {key}: written twice")
+        first.setdefault(key, row)
+        last[key] = row
+    if set(last) != set(recount.rows):
+        found.append(f"rows: got {sorted(last)}, wanted {sorted(recount.rows)}")
+    for key in set(last) & set(recount.rows):
+        row, wanted = last[key], recount.rows[key]
+        labels = tuple(sorted(name for name, value in row.outcomes.items() if value))
+        rewards = recount.params.rewards
+        reward = sum(getattr(rewards, name) for name in wanted.labels)
+        if (labels, row.seen, row.correction) != wanted or row.reward != reward:
+            found.append(f"row {key}: got {labels}, seen {row.seen}, {row.correction}, {row.reward}; wanted {wanted}, {reward}")
+    return found
+
+
+def statistics_differences(recount: Recount, partials: Mapping[tuple[str, str], Partial]) -> list[str]:
+    """Name every difference between the bandit's sums and the recount.
+
+    Residuals enter the sums rounded to multiples of 2**-18, so b has the tolerance of that.
+    """
+    found: list[str] = []
+    if set(partials) != set(recount.sums):
+        found.append(f"statistics: got {sorted(partials)}, wanted {sorted(recount.sums)}")
+    for key in set(partials) & set(recount.sums):
+        a, b, n = recount.sums[key]
+        sums = partials[key].statistics()
+        if partials[key].n_shown != n:
+            found.append(f"statistics {key}: n_shown {partials[key].n_shown}, wanted {n}")
+        if not np.allclose(sums.a, a, rtol=1e-9, atol=1e-9) or not np.allclose(sums.b, b, rtol=1e-9, atol=4e-6 * n):
+            found.append(f"statistics {key}: A off by {abs(sums.a - a).max()}, b off by {abs(sums.b - b).max()}")
+    return found
+
+
+__all__ = [
+    "example_differences",
+    "item_differences",
+    "statistics_differences",
+    "user_differences",
+    "value_of",
+]

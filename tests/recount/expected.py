@@ -1,0 +1,437 @@
+"""What the folds must hold, counted from the log alone: sort, group, add up. Slow and plain on purpose.
+
+Written from the words of docs/specs/state.md, and from none of the code that it checks; shared are the contract's
+`polarity`, the hashes, the parameters, and the grid to which bandit features are rounded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from bandits.partials import on_phi_grid
+from features.hashing import category_hash, item_hash
+from features.item_version import CatalogueItem
+from features.state.params import StateParams
+from liverank.contract import polarity
+from liverank.v1.event_pb2 import Event, EventType
+
+IMPRESSION, CLICK, DWELL, LIKE, SAVE, RATING, PURCHASE = 1, 2, 3, 4, 5, 6, 7
+SEARCH, SKIP, DISMISS, THUMBS_DOWN, NOT_INTERESTED, SESSION_END, SURVEY = 8, 9, 10, 11, 12, 13, 14
+EXPOSURE, ABANDON = 50, 53
+DAY_MS = 86_400_000
+
+
+class Versions(Protocol):
+    """The catalogue."""
+
+    def at(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
+        """Return the newest version appended at or before `append_ts_ms`."""
+        ...
+
+
+class Logged(NamedTuple):
+    """A record of one partition: its event (None = a tick), and its append time."""
+
+    event: Event | None
+    append_ts_ms: int
+
+
+class Arrived(NamedTuple):
+    """An accepted event with its place and the partition clock on arrival."""
+
+    event: Event
+    append_ts_ms: int
+    clock_ms: int
+    index: int
+    bot: bool
+
+
+class Fact(NamedTuple):
+    """Something counted: a row of the user's and the item's counters."""
+
+    ts_ms: int
+    kind: int
+    value: float
+    item_id: str
+    category: str
+    expected: float | None = None
+
+
+@dataclass
+class UserCount:
+    """What is known of one user."""
+
+    facts: list[Fact] = field(default_factory=list)
+    history: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    abandoned: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+    seen: dict[int, tuple[int, bool, bool, bool]] = field(default_factory=dict)
+    newest_ms: int = 0
+    bound_ms: int | None = None
+    ids: set[str] = field(default_factory=set)
+
+
+@dataclass
+class ItemCount:
+    """What is known of one item: facts, and (time, partner, weight) of pairs."""
+
+    facts: list[Fact] = field(default_factory=list)
+    pairs: list[tuple[int, int, float]] = field(default_factory=list)
+
+
+class Row(NamedTuple):
+    """A label row."""
+
+    labels: tuple[str, ...]
+    seen: bool
+    corrected: bool
+
+
+@dataclass
+class Recount:
+    """Everything, over all partitions that were added."""
+
+    catalogue: Versions
+    params: StateParams
+    users: dict[str, UserCount] = field(default_factory=lambda: defaultdict(UserCount))
+    items: dict[str, ItemCount] = field(default_factory=lambda: defaultdict(ItemCount))
+    rows: dict[tuple[str, int], Row] = field(default_factory=dict)
+    sums: dict[tuple[str, str], tuple[Any, Any, int]] = field(default_factory=dict)
+    repeats: int = 0
+    beyond: list[str] = field(default_factory=list)
+
+    def add_partition(self, log: Sequence[Logged], clock: str = "wall") -> None:
+        """Count one partition's log, in the order of its offsets; ticks included."""
+        clocks: list[int] = []
+        now = 0
+        by_user: dict[str, list[Arrived]] = defaultdict(list)
+        dedups: dict[str, _Dedup] = defaultdict(_Dedup)
+        for index, (event, append_ts_ms) in enumerate(log):
+            if clock == "wall" or event is None:
+                now = max(now, append_ts_ms)
+            clocks.append(now)
+            if event is None:
+                continue
+            user_id = event.user_id or event.session_id
+            verdict = dedups[user_id].take(event.event_id, event.event_ts_ms, now)
+            if verdict == "new":
+                bot = dedups[user_id].bot_until_ms > now
+                by_user[user_id].append(Arrived(event, append_ts_ms, now, index, bot))
+            elif verdict == "repeat":
+                self.repeats += 1
+            else:
+                self.beyond.append(event.event_id)
+        for user_id, arrived in by_user.items():
+            self._count_user(user_id, arrived, clocks)
+            self.users[user_id].bound_ms = dedups[user_id].bound_ms
+            self.users[user_id].ids = {entry[0] for entry in dedups[user_id].kept}
+
+    # -- one user
+
+    def _category(self, item_id: str, append_ts_ms: int) -> str:
+        item = self.catalogue.at(item_id, append_ts_ms) if item_id else None
+        return item.category if item else ""
+
+    def _entry(self, ts_ms: int, item_id: str, kind: int, weight: float, append_ts_ms: int) -> tuple[int, ...]:
+        item = self.catalogue.at(item_id, append_ts_ms)
+        version = item.version if item else -1
+        category = category_hash(item.category) if item else 0
+        return (ts_ms, item_hash(item_id), kind, round(weight * 16), version, category)
+
+    def _count_user(self, user_id: str, arrived: list[Arrived], clocks: list[int]) -> None:
+        user = self.users[user_id]
+        user.newest_ms = max(each.event.event_ts_ms for each in arrived)
+        marks: Counter[tuple[int, int]] = Counter()
+        acts: dict[tuple[int, str], int] = {}
+        entries: list[tuple[int, ...]] = []
+        for event, append_ts_ms, _, _, bot in arrived:
+            if event.type == EXPOSURE:
+                continue
+            item_id, kind, ts_ms, value = event.item_id, int(event.type), event.event_ts_ms, event.value
+            category = self._category(item_id, append_ts_ms)
+            user.facts.append(Fact(ts_ms, kind, value, item_id, category))
+            if not item_id:
+                continue
+            if not bot:
+                expected = 1 / math.log2(1 + max(event.position, 1)) if kind == IMPRESSION else None
+                self.items[item_id].facts.append(Fact(ts_ms, kind, value, item_id, category, expected))
+            weight = self.params.signals.of(kind, value)
+            if round(weight * 16):
+                entries.append(self._entry(ts_ms, item_id, kind, weight, append_ts_ms))
+            if kind == IMPRESSION:
+                marks[item_hash(item_id), ts_ms // 1000] += 1
+            act = _act(kind, value)
+            if act:
+                key = (item_hash(item_id), act)
+                acts[key] = max(acts.get(key, 0), ts_ms // 1000)
+        user.history = Counter(sorted(entries)[-128:])
+        self._count_sessions(user_id, user, arrived, clocks[-1])
+        self._count_exposures(user, arrived, clocks, marks)
+        for hashed in {each for each, _ in marks} | {each for each, _ in acts}:
+            clicked_s = acts.get((hashed, "clicked"))
+            shown = sum(n for (each, ts_s), n in marks.items() if each == hashed and ts_s > (clicked_s or 0))
+            user.seen[hashed] = (
+                shown,
+                clicked_s is not None,
+                (hashed, "consumed") in acts,
+                (hashed, "dismissed") in acts,
+            )
+        self._count_pairs([each for each in arrived if not each.bot])
+
+    def _count_sessions(self, user_id: str, user: UserCount, arrived: list[Arrived], clock_ms: int) -> None:
+        timeout_ms = self.params.session_timeout_ms
+        groups: list[list[Arrived]] = []
+        for each in sorted(arrived, key=lambda one: one.event.event_ts_ms):
+            if groups and each.event.event_ts_ms - groups[-1][-1].event.event_ts_ms < timeout_ms:
+                groups[-1].append(each)
+            else:
+                groups.append([each])
+        for group in groups:
+            last_ms = group[-1].event.event_ts_ms
+            ends = [each.event.event_ts_ms for each in group if each.event.type == SESSION_END]
+            closes_ms = last_ms if ends and max(ends) == last_ms else last_ms + timeout_ms
+            signs = [polarity(each.event.type, each.event.value) for each in group]
+            shown = [
+                (each.event.event_ts_ms, _shown_item(each.event), each.append_ts_ms)
+                for each in group
+                if each.event.type in (IMPRESSION, EXPOSURE)
+            ]
+            abandoned = bool(shown) and 1 not in signs and closes_ms <= clock_ms
+            user.sessions.append(
+                {
+                    "start_ms": group[0].event.event_ts_ms,
+                    "last_ms": last_ms,
+                    "events": len(group),
+                    "clicks": sum(each.event.type == CLICK for each in group),
+                    "positives": signs.count(1),
+                    "negatives": signs.count(-1),
+                    "shown": len(shown),
+                    "closes_ms": closes_ms,
+                    "abandoned": abandoned,
+                }
+            )
+            if abandoned:
+                _, item_id, append_ts_ms = max(shown)
+                fact = Fact(closes_ms, ABANDON, 0.0, item_id, self._category(item_id, append_ts_ms))
+                user.facts.append(fact)
+                if not group[-1].bot:
+                    self.items[item_id].facts.append(fact)
+                user.abandoned[
+                    self._entry(closes_ms, item_id, ABANDON, self.params.signals.abandon, append_ts_ms)
+                ] += 1
+
+    def _count_exposures(
+        self, user: UserCount, arrived: list[Arrived], clocks: list[int], marks: Counter[tuple[int, int]]
+    ) -> None:
+        window_ms, late_ms = self.params.attribution_window_ms, self.params.late_outcome_ms
+        exposures = {each.event.event_id: each for each in arrived if each.event.type == EXPOSURE}
+        joined: dict[tuple[str, int], list[Arrived]] = defaultdict(list)
+        for each in arrived:
+            event = each.event
+            bits = _labels(event)
+            if event.type == EXPOSURE or bits is None:
+                continue
+            target = self._target(event, exposures)
+            if target is None or each.clock_ms >= target.event.event_ts_ms + window_ms + late_ms:
+                continue
+            if target.index > each.index and target.clock_ms >= event.event_ts_ms + window_ms:
+                continue  # It waited until its time was over.
+            joined[target.event.event_id, _slot(target.event, event)].append(each)
+        for request_id, shown in exposures.items():
+            self._count_exposure(user, shown, [joined[request_id, at] for at in range(len(shown.event.exposure.slots))], clocks, marks)
+
+    def _target(self, event: Event, exposures: dict[str, Arrived]) -> Arrived | None:
+        window_ms = self.params.attribution_window_ms
+        if event.request_id:
+            found = exposures.get(event.request_id)
+            if found is None or abs(event.event_ts_ms - found.event.event_ts_ms) >= window_ms:
+                return None
+            return found if event.item_id in [slot.item_id for slot in found.event.exposure.slots] else None
+        fitting = [
+            each
+            for each in exposures.values()
+            if 0 <= event.event_ts_ms - each.event.event_ts_ms < window_ms
+            and event.item_id in [slot.item_id for slot in each.event.exposure.slots]
+        ]
+        return max(fitting, key=lambda each: (each.event.event_ts_ms, each.event.event_id), default=None)
+
+    def _count_exposure(
+        self,
+        user: UserCount,
+        shown: Arrived,
+        outcomes: list[list[Arrived]],
+        clocks: list[int],
+        marks: Counter[tuple[int, int]],
+    ) -> None:
+        event, slate = shown.event, shown.event.exposure
+        closes_ms = event.event_ts_ms + self.params.attribution_window_ms
+        closing = next((i for i in range(shown.index + 1, len(clocks)) if clocks[i] >= closes_ms), None)
+        closed = closing is not None
+        labels: list[set[str]] = []
+        corrected: list[bool] = []
+        for slot in outcomes:
+            own: set[str] = set()
+            fixed = False
+            for each in sorted(slot, key=lambda one: one.index):
+                more = _labels(each.event) or set()
+                if closing is None or each.index < closing:
+                    own |= more
+                elif not more <= own and not fixed:
+                    own |= more
+                    fixed = True
+            labels.append(own)
+            corrected.append(fixed)
+
+        def inferred(before: int | None) -> list[bool]:
+            told = [[each for each in slot if before is None or each.index < before] for slot in outcomes]
+            explicit = [any(each.event.type == IMPRESSION for each in slot) for slot in told]
+            touched = [any(each.event.type != IMPRESSION for each in slot) for slot in told]
+            if any(explicit):
+                return [touch and not told_so for touch, told_so in zip(touched, explicit, strict=True)]
+            last = max((at for at, touch in enumerate(touched, 1) if touch), default=0)
+            return [at < last + 2 for at in range(len(outcomes))]
+
+        for at, was_seen in enumerate(inferred(None)):
+            if was_seen:
+                item_id = slate.slots[at].item_id
+                category = self._category(item_id, shown.append_ts_ms)
+                fact = Fact(event.event_ts_ms, IMPRESSION, 0.0, item_id, category)
+                user.facts.append(fact)
+                marks[item_hash(item_id), event.event_ts_ms // 1000] += 1
+                if not shown.bot:
+                    self.items[item_id].facts.append(fact._replace(expected=1 / math.log2(2 + at)))
+        if closed:
+            guessed = inferred(closing)
+            for at, own in enumerate(labels):
+                told_so = any(each.event.type == IMPRESSION and each.index < closing for each in outcomes[at])  # type: ignore[operator]
+                self.rows[event.event_id, at + 1] = Row(
+                    tuple(sorted(own)), guessed[at] or told_so or corrected[at], corrected[at]
+                )
+        if slate.drawn and slate.heads and slate.slots[0].phi and not shown.bot:
+            self._count_sums(slate, labels, closed)
+
+    def _count_sums(self, slate: Any, labels: list[set[str]], closed: bool) -> None:
+        phi = on_phi_grid([slot.phi for slot in slate.slots])
+        key = (slate.base_model, slate.schema)
+        n_heads, dim = len(slate.heads), phi.shape[1]
+        a, b, n = self.sums.get(key, (np.zeros((dim, dim)), np.zeros((n_heads, dim)), 0))
+        a = a + phi.T @ phi
+        b = b.copy()
+        for head, name in enumerate(slate.heads):
+            label = {"long_dwell": "dwell", "like_save": "like", "save": "like"}.get(name, name)
+            if label not in ("click", "dismiss", "dwell", "like", "purchase"):
+                continue
+            if label in ("click", "dismiss") or closed:
+                for at, slot in enumerate(slate.slots):
+                    b[head] += phi[at] * ((label in labels[at]) - slot.p_shown[head])
+        self.sums[key] = (a, b, n + len(slate.slots))
+
+    def _count_pairs(self, arrived: list[Arrived]) -> None:
+        good = sorted(
+            (each.event.event_ts_ms, each.event.item_id)
+            for each in arrived
+            if each.event.type in (CLICK, LIKE, SAVE, PURCHASE, RATING)
+            and polarity(each.event.type, each.event.value) > 0
+        )
+        half_life_ms = self.params.pair_gap_half_life_ms
+        for at, (ts_ms, item_id) in enumerate(good):
+            for other_ms, other_id in good[max(0, at - self.params.pair_partners) : at]:
+                if other_id != item_id:
+                    weight = 0.5 ** ((ts_ms - other_ms) / half_life_ms)
+                    self.items[item_id].pairs.append((ts_ms, item_hash(other_id), weight))
+                    self.items[other_id].pairs.append((ts_ms, item_hash(item_id), weight))
+
+
+class _Dedup:
+    """Point 7 of the fold's rules, in its own words."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[str, int, int]] = []
+        self.bound_ms: int | None = None
+        self.bot_until_ms = 0
+
+    def take(self, event_id: str, ts_ms: int, clock_ms: int) -> str:
+        if any(each[0] == event_id for each in self.kept):
+            return "repeat"
+        if ts_ms < clock_ms - 7 * DAY_MS or (self.bound_ms is not None and ts_ms <= self.bound_ms):
+            return "beyond"
+        now_s = clock_ms // 1000
+        self.kept.append((event_id, ts_ms, now_s))
+        if len([1 for _, _, arrival_s in self.kept if now_s - arrival_s <= 900]) > 8192:
+            self.bot_until_ms = clock_ms + DAY_MS
+        while len(self.kept) > 576:
+            recent = {each[0] for each in self.kept[-8192:] if now_s - each[2] <= 900}
+            by_time = sorted(self.kept, key=lambda each: (each[1], item_hash(each[0])))
+            free = [each for each in by_time[:-512] if each[0] not in recent]
+            if len(free) < 64:
+                break
+            gone = {each[0] for each in free[:64]}
+            self.bound_ms = max([each[1] for each in free[:64]] + ([self.bound_ms] if self.bound_ms is not None else []))
+            self.kept = [each for each in self.kept if each[0] not in gone]
+        return "new"
+
+
+def _act(kind: int, value: float) -> str:
+    if kind == CLICK:
+        return "clicked"
+    if kind in (LIKE, SAVE, PURCHASE, RATING) or (kind == DWELL and polarity(kind, value) > 0):
+        return "consumed"
+    return "dismissed" if kind in (DISMISS, THUMBS_DOWN, NOT_INTERESTED) else ""
+
+
+def _labels(event: Event) -> set[str] | None:
+    """Labels that an event gives to its slot; None = it says nothing about a slot."""
+    kind = int(event.type)
+    if not event.item_id or kind in (SEARCH, SESSION_END):
+        return None
+    if kind == CLICK:
+        return {"click"}
+    if kind in (LIKE, SAVE) or (kind == RATING and polarity(kind, event.value) > 0):
+        return {"like"}
+    if kind == DWELL and polarity(kind, event.value) > 0:
+        return {"dwell"}
+    if kind == PURCHASE:
+        return {"purchase"}
+    return {"dismiss"} if kind in (DISMISS, THUMBS_DOWN, NOT_INTERESTED) else set()
+
+
+def _slot(shown: Event, event: Event) -> int:
+    items = [slot.item_id for slot in shown.exposure.slots]
+    if 1 <= event.position <= len(items) and items[event.position - 1] == event.item_id:
+        return event.position - 1
+    return items.index(event.item_id)
+
+
+def _shown_item(event: Event) -> str:
+    return event.exposure.slots[0].item_id if event.type == EXPOSURE else event.item_id
+
+
+def window_sum(facts: Sequence[Fact], column: str, window_ms: int, slide_ms: int, as_of_ms: int) -> float:
+    """Sum of a column over ``[floor(t / slide) * slide - window, t]``."""
+    first_ms = as_of_ms // slide_ms * slide_ms - window_ms
+    return math.fsum(value_of(fact, column) for fact in facts if first_ms <= fact.ts_ms <= as_of_ms)
+
+
+def value_of(fact: Fact, column: str) -> float:
+    """Value of a column for one fact; nulls count as 0."""
+    sign = -1 if fact.kind == ABANDON else polarity(fact.kind, fact.value)
+    match column:
+        case "positive":
+            return float(sign > 0)
+        case "negative":
+            return float(sign < 0)
+        case "dwell_s":
+            return round(fact.value * 2**20) / 2**20 if fact.kind == DWELL else 0.0
+        case "short_dwell":
+            return float(fact.kind == DWELL and sign < 0)
+        case "expected":
+            return round((fact.expected or 0.0) * 2**20) / 2**20
+        case _:
+            name = {"abandonment": "ABANDON"}.get(column, column.upper())
+            return float(EventType.Name(fact.kind) == f"EVENT_TYPE_{name}")
