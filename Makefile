@@ -22,7 +22,7 @@ PROTOS := protos/liverank/v1/*.proto
 # Overrides the search: make setup PYTHON=/opt/python3.12/bin/python3
 PYTHON ?=
 
-.PHONY: help setup demo test check fmt protos lock clean format-check lint types imports stubs unit
+.PHONY: help setup demo test check static fmt protos lock clean format-check lint types imports stubs unit
 
 help:
 	@sed -n 's/^#  *make /make /p' Makefile
@@ -40,7 +40,9 @@ demo: $(READY)
 test: $(READY)
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: format-check lint types imports stubs unit
+check: static unit
+
+static: format-check lint types imports stubs
 
 format-check: $(READY)
 	@$(BIN)/ruff format --check --quiet $(CODE) || { $(BIN)/ruff format --check $(CODE); exit 1; }
