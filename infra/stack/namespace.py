@@ -5,6 +5,8 @@ All of it is safe to repeat.
 
 from __future__ import annotations
 
+import shutil
+
 from liverank.settings import Settings
 
 FIRST_GENERATION = 1
@@ -62,8 +64,6 @@ def remove(settings: Settings) -> None:
     settings : Settings
         Resolved.
     """
-    import shutil
-
     from features.redis import connect, translated
     from liverank.kafka import delete_topics
     from liverank.topics import topic_specs
@@ -74,4 +74,5 @@ def remove(settings: Settings) -> None:
         for pattern in (f"{settings.namespace}:*", f"*{settings.feast_project}"):
             for key in client.scan_iter(match=pattern, count=1000):
                 client.unlink(key)
-    shutil.rmtree(settings.home / settings.namespace, ignore_errors=True)
+    for folder in (settings.home / settings.namespace, settings.home / "archive" / settings.namespace):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -15,9 +15,7 @@ import pytest
 
 from infra.stack import Stack
 from infra.stack import namespace as namespaces
-from liverank.kafka import delete_topics
 from liverank.settings import Endpoints, Settings, resolve
-from liverank.topics import topic_specs
 
 MakeNamespace = Callable[..., Settings]
 N_PARTITIONS = 4
@@ -44,7 +42,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
 def make_namespace(stack: Endpoints, tmp_path: Path) -> Iterator[MakeNamespace]:
     """A function that creates a namespace: `make_namespace(clock="data", partitions=8)` returns its resolved settings.
 
-    Topics exist, the generation is 1; Redis keys and topics of the namespace are removed after the test.
+    Topics exist, the generation is 1; topics, keys and files of the namespace are removed after the test.
     """
     made: list[Settings] = []
 
@@ -63,8 +61,7 @@ def make_namespace(stack: Endpoints, tmp_path: Path) -> Iterator[MakeNamespace]:
 
     yield make
     for settings in made:
-        delete_topics(settings.kafka.bootstrap, list(topic_specs(settings, 1)))
-        _forget(settings)
+        namespaces.remove(settings)
 
 
 @pytest.fixture
@@ -97,12 +94,3 @@ def make_running(make_namespace: MakeNamespace, tmp_path: Path) -> Iterator[Make
     yield make
     for local in started:
         local.down()
-
-
-def _forget(settings: Settings) -> None:
-    """Delete every Redis key of the namespace."""
-    from features.redis import connect
-
-    with connect(settings) as client:
-        for key in client.scan_iter(match=f"{settings.namespace}:*", count=1000):
-            client.unlink(key)
