@@ -70,7 +70,7 @@ def build(booster_file: Path, target: Path, toolchain: str) -> None:
     target.parent.mkdir(exist_ok=True)
     staging = target.with_name(f".{target.stem}.building.so")
     model = treelite.frontend.from_lightgbm(booster)
-    tl2cgen.export_lib(model, toolchain=toolchain, libpath=str(staging), params={"parallel_comp": 4}, nthread=2)
+    tl2cgen.export_lib(model, toolchain=toolchain, libpath=str(staging), params={"parallel_comp": 4}, nthread=1)
     rng = np.random.default_rng(7)
     rows = rng.normal(size=(_PROBE_ROWS, booster.num_feature())) * 10.0 ** rng.integers(-2, 4, booster.num_feature())
     rows = rows.astype(np.float32).astype(np.float64)
