@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ranker.affinity import Affinities, affinities
 from ranker.catalogue import Catalogue
 from ranker.filters import Filters, in_region
-from ranker.inputs import Rows, UserView
+from ranker.inputs import Floats, Rows, UserView
 from ranker.request import RankQuery
 from ranker.retrieval import CandidateSet, Query, Source, caller_candidates, retrieve, unite
 from ranker.retrieval.source import Proposal
@@ -29,6 +29,8 @@ class Gathered:
         Allowed candidates with provenance.
     affinity, seen
         Of the user.
+    met
+        Items that met the user's newest liked ones, and their scores.
     not_ranked
         Item id and reason, for the caller's own candidates that are left out.
     """
@@ -36,6 +38,7 @@ class Gathered:
     candidates: CandidateSet
     affinity: Affinities
     seen: SeenItems
+    met: tuple[Rows, Floats]
     not_ranked: Sequence[tuple[str, str]]
 
 
@@ -78,10 +81,10 @@ def gather(
     hidden = seen.excluded(seen_policy)
     allowed[excluded] = False
     allowed[hidden] = False
+    asked = Query(user=user, affinity=affinity, table=table, as_of_ms=as_of_ms, allowed=allowed)
     if not query.candidates:
-        asked = Query(user=user, affinity=affinity, table=table, as_of_ms=as_of_ms, allowed=allowed)
         candidates = retrieve(sources, asked, state.quotas, limit)
-        return Gathered(candidates=candidates, affinity=affinity, seen=seen, not_ranked=())
+        return Gathered(candidates=candidates, affinity=affinity, seen=seen, met=asked.met, not_ranked=())
     given = caller_candidates(query.candidates, table)
     kept = allowed[given.rows]
     reasons = [(item_id, "unknown") for item_id in given.unknown]
@@ -93,7 +96,7 @@ def gather(
     candidates = unite(
         {"caller": Proposal(proposal.rows[by_score], proposal.scores[by_score])}, {}, len(table), len(given.rows)
     )
-    return Gathered(candidates=candidates, affinity=affinity, seen=seen, not_ranked=reasons)
+    return Gathered(candidates=candidates, affinity=affinity, seen=seen, met=asked.met, not_ranked=reasons)
 
 
 def _reason(row: int, query: RankQuery, catalogue: Catalogue, excluded: Rows, hidden: Rows, seen: SeenItems) -> str:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, Summary
 
 _MS: Final = (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100, 200, 500, 1000)
 
-RANK_MS: Final = Histogram("liverank_rank_ms", "Time of a Rank in the process, ms, waiting included.", buckets=_MS)
+RANK_MS: Final = Histogram("liverank_rank_ms", "Time of a Rank in the process, ms, without waiting.", buckets=_MS)
+STAGE_MS: Final = Summary("liverank_rank_stage_ms", "Time of the stages of a Rank, ms.", ("stage",))
 QUEUE_MS: Final = Histogram("liverank_rank_queue_ms", "Time that a Rank waited for its turn, ms.", buckets=_MS)
 RANKS: Final = Counter("liverank_ranks_total", "Rank replies by policy.", ("policy",))
 RUNGS: Final = Counter("liverank_rungs_total", "Degrade rungs taken by Rank replies.", ("rung",))
 ERRORS: Final = Counter("liverank_request_errors_total", "Requests that ended in an error.", ("method", "reason"))
 TRACKED: Final = Counter("liverank_tracked_events_total", "Events of Track calls.", ("outcome",))
-LOG_LOST: Final = Gauge("liverank_decisions_lost", "Replies whose records the local queue did not take.")
+LOG_LOST: Final = Counter("liverank_replies_lost_total", "Replies whose records the local queue did not take.")
 DELIVERY_FAILED: Final = Counter(
     "liverank_delivery_failures_total", "Records that the broker did not take.", ("error",)
 )
@@ -30,3 +32,17 @@ EVENT_AGE_MS: Final = Histogram(
     "Age of the newest event in the features of a Rank, ms.",
     buckets=(10, 50, 100, 250, 500, 1000, 5000, 30_000, 300_000, 3_600_000, 86_400_000),
 )
+
+
+def count_reply(policy: str, rungs: Iterable[str], stage_ms: Mapping[str, float], age_ms: int) -> None:
+    """Count one reply; `age_ms` is that of the newest event, -1 = none. About 10 us."""
+    RANKS.labels(policy).inc()
+    for rung in rungs:
+        RUNGS.labels(rung).inc()
+    total_ms = 0.0
+    for stage, ms in stage_ms.items():
+        STAGE_MS.labels(stage).observe(ms)
+        total_ms += ms
+    RANK_MS.observe(total_ms)
+    if age_ms >= 0:
+        EVENT_AGE_MS.observe(age_ms)

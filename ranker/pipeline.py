@@ -17,7 +17,7 @@ from liverank.errors import UnavailableError
 from liverank.settings import Settings
 from liverank.v1 import decision_pb2, stream_pb2
 from liverank.v1 import personalization_pb2 as pb
-from ranker import degrade
+from ranker import degrade, metrics
 from ranker.answer import Answer
 from ranker.catalogue import Catalogue
 from ranker.decisions import (
@@ -182,6 +182,7 @@ class Pipeline:
                 table,
                 gathered.candidates,
                 affinity=gathered.affinity,
+                met=gathered.met,
                 context=query.context,
                 as_of_ms=as_of_ms,
                 model=model,
@@ -358,10 +359,12 @@ class Pipeline:
                 reply.rungs.append(degrade.UNLOGGED)
                 data = reply.SerializeToString(deterministic=True)
         if query.personal:
-            self._log.write(exposure if serve else None, made, answer.snapshot)
+            if not self._log.write(exposure if serve else None, made, answer.snapshot):
+                metrics.LOG_LOST.inc()
             if answer.scored is not None and not query.candidates and query.mode != decision_pb2.MODE_SHADOW:
                 self._kept.put(query.subject, degrade.KeptSlate(tuple(shown.item_ids), query.surface))
         stages.done("reply")
+        metrics.count_reply(reply.policy, reply.rungs, stages.ms, reply.freshness.newest_event_age_ms)
         return data
 
     def _keep(self, query: RankQuery, stored: stream_pb2.StoredReply) -> tuple[bytes | None, bool]:

@@ -49,7 +49,7 @@ class CoOccurrence:
 
     def propose(self, query: Query, quota: int) -> Proposal:
         """See `Source`."""
-        rows, scores = co_occurrence(query.affinity, query.table)
+        rows, scores = query.met
         if not len(rows):
             return NOTHING
         allowed = query.allowed[rows]

@@ -14,6 +14,8 @@ from ranker.retrieval.vector import nearest_allowed
 from ranker.retrieval.vector_index import VectorIndex
 
 RECENT: Final = 5
+BREADTH: Final = 100
+"""Of its graph searches: neighbours of single items are a hint, not the main list."""
 
 
 class SemanticNeighbours:
@@ -40,4 +42,4 @@ class SemanticNeighbours:
         seeds = liked[np.sort(first)][:RECENT]
         if not len(seeds):
             return NOTHING
-        return nearest_allowed(self._index, query, np.ascontiguousarray(table.vectors[seeds]), quota)
+        return nearest_allowed(self._index, query, np.ascontiguousarray(table.vectors[seeds]), quota, ef=BREADTH)

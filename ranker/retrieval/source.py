@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -38,6 +39,13 @@ class Query:
     table: ItemsView
     as_of_ms: int
     allowed: NDArray[np.bool_]
+
+    @cached_property
+    def met(self) -> tuple[Rows, Floats]:
+        """Every item that met the user's newest liked ones, with its score: `ranker.retrieval.co_occurrence`."""
+        from ranker.retrieval.co_occurrence import co_occurrence
+
+        return co_occurrence(self.affinity, self.table)
 
 
 @dataclass(frozen=True)

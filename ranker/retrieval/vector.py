@@ -10,7 +10,12 @@ from ranker.inputs import Floats, Rows
 from ranker.retrieval.source import NOTHING, Proposal, Query, best
 from ranker.retrieval.vector_index import VectorIndex
 
-OVERFETCH: Final = 1.3
+SHARE: Final = 0.7
+"""Of the quota, asked for by each of several query vectors: they overlap."""
+FEW_EACH: Final = 0.4
+"""The same for more than three."""
+ENOUGH: Final = 0.6
+"""Of the quota; below it the index is asked deeper."""
 
 
 class UserVectors:
@@ -38,24 +43,24 @@ class UserVectors:
         return nearest_allowed(self._index, query, asked, quota)
 
 
-def nearest_allowed(index: VectorIndex, query: Query, asked: Floats, quota: int) -> Proposal:
+def nearest_allowed(index: VectorIndex, query: Query, asked: Floats, quota: int, *, ef: int | None = None) -> Proposal:
     """The `quota` best of the allowed rows over several query vectors; asks deeper once if too few are allowed."""
     if not len(asked):
         return NOTHING
     share = float(query.allowed.mean()) if len(query.allowed) else 0.0
     if share == 0.0:
         return NOTHING
-    each = int(np.ceil(OVERFETCH * quota / len(asked))) + 10
+    each = quota + 10 if len(asked) == 1 else int(np.ceil((SHARE if len(asked) <= 3 else FEW_EACH) * quota)) + 10
     n = len(query.table)
     k = min(n, int(each / max(share, 0.05)))
-    rows, scores = _allowed(index, query, asked, k)
-    if len(rows) < quota and k < n:  # query vectors that are alike find the same items
-        rows, scores = _allowed(index, query, asked, min(n, 3 * k))
+    rows, scores = _allowed(index, query, asked, k, ef)
+    if len(rows) < ENOUGH * quota and k < n:
+        rows, scores = _allowed(index, query, asked, min(n, 3 * k), ef)
     return best(rows, scores, quota)
 
 
-def _allowed(index: VectorIndex, query: Query, asked: Floats, k: int) -> tuple[Rows, Floats]:
-    near, cosines = index.search(query.table, asked, k)
+def _allowed(index: VectorIndex, query: Query, asked: Floats, k: int, ef: int | None) -> tuple[Rows, Floats]:
+    near, cosines = index.search(query.table, asked, k, ef=ef)
     rows, scores = union_of_best(near.ravel(), cosines.ravel())
     keep = query.allowed[rows]
     return rows[keep], scores[keep]

@@ -125,7 +125,9 @@ class VectorIndex:
         covered[rows] = True
         self._built = _Built(space, graph, covered)
 
-    def search(self, table: ItemsView, queries: Floats, k: int, *, exact: bool | None = None) -> tuple[Rows, Floats]:
+    def search(
+        self, table: ItemsView, queries: Floats, k: int, *, exact: bool | None = None, ef: int | None = None
+    ) -> tuple[Rows, Floats]:
         """Nearest rows of each query.
 
         Parameters
@@ -138,6 +140,9 @@ class VectorIndex:
             How many a query.
         exact
             True: search everything; False: use the graph; None: as the last probe decided.
+
+        ef
+            Breadth of the graph search; None = as the last probe decided.
 
         Returns
         -------
@@ -155,7 +160,7 @@ class VectorIndex:
         reach = min(n, len(built.covered))
         outside[:reach] &= ~built.covered[:reach]
         outside[pending[pending < n]] = table.has_vector[pending[pending < n]]
-        near, cosines = self._graph_search(graph, queries, k + len(pending))
+        near, cosines = self._graph_search(graph, queries, k + len(pending), self.ef if ef is None else ef)
         stale = ~table.has_vector[near] | np.isin(near, pending)
         cosines = np.where(stale, -np.inf, cosines)
         extra = np.flatnonzero(outside).astype(np.int32)
@@ -165,9 +170,10 @@ class VectorIndex:
         order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(near, order, 1), np.take_along_axis(cosines, order, 1)
 
-    def _graph_search(self, graph: Any, queries: Floats, k: int) -> tuple[Rows, Floats]:
+    @staticmethod
+    def _graph_search(graph: Any, queries: Floats, k: int, ef: int) -> tuple[Rows, Floats]:
         k = min(k, graph.get_current_count())
-        graph.set_ef(max(self.ef, k))
+        graph.set_ef(max(ef, k))
         labels, distances = graph.knn_query(queries, k=k, num_threads=1)
         return labels.astype(np.int32), (1.0 - distances).astype(np.float32)
 
