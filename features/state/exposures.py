@@ -10,6 +10,7 @@ of the window that arrives then gives one correction row for its slot; further o
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
@@ -76,7 +77,7 @@ Change = LabelMoved | SeenMoved | RowDue | Counted
 class Exposures:
     """Open and lately closed exposures of one user, and the outcomes that may still join or move."""
 
-    __slots__ = ("_dirty", "_exposures", "_n_waiting", "_nothing_before_ms", "_outcome_pages", "_outcomes", "_params")
+    __slots__ = ("_dirty", "_exposures", "_leaves_ms", "_outcome_pages", "_outcomes", "_params", "_waiting")
 
     def __init__(self, fields: Mapping[bytes, bytes], params: StateParams) -> None:
         self._params = params
@@ -95,7 +96,9 @@ class Exposures:
         while page := fields.get(b"_o%d" % len(self._outcome_pages)):
             self._outcome_pages.append(bytearray(body(b"_o", page)))
         self._outcomes = list(unpack_outcomes(b"".join(self._outcome_pages), by_number))
-        self._nothing_before_ms = self._n_waiting = 0
+        self._leaves_ms = _NEVER
+        self._waiting: list[int] = []
+        self._note_times()
 
     def __len__(self) -> int:
         return len(self._exposures)
@@ -120,7 +123,6 @@ class Exposures:
         counts : bool
             Whether its outcomes move the bandit's statistics.
         """
-        self._nothing_before_ms = 0
         changes: list[Change] = []
         exposure = Exposure(self._free_number(changes, len(event.exposure.slots)), event, append_ts_ms, counts=counts)
         self._exposures[exposure.request_id] = exposure
@@ -141,6 +143,7 @@ class Exposures:
                 changes += self._refresh(exposure, outcome.slot)
         if moved:
             self._repack()
+        self._note_times()
         return changes
 
     def add_outcome(self, outcome: Outcome) -> list[Change]:
@@ -154,12 +157,10 @@ class Exposures:
             oldest = min(self._outcomes, key=lambda each: each.event_ts_ms)
             self._outcomes.remove(oldest)
             self._repack()
+            self._note_times()
             changes.append(Counted("outcome_overflow"))
         if target is None:
-            self._n_waiting += 1
-            if self._n_waiting >= PER_PAGE:
-                expires_ms = outcome.event_ts_ms + self._params.attribution_window_ms
-                self._nothing_before_ms = min(self._nothing_before_ms, expires_ms)
+            insort(self._waiting, outcome.event_ts_ms + self._params.attribution_window_ms)
         page = len(self._outcomes) // PER_PAGE
         self._outcomes.append(outcome)
         if page == len(self._outcome_pages):
@@ -193,7 +194,8 @@ class Exposures:
         """Drop exposures past their window and the time for corrections, and outcomes that nothing can claim (a page of
         them at a time).
         """
-        if clock_ms < self._nothing_before_ms or not (self._exposures or self._outcomes):
+        many = len(self._waiting) >= PER_PAGE and self._waiting[PER_PAGE - 1] <= clock_ms
+        if not many and clock_ms < self._leaves_ms:
             return []
         window_ms = self._params.attribution_window_ms
         keep_ms = window_ms + self._params.late_outcome_ms
@@ -210,11 +212,14 @@ class Exposures:
         if len(kept) < len(self._outcomes):
             self._outcomes = kept
             self._repack()
-        leaves_ms = min((each.shown_ms + keep_ms for each in self._exposures.values()), default=_NEVER)
-        waiting = sorted(each.event_ts_ms + window_ms for each in kept if each.target is None)
-        self._n_waiting = len(waiting)
-        self._nothing_before_ms = min(leaves_ms, waiting[PER_PAGE - 1] if len(waiting) >= PER_PAGE else _NEVER)
+        self._note_times()
         return changes
+
+    def _note_times(self) -> None:
+        window_ms = self._params.attribution_window_ms
+        keep_ms = window_ms + self._params.late_outcome_ms
+        self._leaves_ms = min((each.shown_ms + keep_ms for each in self._exposures.values()), default=_NEVER)
+        self._waiting = sorted(each.event_ts_ms + window_ms for each in self._outcomes if each.target is None)
 
     # -- the join
 

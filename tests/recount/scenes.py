@@ -136,8 +136,10 @@ def play(
     return world
 
 
-def differences(world: World, log: Sequence[Logged], as_of_ms: int, *, program: FeatureProgram = PROGRAM) -> list[str]:
-    """Name every difference between a world and the recount of its log."""
+def differences(
+    world: World, log: Sequence[Logged], as_of_ms: int, *, program: FeatureProgram = PROGRAM, labels: bool = True
+) -> list[str]:
+    """Name every difference between a world and the recount of its log; without `labels` leave out rows and statistics."""
     params = world.users.fold._params  # type: ignore[attr-defined]
     recount = Recount(world.catalogue, params)
     recount.add_partition(log)
@@ -152,8 +154,9 @@ def differences(world: World, log: Sequence[Logged], as_of_ms: int, *, program: 
         found += check.item_differences(
             item_id, item_count, world.item_fields(item_id), program, as_of_ms, params.signals
         )
-    found += check.example_differences(recount, world.examples())
-    found += check.statistics_differences(recount, partials(world))
+    if labels:
+        found += check.example_differences(recount, world.examples())
+        found += check.statistics_differences(recount, partials(world))
     dead = [letter for letter in world.dead_letters() if letter.reason == "beyond_dedup_horizon"]
     if len(dead) != len(recount.beyond):
         found.append(f"dead letters: got {len(dead)}, wanted {len(recount.beyond)}")
