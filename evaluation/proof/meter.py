@@ -14,8 +14,9 @@ from evaluation.errors import ProofError
 from evaluation.proof.lines import LAYERS, Reading
 from features.user_row import UserRow, UserRowReader
 from liverank.client import Client
+from liverank.errors import NotFoundError
 from liverank.v1 import personalization_pb2 as pb
-from liverank.v1.decision_pb2 import MODE_SERVE, MODE_SHADOW
+from liverank.v1.decision_pb2 import MODE_SERVE, MODE_SHADOW, Decision
 from ranker.posterior import Belief
 
 N_SEEDS: Final = 64
@@ -111,9 +112,20 @@ class Meter:
                 f"a slate of {n} items of kind {kind!r} for {user_id} has {len(shown)} items, policy {reply.policy}, "
                 f"rungs {list(reply.rungs)}; is the catalogue imported and the ranker healthy?"
             )
-        decision = self._client.explain(reply.request_id, deadline_s=30.0).decision
+        decision = self._decision(reply.request_id)
         phi = np.array([list(slot.phi) for slot in decision.slots], dtype=np.float64)
         return Probe(user_id, kind, shown, reply.request_id, phi, as_of_ms)
+
+    def _decision(self, request_id: str, timeout_s: float = 10.0) -> Decision:
+        """The logged decision: replies do not wait for their logs, so it may take a moment."""
+        end_s = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self._client.explain(request_id, deadline_s=30.0).decision
+            except NotFoundError:
+                if time.monotonic() > end_s:
+                    raise
+            time.sleep(0.1)
 
     def kind(self, item_id: str) -> str:
         """Kind of an item; empty where it has none."""

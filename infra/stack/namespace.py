@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import shutil
 
+from typing import Any
+
 from liverank.settings import Settings
 
 FIRST_GENERATION = 1
@@ -72,7 +74,11 @@ def remove(settings: Settings) -> None:
     with connect(settings) as client, translated("removing the namespace"):
         # Feast's keys end in the project.
         for pattern in (f"{settings.namespace}:*", f"*{settings.feast_project}"):
-            for key in client.scan_iter(match=pattern, count=1000):
-                client.unlink(key)
+            pipe: Any = client.pipeline(transaction=False)
+            for key in client.scan_iter(match=pattern, count=5000):
+                pipe.unlink(key)
+                if len(pipe) >= 5000:
+                    pipe.execute()
+            pipe.execute()
     for folder in (settings.home / settings.namespace, settings.home / "archive" / settings.namespace):
         shutil.rmtree(folder, ignore_errors=True)
