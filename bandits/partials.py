@@ -225,6 +225,25 @@ class Partial:
         self.n_shown += other.n_shown
         self.newest_ms = max(self.newest_ms, other.newest_ms)
 
+    def scaled(self, factor: float) -> Partial:
+        """The sums times a factor, for a new model that starts from discounted statistics of another's slots.
+
+        Entries are rounded back to the grid, so what is added to them later stays exact; `n_shown` is scaled and
+        rounded too.
+
+        Raises
+        ------
+        InvalidStatisticsError
+            A factor outside [0, 1].
+        """
+        if not 0.0 <= factor <= 1.0:
+            raise InvalidStatisticsError(f"a factor in [0, 1] wanted, got {factor}")
+        twin = self.copy()
+        twin._a = np.rint(twin._a * (factor / PHI_GRID**2)) * PHI_GRID**2
+        twin._b = np.rint(twin._b * (factor / (PHI_GRID * RESIDUAL_GRID))) * (PHI_GRID * RESIDUAL_GRID)
+        twin.n_shown = round(self.n_shown * factor)
+        return twin
+
     def copy(self) -> Partial:
         """A partial of its own with the same sums."""
         twin = Partial(self.dim, self.n_heads, self.half_life_ms)
