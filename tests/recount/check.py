@@ -125,7 +125,9 @@ def example_differences(recount: Recount, examples: Iterable[Example]) -> list[s
         rewards = recount.params.rewards
         reward = sum(getattr(rewards, name) for name in wanted.labels)
         if (labels, row.seen, row.correction) != wanted or row.reward != reward:
-            found.append(f"row {key}: got {labels}, seen {row.seen}, {row.correction}, {row.reward}; wanted {wanted}, {reward}")
+            found.append(
+                f"row {key}: got {labels}, seen {row.seen}, {row.correction}, {row.reward}; wanted {wanted}, {reward}"
+            )
     return found
 
 

@@ -222,9 +222,7 @@ class Recount:
                 user.facts.append(fact)
                 if not group[-1].bot:
                     self.items[item_id].facts.append(fact)
-                user.abandoned[
-                    self._entry(closes_ms, item_id, ABANDON, self.params.signals.abandon, append_ts_ms)
-                ] += 1
+                user.abandoned[self._entry(closes_ms, item_id, ABANDON, self.params.signals.abandon, append_ts_ms)] += 1
 
     def _count_exposures(
         self, user: UserCount, arrived: list[Arrived], clocks: list[int], marks: Counter[tuple[int, int]]
@@ -244,7 +242,9 @@ class Recount:
                 continue  # It waited until its time was over.
             joined[target.event.event_id, _slot(target.event, event)].append(each)
         for request_id, shown in exposures.items():
-            self._count_exposure(user, shown, [joined[request_id, at] for at in range(len(shown.event.exposure.slots))], clocks, marks)
+            self._count_exposure(
+                user, shown, [joined[request_id, at] for at in range(len(shown.event.exposure.slots))], clocks, marks
+            )
 
     def _target(self, event: Event, exposures: dict[str, Arrived]) -> Arrived | None:
         window_ms = self.params.attribution_window_ms
@@ -372,7 +372,9 @@ class _Dedup:
             if len(free) < 64:
                 break
             gone = {each[0] for each in free[:64]}
-            self.bound_ms = max([each[1] for each in free[:64]] + ([self.bound_ms] if self.bound_ms is not None else []))
+            self.bound_ms = max(
+                [each[1] for each in free[:64]] + ([self.bound_ms] if self.bound_ms is not None else [])
+            )
             self.kept = [each for each in self.kept if each[0] not in gone]
         return "new"
 

@@ -56,7 +56,13 @@ def action(
 
 
 def exposure(
-    request_id: str, ts_ms: int, items: Sequence[int], *, user: str = "u", drawn: bool = True, seed: int = 0,
+    request_id: str,
+    ts_ms: int,
+    items: Sequence[int],
+    *,
+    user: str = "u",
+    drawn: bool = True,
+    seed: int = 0,
     heads: Sequence[str] = ("click", "dismiss", "like"),
 ) -> Event:
     """A slate that was shown."""
@@ -120,8 +126,13 @@ def scene(
 
 
 def play(
-    log: Sequence[Logged], *, crash_rate: float = 0.0, write_rate: float = 1.0, seed: int = 0,
-    items: Catalogue | None = None, program: FeatureProgram = PROGRAM,
+    log: Sequence[Logged],
+    *,
+    crash_rate: float = 0.0,
+    write_rate: float = 1.0,
+    seed: int = 0,
+    items: Catalogue | None = None,
+    program: FeatureProgram = PROGRAM,
 ) -> World:
     """Fold a log."""
     world = World(
