@@ -79,7 +79,7 @@ def test_ING_4_beyond_the_horizon_is_a_dead_letter() -> None:
 @settings(max_examples=8, deadline=None)
 @given(seed=seeds)
 def test_ING_5_mature_users_above_the_bound_equal_the_recount(seed: int) -> None:
-    """1,400 events of one user, arriving up to two hours late: above the bound nothing is lost, below it dead letters."""
+    """1,400 events of one user, many late: above the bound nothing is lost, below it dead letters."""
     rng = random.Random(seed)
     events = scene(rng, 1_400, 5 * DAY_MS, users=1, exposures=0.02)
     arrivals = sorted(

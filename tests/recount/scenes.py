@@ -150,7 +150,7 @@ def play(
 def differences(
     world: World, log: Sequence[Logged], as_of_ms: int, *, program: FeatureProgram = PROGRAM, labels: bool = True
 ) -> list[str]:
-    """Name every difference between a world and the recount of its log; without `labels` leave out rows and statistics."""
+    """Name every difference between a world and the recount of its log; `labels` False leaves out rows and sums."""
     params = world.users.fold._params  # type: ignore[attr-defined]
     recount = Recount(world.catalogue, params)
     recount.add_partition(log)

@@ -87,7 +87,7 @@ def test_STR_2_an_explicit_end_closes_at_once_and_going_on_opens_again() -> None
     [("dismiss", 0), ("skip", 0), ("thumbs_down", 0), ("not_interested", 0), ("dwell", 2.0), ("abandon", 0)],
 )
 def test_STR_3_each_negative_signal_is_a_feature(kind: str, value: float) -> None:
-    """Each of the six alone: a negative entry in the history, a negative of the user, of the category and of the item."""
+    """Each of the six alone: a negative entry in the history, a negative of the user and of the item."""
     log = _log(action("x", "impression" if kind == "abandon" else kind, START_MS, 3, value=value))
     now_ms = START_MS + TIMEOUT_MS
     world = play([*log, Logged(None, now_ms)])

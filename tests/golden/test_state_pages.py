@@ -1,0 +1,103 @@
+"""Bytes of the state's pages, as docs/specs/state.md fixes them: a change here is a new version of the page."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from features.errors import StateFormatError
+from features.hashing import category_hash, id_hash, item_hash
+from features.state.dedup import Dedup
+from features.state.exposure import Outcome, pack_outcome
+from features.state.exposures import Exposures
+from features.state.history import Entry, History
+from features.state.neighbours import Neighbours
+from features.state.pairs import Good, Pairs
+from features.state.params import StateParams
+from features.state.seen import CLICKED, DISMISSED, Seen
+from features.state.session import Sessions, Shown
+from features.state.trend import Trend
+
+T0 = 1_700_000_000_000
+ITEM = item_hash("item-1")
+
+
+def test_hashes() -> None:
+    assert ITEM == id_hash("item-1") == 8406168460641299428
+    assert item_hash("") == -5426141060434712860
+    assert category_hash("") == 0
+    assert category_hash("news") == id_hash("news") & 0xFFFFFFFF
+
+
+def test_dedup_pages() -> None:
+    dedup = Dedup({})
+    dedup.add(ITEM, T0, T0 + 1_999)
+    assert dedup.dirty() == {b"_d0": b"\x01" + struct.pack("<qqI", ITEM, T0, 1_700_000_001)}
+    assert dedup.dirty() == {}
+
+
+def test_history_pages() -> None:
+    history = History({})
+    history.add(Entry(T0, ITEM, 10, -32, 7, 5))
+    entry = struct.pack("<IHBbiIq", T0 & 0xFFFFFFFF, T0 >> 32, 10, -32, 7, 5, ITEM)
+    assert history.dirty() == {b"user_history:page_0": b"\x01" + entry}
+    assert entry.hex() == "0068e5cf8b010ae00700000005000000e4eb9d5aadb5a874"
+
+
+def test_seen_pages() -> None:
+    seen = Seen({})
+    seen.mark(ITEM, T0)
+    seen.act(ITEM, CLICKED, T0)
+    seen.act(ITEM, DISMISSED, T0 + 5_000)
+    page = ITEM % 4
+    assert seen.dirty() == {
+        b"user_seen:shown_%d" % page: b"\x01" + struct.pack("<qI", ITEM, T0 // 1000),
+        b"user_seen:acted_%d" % page: b"\x01"
+        + struct.pack("<qBI", ITEM, 1, T0 // 1000)
+        + struct.pack("<qBI", ITEM, 3, T0 // 1000 + 5),
+    }
+
+
+def test_session_pages() -> None:
+    sessions = Sessions({}, 1_800_000)
+    sessions.add(T0, T0, shown=Shown(T0, "item-1", T0 + 1))
+    dirty = sessions.dirty()
+    assert dirty == {
+        b"_sc": b"\x01"
+        + struct.pack("<qqqIIIIIB", T0, T0, -1, 1, 0, 0, 0, 1, 1)
+        + struct.pack("<qqB", T0, T0 + 1, 6)
+        + b"item-1",
+        b"user_session:state": b"\x01"
+        + struct.pack("<qqqqIIIIIIIIf", T0, T0, -1, 1_800_000, 1, 0, 0, 0, 1, 1, 0, 0, 0),
+    }
+
+
+def test_outcome_and_pair_pages() -> None:
+    outcome = Outcome(item_id="item-1", event_ts_ms=T0, bits=33, request_id="r", position=3)
+    packed = struct.pack("<qBBBHBB", T0, 33, 255, 0, 3, 6, 1) + b"item-1r"
+    assert pack_outcome(outcome) == packed
+    exposures = Exposures({}, StateParams())
+    exposures.add_outcome(outcome)
+    assert exposures.dirty() == {b"_o0": b"\x01" + packed}
+    pairs = Pairs({}, 5, 1_000)
+    pairs.add(Good(T0, "item-1", ITEM))
+    assert pairs.dirty() == {b"_p0": b"\x01" + struct.pack("<IHB", T0 & 0xFFFFFFFF, T0 >> 32, 6) + b"item-1"}
+
+
+def test_item_pages() -> None:
+    neighbours = Neighbours({})
+    neighbours.add([ITEM], [0.5], 1_577_836_800_000)
+    assert neighbours.dirty() == {
+        b"item_neighbours:page_%d" % (ITEM % 8): b"\x01\x00" + struct.pack("<qdI", ITEM, 0.5, 1)
+    }
+    trend = Trend({})
+    landmark = 460 * 256 * 7 * 86_400_000
+    trend.add(landmark, good=2.0, clicks=1.0, expected=0.5)
+    values = struct.unpack("<13d", trend.dirty()[b"item_trend:decayed"][1:])
+    assert values[8:] == (460.0, 2.0, 1.0, 0.5, float(landmark))
+
+
+def test_another_version_is_refused() -> None:
+    with pytest.raises(StateFormatError, match="liverank rebuild"):
+        History({b"user_history:page_0": b"\x02" + bytes(24)})
