@@ -7,7 +7,8 @@ from bandits.errors import (
     InvalidStatisticsError,
     UnknownPolicyError,
 )
-from bandits.feasible import Everything, Feasible, GroupCaps
+from bandits.feasible import AllOf, Everything, Feasible, GroupCaps, RelevanceFloor
+from bandits.fit import fit_prior
 from bandits.partials import Partial, Statistics, on_phi_grid, total
 from bandits.policies import Boltzmann, EpsilonGreedy, Greedy, LinUCB, Thompson, Uniform
 from bandits.policy import Policy, parse, registered, specification
@@ -15,6 +16,7 @@ from bandits.posterior import Posterior, Prior, RewardPosterior
 from bandits.slates import Problem, Slate, draw_slate, generator, recompute
 
 __all__ = [
+    "AllOf",
     "BanditsError",
     "Boltzmann",
     "CorruptStatisticsError",
@@ -31,6 +33,7 @@ __all__ = [
     "Posterior",
     "Prior",
     "Problem",
+    "RelevanceFloor",
     "RewardPosterior",
     "Slate",
     "Statistics",
@@ -38,6 +41,7 @@ __all__ = [
     "Uniform",
     "UnknownPolicyError",
     "draw_slate",
+    "fit_prior",
     "generator",
     "on_phi_grid",
     "parse",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bandits.errors import InvalidStatisticsError
 
 Bools: TypeAlias = NDArray[np.bool_]
+Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 
 
@@ -116,3 +117,56 @@ class GroupCaps:
                 count = members[group] = members.get(group, 0) + 1
                 if count == self._caps[rule]:
                     self._mask[self._groups[rule] == group] = False
+
+
+class AllOf:
+    """Several rules at once: feasible is what every one of them allows.
+
+    Parameters
+    ----------
+    rules : sequence of Feasible
+        At least one.
+    """
+
+    __slots__ = ("_rules",)
+
+    def __init__(self, rules: Sequence[Feasible]) -> None:
+        if not rules:
+            raise InvalidStatisticsError("at least one rule wanted, got none")
+        self._rules = tuple(rules)
+
+    def mask(self, prefix: Sequence[int]) -> Bools:
+        """See `Feasible.mask`."""
+        mask = self._rules[0].mask(prefix).copy()
+        for rule in self._rules[1:]:
+            mask &= rule.mask(prefix)
+        return mask
+
+
+class RelevanceFloor:
+    """Nothing below a quantile of the candidates' scores may be shown, so that exploration stays among good candidates.
+
+    Where fewer than k candidates lie above it, the best k are feasible.
+
+    Parameters
+    ----------
+    score : ndarray of float64, shape (n,)
+        Value plus posterior mean.
+    quantile : float
+        In [0, 1]; 0 = no floor.
+    k : int
+        Slots that must be filled.
+    """
+
+    __slots__ = ("_mask",)
+
+    def __init__(self, score: Floats, quantile: float, k: int) -> None:
+        if not 0.0 <= quantile <= 1.0:
+            raise InvalidStatisticsError(f"a quantile in [0, 1] wanted, got {quantile}")
+        best = np.argsort(-score, kind="stable")
+        self._mask: Bools = score >= np.quantile(score, quantile) if score.shape[0] else np.zeros(0, dtype=np.bool_)
+        self._mask[best[:k]] = True
+
+    def mask(self, prefix: Sequence[int]) -> Bools:
+        """See `Feasible.mask`."""
+        return self._mask

@@ -1,5 +1,6 @@
 """What another policy would have earned on logged decisions, and whether the log can tell."""
 
+from evaluation.off_policy.audit import SlotAudit, audit
 from evaluation.off_policy.cascade import CascadeDR
 from evaluation.off_policy.crossfit import cross_fit, shrunk_rates
 from evaluation.off_policy.diagnostics import Diagnostics, diagnose
@@ -9,6 +10,7 @@ from evaluation.off_policy.errors import InvalidLogError, NoSupportError, OffPol
 from evaluation.off_policy.estimator import Estimator, Terms
 from evaluation.off_policy.evaluate import Estimate, evaluate
 from evaluation.off_policy.frames import Columns, read_frame
+from evaluation.off_policy.gate import Verdict, gate
 from evaluation.off_policy.independent_ips import IIPS
 from evaluation.off_policy.interaction_ips import RIPS
 from evaluation.off_policy.intervals import interval
@@ -56,11 +58,15 @@ __all__ = [
     "OffPolicyError",
     "SlateIPS",
     "SlateLog",
+    "SlotAudit",
     "SwitchDR",
     "Terms",
+    "Verdict",
+    "audit",
     "cross_fit",
     "diagnose",
     "evaluate",
+    "gate",
     "interval",
     "read_frame",
     "shrunk_rates",

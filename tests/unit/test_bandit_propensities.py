@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bandits import (
+    AllOf,
     Boltzmann,
     EpsilonGreedy,
     Greedy,
@@ -13,6 +14,7 @@ from bandits import (
     InvalidPolicyError,
     LinUCB,
     Problem,
+    RelevanceFloor,
     Thompson,
     UnknownPolicyError,
     checks,
@@ -163,3 +165,16 @@ def test_problems_refuse_settings_outside_their_range() -> None:
     for changes in ({"k": -1}, {"floor": np.nan}, {"cap": 2.0}, {"n_greedy_slots": -1}):
         with pytest.raises(checks.InvalidStatisticsError):
             Problem(**({"value": np.zeros(2), "phi": np.zeros((2, 4)), "posterior": posterior, "k": 1} | changes))
+
+
+def test_explored_candidates_lie_above_the_relevance_floor() -> None:
+    case = checks.Case(Thompson(), checks.linear())
+    plain = case.problem(2, feasible=None)
+    score = plain.value + plain.posterior.mean(plain.phi)
+    groups = GroupCaps(np.ones(9, dtype=bool), np.zeros((1, 9), dtype=np.int64), [3])
+    problem = case.problem(2, feasible=AllOf([RelevanceFloor(score, 0.5, 4), groups]), k=4)
+    for seed in range(100):
+        slate = draw_slate(case.policy, problem, generator(seed))
+        assert len(slate.order) == 3  # one group, three of it at most
+        assert all(score[index] >= np.quantile(score, 0.5) for index in slate.order)
+    assert RelevanceFloor(score, 1.0, 4).mask([]).sum() == 4

@@ -12,6 +12,7 @@ from bandits import (
     Partial,
     Posterior,
     Prior,
+    fit_prior,
     on_phi_grid,
     total,
 )
@@ -343,3 +344,20 @@ def test_bad_hyper_parameters_are_refused() -> None:
         BetaPosterior(np.array([0.0]), np.array([1.0]))
     with pytest.raises(InvalidStatisticsError, match="head weights"):
         Posterior(Partial(2, 2), [1.0], Prior())
+
+
+def test_fitted_prior_is_wide_where_residuals_have_structure_and_narrow_where_they_have_none() -> None:
+    rng = np.random.default_rng(6)
+    chosen = {}
+    for name, scale in (("structure", 0.3), ("none", 0.0)):
+        theta = rng.normal(size=DIM) * scale
+        phi = rng.normal(size=(600, DIM))
+        residuals = (phi @ theta + rng.normal(size=600) * 0.4)[:, None]
+        partial = Partial(DIM, 1)
+        partial.shown(phi[:20], residuals[:20])
+        chosen[name] = fit_prior(partial, phi[20:], residuals[20:], [1.0])
+    assert chosen["structure"].sd >= 0.1
+    assert chosen["none"].sd <= 0.05
+    assert chosen["none"].noise_sd == pytest.approx(0.4, rel=0.1)
+    with pytest.raises(InvalidStatisticsError, match="n >= 100"):
+        fit_prior(Partial(DIM, 1), np.zeros((5, DIM)), np.zeros((5, 1)), [1.0])

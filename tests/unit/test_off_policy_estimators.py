@@ -27,9 +27,11 @@ from evaluation.off_policy import (
     SlateIPS,
     SlateLog,
     SwitchDR,
+    audit,
     cross_fit,
     diagnose,
     evaluate,
+    gate,
     interval,
     read_frame,
     shrunk_rates,
@@ -245,3 +247,39 @@ def test_pseudo_inverse_weights_have_mean_one_and_recover_additive_rewards() -> 
 def test_estimator_names_are_different() -> None:
     for estimators in (ESTIMATORS, SLATE_ESTIMATORS):
         assert len({one.name for one in estimators}) == len(estimators)
+
+
+def test_audit_passes_true_propensities_and_catches_estimated_ones() -> None:
+    rng = np.random.default_rng(0)
+    n, k, m = 20_000, 3, 5
+    law = np.array([0.6, 0.1, 0.1, 0.1, 0.1])
+    items = rng.choice(m, size=(n, k), p=law)
+    known = np.full((n, k), 1.0 / m)
+    assert all(one.passed for one in audit(law[items], known))
+    wrong = law[items].copy()
+    wrong[:, 1] = (wrong[:, 1] + 0.02) / 1.1
+    assert [one.passed for one in audit(wrong, known)] == [True, False, True]
+    pinned = np.ones((n, k), dtype=bool)
+    pinned[:, 1] = False
+    assert [one.slot for one in audit(wrong, known, drawn=pinned)] == [1, 3]
+    with pytest.raises(InvalidLogError, match="1000"):
+        audit(wrong[:10], known[:10])
+
+
+def test_gate_lets_better_policies_through_and_holds_worse_and_unknown_ones() -> None:
+    better, _ = simulated(np.random.default_rng(0), 20_000)
+    assert gate(better).passed
+    worse = Log(
+        reward=1.0 - better.reward,
+        propensity=better.propensity,
+        target=better.target,
+        predicted=1.0 - better.predicted,  # type: ignore[operator]
+        expected=1.0 - better.expected,  # type: ignore[operator]
+    )
+    held = gate(worse)
+    assert not held.passed
+    assert "lower bound" in held.reasons[0]
+    assert gate(worse, slack=0.5).passed
+    n = 1_000
+    blind = Log(reward=np.ones(n), propensity=np.full(n, 0.5), target=np.full(n, 0.05))
+    assert "mean weight" in " ".join(gate(blind, estimator=IPS()).reasons)

@@ -1,0 +1,66 @@
+"""Hyper-parameters of the posterior from held-out residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bandits.errors import InvalidStatisticsError
+from bandits.partials import Partial, Statistics, on_phi_grid
+from bandits.posterior import Posterior, Prior, weights_of
+
+Floats: TypeAlias = NDArray[np.float64]
+
+GRID = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+
+
+def fit_prior(
+    learned: Partial | Statistics,
+    phi: ArrayLike,
+    residuals: ArrayLike,
+    head_weights: Sequence[float],
+    grid: Sequence[float] = GRID,
+) -> Prior:
+    """The prior under which held-out residuals are most likely, given what was learned from earlier slots.
+
+    The noise sd is that of the held-out residual value; the prior sd is the one of the grid with the highest Gaussian
+    predictive density, the smaller one on a tie.
+
+    Parameters
+    ----------
+    learned : Partial or Statistics
+        Statistics of earlier slots.
+    phi : array_like, shape (n, dim)
+        Bandit features of later slots.
+    residuals : array_like, shape (n, n_heads)
+        Their final residuals.
+    head_weights : sequence of float, length n_heads
+        Value of one unit of each head, in clicks.
+    grid : sequence of float
+        Prior sds to try, ascending.
+
+    Raises
+    ------
+    InvalidStatisticsError
+        Wrong shapes, fewer than 100 slots, or residuals without any variance.
+    """
+    x, e = on_phi_grid(phi), np.asarray(residuals, dtype=np.float64)
+    if x.ndim != 2 or e.ndim != 2 or x.shape[0] != e.shape[0] or x.shape[0] < 100:
+        raise InvalidStatisticsError(
+            f"phi (n, dim) and residuals (n, n_heads), n >= 100, wanted; got {x.shape} and {e.shape}"
+        )
+    value = e @ weights_of(head_weights, e.shape[1])
+    noise_sd = float(value.std())
+    if not noise_sd > 0:
+        raise InvalidStatisticsError("held-out residuals are all alike; nothing can be fitted on them")
+
+    def density(sd: float) -> float:
+        posterior = Posterior(learned, head_weights, Prior(sd=sd, noise_sd=noise_sd))
+        variance = posterior.sd(x) ** 2 + noise_sd**2
+        return float((-0.5 * (value - posterior.mean(x)) ** 2 / variance - 0.5 * np.log(variance)).mean())
+
+    densities = [density(sd) for sd in grid]
+    return Prior(sd=grid[int(np.argmax(densities))], noise_sd=noise_sd)
