@@ -6,7 +6,6 @@ All of it is safe to repeat.
 from __future__ import annotations
 
 import shutil
-
 from typing import Any
 
 from liverank.settings import Settings
