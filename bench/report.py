@@ -104,7 +104,7 @@ def finish(
         for bound in wanted
     ]
     passed = all(entry["holds"] for entry in checked)
-    result = {"bench": bench, "machine": machine(), "figures": figures, "bounds": checked, "pass": passed}
+    result = {"bench": bench, "machine": machine(), "figures": _finite(figures), "bounds": checked, "pass": passed}
     sys.stdout.write(json.dumps(result, allow_nan=False, default=float) + "\n")
     sys.stdout.flush()
     return 0 if passed else 1
@@ -122,6 +122,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         for row in text
     ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _finite(figure: Figure) -> Figure:
+    """The figure with NaN and infinities as null, which JSON can say."""
+    if isinstance(figure, Mapping):
+        return {key: _finite(value) for key, value in figure.items()}
+    if isinstance(figure, Sequence) and not isinstance(figure, str):
+        return [_finite(value) for value in figure]
+    return None if isinstance(figure, float) and not math.isfinite(figure) else figure
 
 
 def _cell(value: object) -> str:
