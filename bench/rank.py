@@ -39,7 +39,7 @@ from features.wire import pack_floats, pack_int64, pack_string
 from infra.stack import Stack
 from infra.stack import namespace as namespaces
 from liverank.kafka import Producer
-from liverank.settings import Endpoints, Settings, resolve
+from liverank.settings import Endpoints, KafkaSettings, RankerSettings, RedisSettings, Settings, resolve
 from liverank.v1 import decision_pb2, event_pb2
 from liverank.v1 import personalization_pb2 as pb
 from liverank.v1.item_pb2 import Item, ItemChange
@@ -102,14 +102,30 @@ def fold_users(
         row = int(rows[min(int(rng.pareto(1.0) * 5), len(rows) - 1)])
         kind = types[int(rng.choice(3, p=(0.8, 0.12, 0.08)))]
         memory.observe(
-            event_pb2.Event(event_id=f"e{at}", type=kind, user_id=f"user-{user}", item_id=f"item-{row}", event_ts_ms=ts_ms)
+            event_pb2.Event(
+                event_id=f"e{at}", type=kind, user_id=f"user-{user}", item_id=f"item-{row}", event_ts_ms=ts_ms
+            )
         )
     memory.advance(now_ms)
 
 
+ItemPages = dict[str, tuple[dict[bytes, bytes], int]]
+
+
+def item_pages(memory: Memory) -> ItemPages:
+    """Public fields and newest event of every item that was acted upon, set in the memory's table too."""
+    pages: ItemPages = {}
+    for number, (item_id, state) in enumerate(memory._items.items(), start=1):
+        fields = {name: data for name, data in state.dirty().items() if not name.startswith(b"_")}
+        pages[item_id] = (fields, state.newest_event_ts_ms)
+        named = [(name.decode(), data) for name, data in fields.items()]
+        memory.table.set_pages(item_id, named, (0, number, 0, 0), state.newest_event_ts_ms)
+    return pages
+
+
 def booster_files(memory: Memory, n_users: int, now_ms: int, rng: np.random.Generator) -> dict[str, bytes]:
     """Boosters of the serving size (heads 150 x 31, light 100 x 31) over real candidate rows and invented labels."""
-    items = memory.refresh()
+    items = memory.table
     rows = []
     for user in range(min(60, n_users)):
         row = memory.user(f"user-{user}", now_ms)
@@ -118,7 +134,7 @@ def booster_files(memory: Memory, n_users: int, now_ms: int, rng: np.random.Gene
     x = np.concatenate(rows)
     x[:, COLUMNS.index(SLOT_COLUMN)] = rng.integers(1, 21, len(x))
     files = {}
-    for name, n_trees in ((*((head, 150) for head in HEADS), ("light", 100))):
+    for name, n_trees in (*((head, 150) for head in HEADS), ("light", 100)):
         z = np.tanh((x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6)) @ rng.normal(size=len(COLUMNS)) / 3
         y = rng.random(len(x)) < 1 / (1 + np.exp(2 - z))
         parameters = {"objective": "binary", "num_leaves": 31, "num_threads": 1, "verbosity": -1, "seed": 1}
@@ -126,7 +142,9 @@ def booster_files(memory: Memory, n_users: int, now_ms: int, rng: np.random.Gene
     return files
 
 
-def publish(settings: Settings, catalogue: Catalogue, memory: Memory, n_users: int, now_ms: int) -> None:
+def publish(
+    settings: Settings, catalogue: Catalogue, memory: Memory, pages: ItemPages, n_users: int, now_ms: int
+) -> None:
     """Catalogue to Kafka; vectors, item rows and user rows to Feast's online store."""
     producer = Producer(settings.kafka.bootstrap, linger_ms=20)
     topic = settings.topic("items")
@@ -148,9 +166,8 @@ def publish(settings: Settings, catalogue: Catalogue, memory: Memory, n_users: i
         if len(batch) == 2_000:
             writer.write(batch)
             batch = []
-    for item_id, state in memory._items.items():
-        fields = {name: data for name, data in state.fields().items() if not name.startswith(b"_")}
-        batch += rows_of("item_id", item_id, fields, state.newest_event_ts_ms, version)
+    for item_id, (fields, newest_ms) in pages.items():
+        batch += rows_of("item_id", item_id, fields, newest_ms, version)
     for user in range(n_users):
         user_id = f"user-{user}"
         row = memory.user(user_id, now_ms)
@@ -160,3 +177,243 @@ def publish(settings: Settings, catalogue: Catalogue, memory: Memory, n_users: i
         vectors |= {"space": name, "computed_ms": pack_int64(now_ms)}
         batch.append(Row("user_vectors", "user_id", user_id, vectors, now_ms, version))
     writer.write(batch)
+
+
+@dataclass
+class Load:
+    """What an open loop saw."""
+
+    latency_ms: list[float] = field(default_factory=list)
+    rungs: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+
+
+def open_loop(
+    stub: PersonalizationStub, ranker: psutil.Process, rate: float, seconds: float, n_users: int, seed: int
+) -> Load:
+    """Send requests at Poisson times, whatever became of the earlier ones."""
+    rng = np.random.default_rng(seed)
+    due_s = np.cumsum(rng.exponential(1 / rate, int(rate * seconds)))
+    users = rng.integers(0, n_users, len(due_s))
+    load, lock, left = Load(), threading.Lock(), threading.Semaphore(0)
+
+    def ended(future: Any, due_at_s: float) -> None:
+        ms = (time.perf_counter() - due_at_s) * 1000
+        with lock:
+            error = future.exception()
+            if error is not None:
+                load.errors[error.code().name] += 1
+            else:
+                load.latency_ms.append(ms)
+                load.rungs.update(future.result().rungs)
+        left.release()
+
+    cpu_before = sum(ranker.cpu_times()[:2])
+    start_s = time.perf_counter()
+    for at, user in zip(due_s.tolist(), users.tolist(), strict=True):
+        wait_s = start_s + at - time.perf_counter()
+        if wait_s > 0:
+            time.sleep(wait_s)
+        request = pb.RankRequest(user_id=f"user-{user}", k=20, mode=decision_pb2.MODE_SERVE)
+        future = stub.Rank.future(request, timeout=2.0)
+        future.add_done_callback(lambda done, due_at_s=start_s + at: ended(done, due_at_s))
+    for _ in due_s:
+        left.acquire()
+    load.seconds = time.perf_counter() - start_s
+    load.cpu_s = sum(ranker.cpu_times()[:2]) - cpu_before
+    return load
+
+
+def stage_sums(metrics_port: int) -> dict[str, tuple[float, float]]:
+    """Sum of ms and count by stage, from the ranker's metrics."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    found: dict[str, list[float]] = {}
+    for line in lines:
+        for place, suffix in enumerate(("sum", "count")):
+            head = f'liverank_rank_stage_ms_{suffix}{{stage="'
+            if line.startswith(head):
+                stage, _, value = line[len(head) :].partition('"} ')
+                found.setdefault(stage, [0.0, 0.0])[place] = float(value)
+    return {stage: (total, count) for stage, (total, count) in found.items()}
+
+
+def start_ranker(settings: Settings, core: int | None) -> tuple[subprocess.Popen[bytes], int]:
+    """A ranker process on one core; returns when it serves."""
+    metrics_port = int(settings.ranker.http.rpartition(":")[2]) + 1
+    environment = os.environ | {
+        "LIVERANK_NAMESPACE": settings.namespace,
+        "LIVERANK_HOME": str(settings.home),
+        "LIVERANK_KAFKA__BOOTSTRAP": settings.kafka.bootstrap,
+        "LIVERANK_REDIS__URL": settings.redis.url,
+        "LIVERANK_RANKER__GRPC": settings.ranker.grpc,
+        "LIVERANK_RANKER__HTTP": settings.ranker.http,
+        "LIVERANK_METRICS_PORT": str(metrics_port),
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "ranker.server", "--id", "0"]
+    process = subprocess.Popen(command, env=environment)
+    if core is not None:
+        os.sched_setaffinity(process.pid, {core})
+    until_s = time.monotonic() + 300
+    while time.monotonic() < until_s:
+        if process.poll() is not None:
+            sys.exit("the ranker ended; see its log above")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/ready", timeout=1) as answer:
+                if answer.status == 200:
+                    return process, metrics_port
+        except OSError:
+            time.sleep(0.2)
+    process.kill()
+    sys.exit("the ranker was not ready within 300 s")
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """A quantile, NaN of nothing."""
+    return float(np.quantile(values, share)) if values else float("nan")
+
+
+def measure(settings: Settings, rates: Sequence[float], seconds: float, n_users: int, n_items: int) -> dict[str, Any]:
+    """Start a ranker, warm it up, run each rate; print tables."""
+    cores = sorted(os.sched_getaffinity(0))
+    process, metrics_port = start_ranker(settings, cores[0] if len(cores) > 1 else None)
+    if len(cores) > 1:
+        os.sched_setaffinity(0, set(cores[1:]))
+    figures: dict[str, Any] = {}
+    try:
+        ranker = psutil.Process(process.pid)
+        with grpc.insecure_channel(settings.ranker.grpc) as channel:
+            stub = PersonalizationStub(channel)  # type: ignore[no-untyped-call]
+            debug = stub.Rank(pb.RankRequest(user_id="user-0", k=20, debug=True), timeout=10)
+            figures["candidates"] = debug.debug.counts["candidates"]
+            figures["ann_recall"] = wait_for_graph(metrics_port) if settings.ranker.exact_below <= n_items else None
+            open_loop(stub, ranker, 20, 5, n_users, seed=0)
+            idle_before, idle_from_s = sum(ranker.cpu_times()[:2]), time.perf_counter()
+            time.sleep(3)
+            idle = (sum(ranker.cpu_times()[:2]) - idle_before) / (time.perf_counter() - idle_from_s)
+            figures["idle_cpu_share"] = idle
+            rows = []
+            for rate in rates:
+                before = stage_sums(metrics_port)
+                load = open_loop(stub, ranker, rate, seconds, n_users, seed=int(rate))
+                after = stage_sums(metrics_port)
+                n = len(load.latency_ms)
+                figures[f"rps_{rate:g}"] = one = {
+                    "p50_ms": quantile(load.latency_ms, 0.5),
+                    "p95_ms": quantile(load.latency_ms, 0.95),
+                    "p99_ms": quantile(load.latency_ms, 0.99),
+                    "cpu_ms_per_request": 1000 * (load.cpu_s - idle * load.seconds) / max(n, 1),
+                    "achieved_rps": n / load.seconds,
+                    "errors": sum(load.errors.values()),
+                    "rungs": dict(load.rungs),
+                }
+                rows.append([f"{rate:g}", *(one[key] for key in ("p50_ms", "p95_ms", "p99_ms", "cpu_ms_per_request"))])
+            stages = {}
+            for stage, (total, count) in after.items():
+                was = before.get(stage, (0.0, 0.0))
+                if count > was[1]:
+                    stages[stage] = (total - was[0]) / (count - was[1])
+        figures["stage_ms"] = stages
+        sys.stdout.write(table(["rps", "p50 ms", "p95 ms", "p99 ms", "CPU ms"], rows) + "\n\n")
+        sys.stdout.write(table(["stage", "ms"], [[stage, ms] for stage, ms in stages.items()]) + "\n\n")
+    finally:
+        process.terminate()
+        process.wait(30)
+    return figures
+
+
+def wait_for_graph(metrics_port: int) -> float | None:
+    """Recall of the vector graph once it was built and probed; None where that takes over 3 min."""
+    until_s = time.monotonic() + 180
+    while time.monotonic() < until_s:
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=5) as answer:
+            for line in answer.read().decode().splitlines():
+                if line.startswith("liverank_ann_recall ") and float(line.split()[1]) > 0:
+                    return float(line.split()[1])
+        time.sleep(1)
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m bench.rank", description=__doc__)
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--users", type=int, default=200)
+    parser.add_argument("--events", type=int, default=120, help="events a user")
+    parser.add_argument("--rates", default="10,20,50", help="requests a second, several runs")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each run")
+    parser.add_argument("--home", default="", help="use the stack that is up there; empty = start one")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="liverank-bench-") as folder:
+        local = None
+        home = Path(given.home).resolve() if given.home else Path(folder)
+        if not given.home:
+            local = Stack(Settings(home=home, namespace="bench"))
+            local.up(("kafka", "redis"))
+        try:
+            found = Endpoints.read(home)
+            if found is None:
+                sys.exit(f"no stack is up in {home}: run `liverank up`, or leave --home out")
+            return run(given, Path(folder), found)
+        finally:
+            if local is not None:
+                local.down()
+
+
+def run(given: argparse.Namespace, folder: Path, endpoints: Endpoints) -> int:
+    """Fill a namespace of its own, measure, remove it."""
+    port = 20_000 + secrets.randbelow(20_000)
+    settings = resolve(
+        Settings(
+            namespace=f"bench-{secrets.token_hex(3)}",
+            home=folder,
+            kafka=KafkaSettings(bootstrap=endpoints.kafka),
+            redis=RedisSettings(url=endpoints.redis),
+            ranker=RankerSettings(grpc=f"127.0.0.1:{port}", http=f"127.0.0.1:{port + 1}"),
+        )
+    )
+    rng, now_ms = np.random.default_rng(11), time.time_ns() // 1_000_000
+    namespaces.create(settings)
+    namespaces.apply_features(settings)
+    try:
+        stored = connect(settings).get(f"{settings.namespace}:program")
+        program = FeatureProgram.from_json(stored)
+        catalogue = make_items(given.items, now_ms, rng)
+        memory = Memory(
+            program=program,
+            params=StateParams(),
+            items=catalogue.items,
+            vectors=dict(zip(catalogue.items, catalogue.vectors, strict=True)),
+            space=str(Space("bench/synthetic", DIM, "v1")),
+        )
+        fold_users(memory, catalogue, given.users, given.users * given.events, now_ms, rng)
+        pages = item_pages(memory)
+        files = booster_files(memory, given.users, now_ms, rng)
+        manifest = Manifest(
+            kind="booster",
+            heads=HEADS,
+            feature_service=FEATURE_SERVICE,
+            feature_names=COLUMNS,
+            slot_column=SLOT_COLUMN,
+            neutral=dict(NEUTRAL),
+            schema_id=SCHEMA,
+            files={name: file_hash(data) for name, data in files.items()},
+        )
+        publish(settings, catalogue, memory, pages, given.users, now_ms)
+        publish_model(settings, manifest, files)
+        figures = measure(
+            settings, [float(rate) for rate in given.rates.split(",")], given.seconds, given.users, given.items
+        )
+    finally:
+        namespaces.remove(settings)
+    figures |= {"items": given.items, "users": given.users, "k": 20}
+    # First form: report. The bounds (p50 <= 8 ms, p99 <= 20 ms at 50 rps, CPU <= 6.5 ms) come with the serving issue.
+    return finish("rank", figures, ())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -79,7 +79,7 @@ class Source(Protocol):
         ...
 
     def propose(self, query: Query, quota: int) -> Proposal:
-        """At least `quota` allowed candidates, if the source has as many; more is allowed."""
+        """About `quota` allowed candidates, if the source has as many; what it lacks the last source fills."""
         ...
 
 
