@@ -59,13 +59,15 @@ class Stack:
         As read, not resolved: an address in them means that this part is external.
     progress : Progress, optional
         Told about every step.
+    tied : bool
+        Whether what is started here ends when this process does, even by SIGKILL (Linux). For tests.
     """
 
-    def __init__(self, settings: Settings, progress: Progress | None = None) -> None:
+    def __init__(self, settings: Settings, progress: Progress | None = None, *, tied: bool = False) -> None:
         self.layout = Layout.of(settings)
         self._settings = settings.model_copy(update={"home": self.layout.home})
         self._progress = progress or Silent()
-        self._supervisor = Supervisor(self.layout, log_max_mb=settings.stack.log_max_mb)
+        self._supervisor = Supervisor(self.layout, log_max_mb=settings.stack.log_max_mb, tied=tied)
 
     def up(self, only: Collection[Part] = PARTS) -> Endpoints:
         """Start what is not up yet and wait until all of it is healthy.
@@ -99,8 +101,7 @@ class Stack:
         if not self.layout.run.exists():
             return
         with self._lock(), self._progress.step("stop") as step:
-            n_processes = sum(1 for state in self._supervisor.states() if state.pid)
-            self._supervisor.stop()
+            n_processes = self._supervisor.stop()
             endpoints_file.withdraw(self.layout)
             step.note(f"{n_processes} processes ended" if n_processes else "nothing was up")
 

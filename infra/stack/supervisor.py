@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 import xmlrpc.client
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,10 +52,20 @@ class Supervisor:
     """Start, ask and stop the processes of one home.
 
     Not safe for concurrent use by two processes: the stack holds a lock while it changes anything.
+
+    Parameters
+    ----------
+    layout : Layout
+        Where its files lie.
+    log_max_mb : int
+        Size at which a log file is rotated.
+    tied : bool
+        Whether a supervisor started here ends when this process does, however it ends.
     """
 
-    def __init__(self, layout: Layout, *, log_max_mb: int) -> None:
+    def __init__(self, layout: Layout, *, log_max_mb: int, tied: bool = False) -> None:
         self._layout = layout
+        self._tied = tied
         self._log_max_mb = log_max_mb
         self._config = layout.run / "supervisord.conf"
         self._programs = layout.run / "programs"
@@ -74,7 +85,7 @@ class Supervisor:
 
         A program that it knows already and that has changed is stopped and replaced.
         """
-        if self.pid() is None:
+        if not self._settled():
             for path in self._programs.glob("*.conf"):
                 path.unlink()
             self._write(programs)
@@ -115,7 +126,7 @@ class Supervisor:
 
     def states(self) -> tuple[ProcessState, ...]:
         """Every program the supervisor knows; empty where none runs."""
-        if self.pid() is None:
+        if not self._settled():
             return ()
         with self._rpc() as rpc:
             found = rpc.getAllProcessInfo()
@@ -138,13 +149,21 @@ class Supervisor:
                 return one
         raise StackError(f"the supervisor of {self._layout.home} does not know {name!r}; run liverank down, then up.")
 
-    def stop(self) -> None:
-        """Stop everything, last started first, and leave no process of this home behind."""
+    def stop(self) -> int:
+        """Stop everything, last started first, and leave no process of this home behind.
+
+        Returns
+        -------
+        int
+            How many processes were ended, the supervisor not counted.
+        """
         pid = self.pid()
+        n_ended = _n_children(pid)
         if pid is not None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 self._stop_daemon(psutil.Process(pid))
         left = self.orphans()
+        n_ended += len(left)
         for sign, patience_s in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 5.0)):
             for process in left:
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -152,6 +171,7 @@ class Supervisor:
             left = _wait_gone(left, patience_s)
         for path in (self._pid_file, self._layout.socket):
             path.unlink(missing_ok=True)
+        return n_ended
 
     def _stop_daemon(self, daemon: psutil.Process) -> None:
         """SIGTERM to the supervisor, which stops its children in order.
@@ -183,23 +203,43 @@ class Supervisor:
         self._layout.socket.unlink(missing_ok=True)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("LIVERANK_")}
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._config)]
-        done = subprocess.run(
-            command,
-            env=clean,
-            cwd=self._layout.home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=START_S,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise StackError(f"supervisord did not start: {(done.stdout + done.stderr).strip()}")
+        if self._tied:
+            command = [sys.executable, "-S", "-E", str(Path(child.__file__)), *command, "--nodaemon"]
+        with (self._layout.logs / "supervisord.start").open("w") as output:
+            started = subprocess.Popen(
+                command,
+                env=clean,
+                cwd=self._layout.home,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
         deadline = time.monotonic() + START_S
         while not self._answers():
-            if time.monotonic() > deadline:
-                raise StackError(f"supervisord does not answer; see {self._layout.logs / 'supervisord.log'}.")
+            if started.poll() not in (None, 0) or time.monotonic() > deadline:
+                said = (self._layout.logs / "supervisord.start").read_text().strip()
+                raise StackError(f"supervisord did not start: {said or 'no answer'}; see {self._layout.logs}.")
             time.sleep(0.02)
+        # It has put itself into the background and this returns at once, or it is tied and is reaped when it ends.
+        threading.Thread(target=started.wait, name="supervisord", daemon=True).start()
+
+    def _settled(self) -> bool:
+        """Whether the supervisor is up; one that is about to end is waited for.
+
+        Raises
+        ------
+        StackError
+            It lives, but does not answer.
+        """
+        deadline = time.monotonic() + START_S
+        while self.pid() is not None:
+            if self._answers():
+                return True
+            if time.monotonic() > deadline:
+                raise StackError(f"supervisord does not answer on {self._layout.socket}; run liverank down.")
+            time.sleep(0.05)
+        return False
 
     def _answers(self) -> bool:
         if self.pid() is None:
@@ -280,6 +320,12 @@ class Supervisor:
                 "stdout_logfile_backups": str(BACKUPS),
             },
         )
+
+
+def _n_children(pid: int | None) -> int:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return len(psutil.Process(pid).children()) if pid is not None else 0
+    return 0
 
 
 def _ini(section: str, values: Mapping[str, str]) -> str:

@@ -31,7 +31,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
             pytest.fail(f"LIVERANK_TEST_HOME={given}: no stack is up there", pytrace=False)
         yield found
         return
-    local = Stack(Settings(home=tmp_path_factory.mktemp("stack"), namespace="tests"))
+    local = Stack(Settings(home=tmp_path_factory.mktemp("stack"), namespace="tests"), tied=True)
     try:
         yield local.up(("kafka", "redis"))
     finally:
@@ -85,7 +85,7 @@ def make_running(make_namespace: MakeNamespace, tmp_path: Path) -> Iterator[Make
         settings = make_namespace(**sections)
         numbers = {"workers": workers, "rankers": rankers}
         settings = settings.model_copy(update={"stack": settings.stack.model_copy(update=numbers)})
-        local = Stack(settings)
+        local = Stack(settings, tied=True)
         started.append(local)
         parts = [part for part, count in (("workers", workers), ("rankers", rankers)) if count]
         local.up(("features", "model", *parts))
