@@ -119,9 +119,9 @@ class RankerSettings(_Section):
     }
     """Worth of one outcome of each head, in clicks; changed weights act at once."""
     liking: float = Field(default=0.05, ge=0, le=1)
-    """Bonus for a kind that the user likes."""
-    aversion: float = Field(default=0.03, ge=0, le=1)
-    """Malus for a kind that the user dismisses."""
+    """How strongly the newest likes of a kind raise its value at once; 0 = not."""
+    aversion: float = Field(default=0.02, ge=0, le=1)
+    """How strongly the newest dismissals of a kind lower its value at once; 0 = not."""
     freshness: float = Field(default=0.0, ge=0, le=1)
     """Bonus for young items; 0 = none."""
 

@@ -44,12 +44,12 @@ class ValueWeights:
         From the fifth showing without a click: this factor for each further one, in (0, 1]; 1 = off.
     relevance
         How much the order of retrieval and the user's vectors count where the model reads no columns: factor
-        ``exp(relevance x (retrieval + mean cosine) / 2)``, both at most 1.
+        ``exp(relevance x (2 x retrieval + mean cosine) / 3)``, both at most 1.
     """
 
     heads: Mapping[str, float] = field(default_factory=lambda: HEAD_WEIGHTS)
     liking: float = 0.05
-    aversion: float = 0.03
+    aversion: float = 0.02
     freshness: float = 0.0
     shown: float = 0.85
     relevance: float = 1.0
@@ -106,7 +106,7 @@ def soft_factors(
     if relevance is not None and weights.relevance > 0:
         first = INDEX["crosses:cosine_1w"]
         near = x[:, first : first + 3].mean(axis=1)
-        factors *= np.clip(np.exp(weights.relevance * (relevance + near) / 2), LOWEST, HIGHEST)
+        factors *= np.clip(np.exp(weights.relevance * (2 * relevance + near) / 3), LOWEST, HIGHEST)
     return factors
 
 
