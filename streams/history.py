@@ -140,7 +140,13 @@ def produce_items(settings: Settings, items: Iterable[ItemChange]) -> int:
     n = 0
     for change in items:
         validate_item(change)
-        producer.produce(settings.topic("items"), key=change.item_id.encode(), value=change.SerializeToString())
+        producer.produce(
+            settings.topic("items"),
+            key=change.item_id.encode(),
+            value=change.SerializeToString(),
+            # Recorded time may lie before today: the catalogue must be older than what is replayed.
+            timestamp_ms=1 if settings.clock == "data" else None,
+        )
         n += 1
     if left := producer.flush(60.0):
         raise UnavailableError(

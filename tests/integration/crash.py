@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 from google.protobuf import json_format
 
 from features.redis import connect, namespace_token
-from features.wire import entity_key
+from features.state.neighbours import FIELDS as NEIGHBOURS
+from features.state.neighbours import decode as decode_neighbours
+from features.wire import entity_key, feature_field, pack_bytes
 from liverank.kafka import BEGINNING, LogReader, Producer, Record, Tp, end_offsets
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType, Exposure, ExposureSlot
@@ -27,30 +30,35 @@ from tests.recount.program import PROGRAM
 
 T = EventType
 N_USERS, N_ITEMS = 60, 40
+NOW_MS = int(time.time() * 1000)
 OUTCOMES = (T.EVENT_TYPE_CLICK, T.EVENT_TYPE_CLICK, T.EVENT_TYPE_DISMISS, T.EVENT_TYPE_LIKE, T.EVENT_TYPE_DWELL)
 
 
-def send_catalogue(settings: Settings) -> None:
+def send_catalogue(settings: Settings, prefix: str = "") -> None:
+    """Send the items that `traffic` with this prefix is about."""
     producer = Producer(settings.kafka.bootstrap)
     for i in range(N_ITEMS):
-        item = Item(item_id=f"i{i}", title=f"item {i}", available=True, categories=[f"c{i % 7}"])
+        item = Item(item_id=f"{prefix}i{i}", title=f"item {i}", available=True, categories=[f"c{i % 7}"])
         change = ItemChange(item_id=item.item_id, upsert=item)
         producer.produce(settings.topic("items"), key=item.item_id.encode(), value=change.SerializeToString())
     assert producer.flush(30) == 0
 
 
-def traffic(n: int, seed: int) -> list[Event]:
-    """About `n` events: exposures with their outcomes, other events, 5 % exact repeats, locally shuffled."""
+def traffic(n: int, seed: int, prefix: str = "") -> list[Event]:
+    """About `n` events of users and items that begin with `prefix`: exposures with their outcomes, other events, 5 %
+    exact repeats, locally shuffled.
+    """
     rng = random.Random(seed)
     now_ms = int(time.time() * 1000)
     events: list[Event] = []
     while len(events) < n:
-        user = f"u{min(N_USERS - 1, int(rng.paretovariate(0.8)))}"
+        user = f"{prefix}u{min(N_USERS - 1, int(rng.paretovariate(0.8)))}"
         ts_ms = now_ms - 20_000 + len(events) * 10_000 // n
         if rng.random() < 0.25:
             slots = [
                 ExposureSlot(
-                    item_id=f"i{item}", catalogue_version=-1, propensity=rng.uniform(0.1, 1), p_shown=[0.2, 0.05],
+                    item_id=f"{prefix}i{item}", catalogue_version=-1,
+                    propensity=rng.uniform(0.1, 1), p_shown=[0.2, 0.05],
                     p_first=[0.3, 0.05], phi=[rng.gauss(0, 1) for _ in range(4)],
                 )
                 for item in rng.sample(range(N_ITEMS), 4)
@@ -67,13 +75,14 @@ def traffic(n: int, seed: int) -> list[Event]:
             for slot in rng.sample(slots, rng.randrange(3)):
                 events.append(
                     Event(event_id=f"o{seed}-{len(events)}", type=rng.choice(OUTCOMES), user_id=user, surface="home",
-                          item_id=slot.item_id, event_ts_ms=ts_ms + rng.randrange(1, 3000), value=40.0,
+                          item_id=slot.item_id, event_ts_ms=ts_ms + rng.randrange(1, 1500), value=40.0,
                           request_id=request if rng.random() < 0.8 else "")
                 )  # fmt: skip
         else:
             events.append(
                 Event(event_id=f"e{seed}-{len(events)}", type=rng.choice([T.EVENT_TYPE_IMPRESSION, *OUTCOMES]),
-                      user_id=user, item_id=f"i{rng.randrange(N_ITEMS)}", event_ts_ms=ts_ms, value=12.0, surface="home")
+                      user_id=user, item_id=f"{prefix}i{rng.randrange(N_ITEMS)}", event_ts_ms=ts_ms, value=12.0,
+                      surface="home")
             )  # fmt: skip
     events += rng.sample(events, n // 20)
     order = sorted(range(len(events)), key=lambda i: i + rng.uniform(0, 30))
@@ -109,7 +118,7 @@ def read_topic(settings: Settings, topic: str) -> list[Record]:
     return records
 
 
-def settle(settings: Settings, *, timeout_s: float = 60.0, quiet_s: float = 2.5) -> None:
+def settle(settings: Settings, *, timeout_s: float = 60.0, quiet_s: float = 4.5) -> None:
     """Wait until both folds have passed everything that is no tick, strays and effects included, and statistics are
     out.
     """
@@ -158,7 +167,7 @@ def found(settings: Settings) -> Found:
                 states[f"{part}:{kind}:{name}"] = client.hgetall(raw)
                 if not name.startswith("#"):
                     row = client.hgetall(entity_key(settings.feast_project, (join,), (name,)))
-                    rows[kind, name] = {k: v for k, v in row.items() if not k.startswith(b"_lr:")}
+                    rows[kind, name] = {k: v for k, v in row.items() if not k.startswith((b"_lr:", b"_ts:"))}
         for raw in client.scan_iter(match=f"{settings.namespace}:bandit:*", count=1000):
             partials[raw.decode().split(":", 2)[2]] = {k: v for k, v in client.hgetall(raw).items() if k != b"v"}
     return Found(states, rows, partials)
@@ -199,8 +208,20 @@ def recount(settings: Settings) -> tuple[Found, list[Example]]:
     return result, examples
 
 
+def same_item(name: str, mine: Mapping[bytes, bytes], theirs: Mapping[bytes, bytes]) -> None:
+    """Assert equality up to the order in which an item's sources were added: float64 sums to 1e-9."""
+    for field, page in theirs.items():
+        if not field.startswith(b"item_neighbours:"):
+            assert same_page(mine[field], page), (name, field)
+    ours, others = ({**dict.fromkeys(NEIGHBOURS), **fields} for fields in (mine, theirs))
+    a, b = (decode_neighbours([fields[f] for f in NEIGHBOURS], NOW_MS) for fields in (ours, others))
+    assert dict(zip(a[0].tolist(), a[1], strict=True)) == pytest.approx(
+        dict(zip(b[0].tolist(), b[1], strict=True)), rel=1e-9
+    ), name
+
+
 def same_page(mine: bytes, theirs: bytes) -> bool:
-    """Equal bytes, or equal float64s to 1e-9 (sums of an item's sources come in any order)."""
+    """Equal bytes, or equal float64s to 1e-9 after a common head of up to 7 bytes."""
     if mine == theirs:
         return True
     if len(mine) != len(theirs):
@@ -223,16 +244,23 @@ def check(settings: Settings) -> dict[str, int]:
     assert set(have.states) == set(expected.states)
     for name, fields in expected.states.items():
         assert set(have.states[name]) == set(fields), name
-        for field, page in fields.items():
-            exact = ":i:" not in name
-            equal = have.states[name][field] == page if exact else same_page(have.states[name][field], page)
-            assert equal, (name, field)
+        if ":i:" in name:
+            same_item(name, have.states[name], fields)
+        else:
+            differing = {f: (have.states[name][f], p) for f, p in fields.items() if have.states[name][f] != p}
+            assert not differing, (name, differing)
     assert set(have.rows) == set(expected.rows)
-    for key, row in expected.rows.items():
-        assert set(have.rows[key]) == set(row), key
-        for field, page in row.items():
-            equal = have.rows[key][field] == page if key[0] == "u" else same_page(have.rows[key][field], page)
-            assert equal, (key, field)
+    for (kind, name), row in expected.rows.items():
+        assert set(have.rows[kind, name]) == set(row), name
+        if kind == "u":
+            assert have.rows[kind, name] == row, name
+    for name, fields in have.states.items():
+        _, kind, key = name.split(":", 2)
+        if kind == "i":  # what a reader sees of an item is the state that was just compared
+            for field, page in fields.items():
+                view, _, feature = field.decode().partition(":")
+                if not field.startswith(b"_"):
+                    assert have.rows["i", key][feature_field(view, feature)] == pack_bytes(page), (name, field)
     assert {name.replace(settings.namespace, ""): v for name, v in have.partials.items()} == {
         name.replace(settings.namespace, ""): v for name, v in expected.partials.items()
     }
