@@ -268,7 +268,7 @@ def test_audit_passes_true_propensities_and_catches_estimated_ones() -> None:
 
 def test_gate_lets_better_policies_through_and_holds_worse_and_unknown_ones() -> None:
     better, _ = simulated(np.random.default_rng(0), 20_000)
-    assert gate(better).passed
+    assert gate(better, method="normal").passed
     worse = Log(
         reward=1.0 - better.reward,
         propensity=better.propensity,
@@ -276,10 +276,10 @@ def test_gate_lets_better_policies_through_and_holds_worse_and_unknown_ones() ->
         predicted=1.0 - better.predicted,  # type: ignore[operator]
         expected=1.0 - better.expected,  # type: ignore[operator]
     )
-    held = gate(worse)
+    held = gate(worse, method="normal")
     assert not held.passed
     assert "lower bound" in held.reasons[0]
-    assert gate(worse, slack=0.5).passed
+    assert gate(worse, slack=0.5, method="normal").passed
     n = 1_000
     blind = Log(reward=np.ones(n), propensity=np.full(n, 0.5), target=np.full(n, 0.05))
     assert "mean weight" in " ".join(gate(blind, estimator=IPS()).reasons)
