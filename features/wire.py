@@ -29,9 +29,11 @@ __all__ = [
     "pack_timestamp",
     "timestamp_field",
     "unpack_bytes",
+    "unpack_double",
     "unpack_floats",
     "unpack_int64",
     "unpack_string",
+    "unpack_strings",
     "unpack_timestamp_ms",
     "version_field",
 ]
@@ -203,6 +205,29 @@ def unpack_int64(data: bytes | None) -> int:
         raise RowFormatError(f"an int64 value was expected, got a Feast value with tag {data[0]:#x}")
     value, _ = _read_varint(data, 1)
     return value - (1 << 64) if value >> 63 else value
+
+
+def unpack_double(data: bytes | None) -> float:
+    """A stored double value; 0 where nothing is stored."""
+    if not data:
+        return 0.0
+    if data[0] != _DOUBLE_TAG or len(data) != 9:
+        raise RowFormatError(f"a double value was expected, got a Feast value with tag {data[0]:#x}")
+    return float(struct.unpack_from("<d", data, 1)[0])
+
+
+def unpack_strings(data: bytes | None) -> list[str]:
+    """A stored list of strings; empty where nothing is stored."""
+    if not data:
+        return []
+    inner = _payload(data, _STRINGS_TAG[0], "string list")
+    found = []
+    at = 0
+    while at < len(inner):
+        length, start = _read_varint(inner, at + 1)
+        at = start + length
+        found.append(inner[start:at].decode())
+    return found
 
 
 def unpack_floats(data: bytes | None) -> NDArray[np.float32]:

@@ -62,7 +62,9 @@ def test_integer_values(number: int) -> None:
 
 @pytest.mark.parametrize("number", [0.0, -1.5, 1e300, float("inf")])
 def test_double_values(number: float) -> None:
-    assert wire.pack_double(number) == Value(double_val=number).SerializeToString()
+    packed = wire.pack_double(number)
+    assert packed == Value(double_val=number).SerializeToString()
+    assert wire.unpack_double(packed) == number
 
 
 @pytest.mark.parametrize("dim", [0, 1, 64, 256])
@@ -75,7 +77,9 @@ def test_vectors(dim: int) -> None:
 
 @pytest.mark.parametrize("texts", [[], [""], ["a", "", "ü" * 100]])
 def test_string_lists(texts: list[str]) -> None:
-    assert wire.pack_strings(texts) == Value(string_list_val=StringList(val=texts)).SerializeToString()
+    packed = wire.pack_strings(texts)
+    assert packed == Value(string_list_val=StringList(val=texts)).SerializeToString()
+    assert wire.unpack_strings(packed) == texts
 
 
 @pytest.mark.parametrize("ts_ms", [0, 1, 999, 1000, 1_760_000_000_000, 1_760_000_000_123])
