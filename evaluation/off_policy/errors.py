@@ -21,5 +21,8 @@ class InvalidLogError(OffPolicyError, ContractError):
         ContractError.__init__(self, "invalid_log", detail)
 
 
-class NoSupportError(OffPolicyError):
+class NoSupportError(OffPolicyError, ContractError):
     """Estimates are refused; the message holds the diagnostics that say why."""
+
+    def __init__(self, detail: str) -> None:
+        ContractError.__init__(self, "no_support", detail)
