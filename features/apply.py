@@ -8,6 +8,7 @@ Writes `<home>/<ns>/feature_store.yaml` (liverank's provider: apply, materialise
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from features.deployment import CHECKOUT, namespace_folder
@@ -43,7 +44,7 @@ registry:
   cache_mode: thread
 online_store:
   type: redis
-  connection_string: "{redis}"
+  connection_string: '{redis}'
 offline_store:
   type: file
 entity_key_serialization_version: 3
@@ -148,7 +149,7 @@ def materialize(settings: Settings, views: Sequence[str], *, days: int = 3650) -
     """
     from feast.errors import FeatureViewNotFoundException
 
-    store = open_store(settings)
+    store = open_store(settings, timeout_s=30.0)
     end = datetime.now(UTC) + timedelta(minutes=5)
     try:
         store.materialize(start_date=end - timedelta(days=days), end_date=end, feature_views=list(views))
@@ -156,8 +157,15 @@ def materialize(settings: Settings, views: Sequence[str], *, days: int = 3650) -
         raise ProgramError(f"{error}; views are applied by `liverank up` or `feast apply`") from error
 
 
-def open_store(settings: Settings) -> FeatureStore:
+def open_store(settings: Settings, *, timeout_s: float = 0.5) -> FeatureStore:
     """Feast store of the namespace, registry loaded.
+
+    Parameters
+    ----------
+    settings : Settings
+        Resolved.
+    timeout_s : float
+        How long a call waits for Redis; nothing is repeated, so that a request can fall back in time.
 
     Raises
     ------
@@ -171,6 +179,9 @@ def open_store(settings: Settings) -> FeatureStore:
         raise ProgramError(f"there is no {path}; run `liverank up`")
     store = FeatureStore(repo_path=str(path.parent), fs_yaml_file=path)
     store.registry.refresh(store.project)
+    # Feast's own client repeats timed out calls for seconds.
+    online: Any = store.provider.online_store
+    online._client = connect(settings, timeout_s=timeout_s)
     return store
 
 
@@ -185,7 +196,7 @@ def _connection(settings: Settings) -> str:
     text = f"{parts.hostname}:{parts.port or 6379},db={parts.path.strip('/') or 0}"
     password = settings.redis.password.get_secret_value() if settings.redis.password else parts.password
     if password:
-        text += f",password={password}"
+        text += f",password={json.dumps(password)}"  # Feast reads values as JSON: a number would not be a text
     if parts.scheme == "rediss":
         text += ",ssl=true"
     return text

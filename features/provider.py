@@ -7,6 +7,7 @@ of such a view are refused or skipped, everything else passes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -166,9 +167,16 @@ class LiverankProvider(PassthroughProvider):
         scheme = "rediss" if given.get("ssl", "").lower() == "true" else "redis"
         redis = RedisSettings(
             url=f"{scheme}://{host}/{given.get('db', '0')}",
-            password=SecretStr(given["password"]) if "password" in given else None,
+            password=SecretStr(_password(given["password"])) if "password" in given else None,
         )
         return connect(Settings.model_construct(redis=redis))
+
+
+def _password(text: str) -> str:
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return text
 
 
 def _refuse(view: Any) -> None:
