@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
 
 from features.redis import connect
 from liverank import log
@@ -26,25 +26,18 @@ from streams.fence import FencedStore
 from streams.fold import Parsed
 from streams.metrics import FoldMetrics, StepClock
 from streams.partition_fold import PartitionFold
+from streams.patience import InsistingReader, Patience, StoppingError
 from streams.publisher import KafkaSink, Pending, PositionBoard, RowSink, merge_calls
 from streams.takeover import FoldSetup, Takeover
 from streams.ticks import Ticker
 
 __all__ = ["FoldEngine", "FoldSetup"]
 
-T = TypeVar("T")
-
 #: How often the partition's own statistics are published, s.
 _STATISTICS_S = 0.5
 #: A partition that another owner took is asked for again after this, if the group still gives it to this member, s.
 _REACQUIRE_S = 3.0
-#: Shutting down waits this long for a store that is away, s; the next owner does the rest.
-_STOP_GRACE_S = 5.0
 _POLL_S = 0.1
-
-
-class _Stopping(Exception):
-    """The engine was asked to stop while it waited."""
 
 
 @dataclass(slots=True)
@@ -56,23 +49,6 @@ class _Owned:
     trim: bool = True
     owed: dict[str, Pending] = field(default_factory=dict)
     owed_since_s: float = 0.0
-
-
-class _InsistingReader:
-    """Reads states in the middle of a record: it must not fail, so it waits until the store is back."""
-
-    def __init__(self, engine: FoldEngine) -> None:
-        self._engine = engine
-
-    def load(self, partition: int, keys: Sequence[str]) -> list[Mapping[bytes, bytes]]:
-        """See `StateReader.load`."""
-        return self._engine.insist(lambda: self._engine.store.load(partition, keys), "reading states")
-
-    def due_between(self, partition: int, after_ms: int, until_ms: int) -> list[tuple[str, int]]:
-        """See `StateReader.due_between`."""
-        return self._engine.insist(
-            lambda: self._engine.store.due_between(partition, after_ms, until_ms), "reading the due index"
-        )
 
 
 class FoldEngine:
@@ -99,25 +75,20 @@ class FoldEngine:
         self._catalogue = catalogue
         self._failpoints = Failpoints.of_environment(setup.fold.name)
         self._stop = threading.Event()
-        self._stop_s = float("inf")
         self._log = log.get(__name__).bind(fold=setup.fold.name)
         self._owned: dict[int, _Owned] = {}
         self._assigned: set[int] = set()
         self._acquire_at_s: dict[int, float] = {}
         self._least_epoch: dict[int, int] = {}
-        self._early: list[Record] = []
-        self._paused = False
         self._in_cycle = False
         self._last_n = 0
         self._rate = 0.0
         self._rate_s = time.monotonic()
 
     # -- life
-    # -----------------------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Ask `run` to finish its poll and return. From any thread."""
-        self._stop_s = time.monotonic()
         self._stop.set()
 
     def run(self) -> None:
@@ -134,7 +105,7 @@ class FoldEngine:
         """
         setup, settings = self.setup, self.settings
         client = connect(settings)
-        self.store = FencedStore(
+        self._store = FencedStore(
             client, namespace=settings.namespace, generation=setup.generation, kind=setup.fold.kind
         )
         self._rows = RowSink(client, settings.feast_project, setup.fold)
@@ -142,7 +113,7 @@ class FoldEngine:
         self._sink = KafkaSink(
             settings.kafka.bootstrap, compression=settings.kafka.compression, topic_of=self._topic_of
         )
-        self._takeover = Takeover(setup, self.store, self._rows, self._sink, OffsetClient(settings.kafka.bootstrap))
+        self._takeover = Takeover(setup, self._store, self._rows, self._sink, OffsetClient(settings.kafka.bootstrap))
         self._ticker = Ticker(setup.token) if setup.ticks else None
         self._consumer = BatchConsumer(
             settings.kafka.bootstrap,
@@ -151,13 +122,14 @@ class FoldEngine:
             session_timeout_ms=settings.streams.group_session_timeout_ms,
             fetch_bytes=settings.streams.fetch_bytes,
         )
+        self._patience = Patience(self._consumer, self._stop, self.metrics)
         try:
             self._consumer.subscribe(
                 [setup.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
             while not self._stop.is_set():
                 self._once()
-        except _Stopping:
+        except StoppingError:
             self._log.warning("stopped while a store was away; the next owner goes on")
         finally:
             self._release()
@@ -174,7 +146,7 @@ class FoldEngine:
             self._acquire_due()
         if self._ticker is not None and self._owned and self._sink.queue_fill < 0.01:
             self._sink.send(self._ticker.outputs(time.monotonic(), self._owned))
-        records, self._early = self._early, []
+        records = self._patience.take_early()
         if not records:
             records = self._consumer.poll_batch(self.settings.streams.poll_records, _POLL_S, linger_s=self._linger_s())
         self.steps.mark("poll")
@@ -198,7 +170,6 @@ class FoldEngine:
         return 0.0 if small or full else self.settings.streams.linger_ms / 1000
 
     # -- group
-    # ----------------------------------------------------------------------------------------------------------------
 
     def _on_assign(self, tps: list[Tp]) -> None:
         self._assigned = {tp.partition for tp in tps}
@@ -222,7 +193,7 @@ class FoldEngine:
                 self.metrics.forget(partition)
             self._assigned.discard(partition)
             self._acquire_at_s.pop(partition, None)
-        self._early = [record for record in self._early if record.partition not in partitions]
+        self._patience.forget(partitions)
         self.metrics.owned.set(len(self._owned))
 
     def _release(self) -> None:
@@ -233,13 +204,12 @@ class FoldEngine:
             for partition, owned in self._owned.items():
                 position = owned.fold.position
                 calls.append(Call(partition, position, position, owned.fold.clock_ms, trim=True))
-            self.store.fence({p: owned.epoch for p, owned in self._owned.items()}, calls)
+            self._store.fence({p: owned.epoch for p, owned in self._owned.items()}, calls)
         except UnavailableError as error:
             self._log.warning("left with an outbox that the next owner drains", error=str(error))
         self._owned.clear()
 
     # -- acquiring
-    # ------------------------------------------------------------------------------------------------------------
 
     def _acquire_due(self) -> None:
         """Take over the partitions that the group gave, then read them from the store's offsets."""
@@ -248,14 +218,13 @@ class FoldEngine:
         if not wanted:
             return
         for partition in wanted:
-            owned = self.insist(lambda partition=partition: self._acquire(partition), "taking a partition over")  # type: ignore[misc]
+            owned = self._patience.insist(partial(self._acquire, partition), "taking a partition over")
             if partition in self._acquire_at_s:
                 del self._acquire_at_s[partition]
                 self._owned[partition] = owned
-        self._early = []
         topic = self.setup.topic
         self._consumer.assign({Tp(topic, p): o.fold.position.offset + 1 for p, o in self._owned.items()})
-        self._paused = False
+        self._patience.assigned_anew()
         self.metrics.owned.set(len(self._owned))
         self.ready.set()
 
@@ -271,7 +240,7 @@ class FoldEngine:
             position=meta.position,
             clock_ms=meta.clock_ms,
             sources=meta.sources,
-            reader=_InsistingReader(self),
+            reader=InsistingReader(self._store, self._patience),
             items=self._catalogue.table if self._catalogue else None,
             clock=self.settings.clock,
             numbered_input=setup.numbered_input,
@@ -284,7 +253,6 @@ class FoldEngine:
         return _Owned(fold=fold, epoch=meta.epoch)
 
     # -- one poll
-    # -------------------------------------------------------------------------------------------------------------
 
     def _cycle(self, records: Sequence[Record]) -> None:
         """Fold the records of one poll."""
@@ -352,11 +320,9 @@ class FoldEngine:
         if catalogue is None:
             return
         started_s = time.monotonic()
-        ends = self.insist(catalogue.ends, "asking for the catalogue's end")
+        ends = self._patience.insist(catalogue.ends, "asking for the catalogue's end")
         if catalogue.behind(ends):
-            while not catalogue.wait(ends, 0.05):
-                self._breathe(0.0)
-        self._resume()
+            self._patience.until(lambda: catalogue.wait(ends, 0.05))
         self.metrics.catalogue_wait_s.observe(time.monotonic() - started_s)
 
     def _prefetch(self, batch: Mapping[int, Sequence[tuple[Record, Parsed | ContractError]]]) -> None:
@@ -373,7 +339,7 @@ class FoldEngine:
         if not wanted:
             return
         keys = list(wanted)
-        stored = self.insist(lambda: self.store.load_many(keys), "reading states")
+        stored = self._patience.insist(lambda: self._store.load_many(keys), "reading states")
         for (partition, key), fields in zip(keys, stored, strict=True):
             if (owned := self._owned.get(partition)) is not None:
                 owned.fold.adopt(key, fields)
@@ -408,13 +374,13 @@ class FoldEngine:
         epochs = {p: owned.epoch for p, owned in self._owned.items()}
         if self._failpoints.name in ("between_calls", "in_record"):
             for call in calls[:-1]:
-                self.insist(lambda call=call: self.store.fence(epochs, [call]), "fencing")  # type: ignore[misc]
+                self._patience.insist(partial(self._store.fence, epochs, [call]), "fencing")
                 self._failpoints.hit("between_calls")
                 if call.end.step:
                     self._failpoints.hit("in_record")
-            refused = self.insist(lambda: self.store.fence(epochs, calls[-1:]), "fencing")
+            refused = self._patience.insist(lambda: self._store.fence(epochs, calls[-1:]), "fencing")
         else:
-            refused = self.insist(lambda: self.store.fence(epochs, calls), "fencing")
+            refused = self._patience.insist(lambda: self._store.fence(epochs, calls), "fencing")
         for partition, error in refused.items():
             self.metrics.refused.inc()
             self._log.warning("fence refused", partition=partition, reason=str(error))
@@ -429,14 +395,13 @@ class FoldEngine:
         self.metrics.forget(partition)
         if owned is None or partition not in self._assigned:
             return
-        meta = self.insist(lambda: self.store.meta(partition), "reading a partition's position")
+        meta = self._patience.insist(lambda: self._store.meta(partition), "reading a partition's position")
         if meta is None:
             self._takeover.require_new(partition)
         taken = meta is not None and meta.epoch > owned.epoch
         self._acquire_at_s[partition] = time.monotonic() + (_REACQUIRE_S if taken else 0.0)
 
     # -- publishing
-    # -----------------------------------------------------------------------------------------------------------
 
     def _publish(self, calls: Sequence[Call]) -> None:
         """Make the bytes that were just fenced visible, from memory."""
@@ -453,25 +418,23 @@ class FoldEngine:
                 del merged[partition, key]
         for call in calls:
             if call.outputs:
-                self.insist(lambda call=call: self._sink.send(call.outputs), "producing")  # type: ignore[misc]
+                self._patience.insist(partial(self._sink.send, call.outputs), "producing")
         self.steps.mark("produce")
         visible = self._rows.build(merged)
-        self.insist(lambda: self._sink.send(visible.feed), "producing")
+        self._patience.insist(lambda: self._sink.send(visible.feed), "producing")
         self.steps.mark("row")
-        self.insist(lambda: self._rows.write(visible), "writing rows")
+        self._patience.insist(lambda: self._rows.write(visible), "writing rows")
         self.steps.mark("row write")
         self._confirm()
         ends = {call.partition: call.end.offset + 1 for call in calls}
-        self.insist(lambda: self._board.write(self.setup.topic, ends), "writing positions")
+        self._patience.insist(lambda: self._board.write(self.setup.topic, ends), "writing positions")
         for partition in ends:
             if (owned := self._owned.get(partition)) is not None:
                 owned.trim = True
         self.steps.mark("flush")
 
     def _confirm(self) -> None:
-        while not self._sink.confirmed(0.2):
-            self._breathe(0.0)
-        self._resume()
+        self._patience.until(lambda: self._sink.confirmed(0.2))
 
     def _publish_owed(self, now_s: float) -> None:
         """Publish the statistics of partitions that have waited long enough."""
@@ -482,44 +445,5 @@ class FoldEngine:
                 if now_s == float("inf"):
                     self._rows.write(visible)
                 else:
-                    self.insist(lambda visible=visible: self._rows.write(visible), "writing statistics")  # type: ignore[misc]
+                    self._patience.insist(partial(self._rows.write, visible), "writing statistics")
                 owned.owed = {}
-
-    # -- waiting
-    # --------------------------------------------------------------------------------------------------------------
-
-    def insist(self, action: Callable[[], T], doing: str) -> T:
-        """Repeat an idempotent action until the store is back; meanwhile nothing is read and the group is kept."""
-        delay_s = 0.05
-        while True:
-            try:
-                result = action()
-            except UnavailableError as error:
-                self.metrics.retries.inc()
-                self._log.warning("a store is away, waiting", doing=doing, error=str(error))
-                self._breathe(delay_s)
-                delay_s = min(1.0, 2 * delay_s)
-                continue
-            if self._paused:
-                self._resume()
-            return result
-
-    def _breathe(self, seconds: float) -> None:
-        """Stay in the group while waiting: every partition is paused, and the group protocol is served."""
-        if not self._paused:
-            self._consumer.pause_all()
-            self._paused = True
-        deadline_s = time.monotonic() + seconds
-        while True:
-            if self._stop.is_set() and time.monotonic() - self._stop_s > _STOP_GRACE_S:
-                raise _Stopping
-            self._early += self._consumer.keep_alive()
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
-                return
-            time.sleep(min(0.02, left_s))
-
-    def _resume(self) -> None:
-        if self._paused:
-            self._consumer.resume_all()
-            self._paused = False

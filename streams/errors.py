@@ -5,15 +5,15 @@ LiverankError
 │   └── FenceError          another owner moved this partition: drop everything in memory
 ├── CorruptError
 │   ├── OutboxError         the outbox's bytes cannot be read
-│   └── StateLostError      a partition has no state though its log or archive has a past: `liverank rebuild`
-├── ConfigError
-│   └── WorkerConfigError   the worker's settings contradict each other or the namespace
-└── FoldBugError            a fold or the engine broke its own rule; the worker stops
+│   ├── StateLostError      a partition has no state though its log or archive has a past: `liverank rebuild`
+│   └── FoldBugError        a fold or the engine broke its own rule; the worker stops
+└── ConfigError
+    └── WorkerConfigError   the worker's settings contradict each other or the namespace
 """
 
 from __future__ import annotations
 
-from liverank.errors import ConfigError, CorruptError, LiverankError, StaleError
+from liverank.errors import ConfigError, CorruptError, StaleError
 
 __all__ = ["FenceError", "FoldBugError", "OutboxError", "StateLostError", "WorkerConfigError"]
 
@@ -43,5 +43,5 @@ class WorkerConfigError(ConfigError):
     """The worker's settings contradict each other or the namespace."""
 
 
-class FoldBugError(LiverankError):
+class FoldBugError(CorruptError):
     """A fold or the engine broke its own rule. Nothing was written; the worker must stop."""

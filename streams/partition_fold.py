@@ -144,7 +144,6 @@ class PartitionFold:
         self._targets: dict[str, int] = {}
 
     # -- what the engine calls
-    # ------------------------------------------------------------------------------------------------
 
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Return those keys whose state is not in memory."""
@@ -226,7 +225,6 @@ class PartitionFold:
         return len(self._cache)
 
     # -- Context: what the fold calls
-    # -----------------------------------------------------------------------------------------
 
     def state(self, key: str) -> KeyState:
         """See `Context.state`."""
@@ -308,7 +306,6 @@ class PartitionFold:
             self._mark(source, SourceMark(mark.number, clock_ms))
 
     # -- inside
-    # ---------------------------------------------------------------------------------------------------------------
 
     def _mark(self, source: int, mark: SourceMark) -> None:
         self._sources[source] = self._call.sources[source] = mark
@@ -346,14 +343,15 @@ class PartitionFold:
         self._due.extend(self._reader.due_between(self.partition, self._due.horizon_ms, until_ms), until_ms)
 
     def _do_due(self, found: list[tuple[int, str]]) -> None:
-        """Run due keys in order. Many of them take calls of their own, cut by their exact size, each removing what it
-        did.
+        """Run due keys in order. Many of them take calls of their own, each removing what it did.
+
+        Those are cut by their exact size, so that the numbers of what they send are a function of the log alone.
         """
         alone = len(found) > _DUE_INLINE or self._step > 0
         if alone or self._n_keys() + len(found) > self._limits.keys:
             self.close()
         if alone:
-            self._prefetch([key for _, key in found[: self._limits.keys]])
+            self._prefetch([key for _, key in found[: LIMITS.keys]])
         done = 0
         for index, (due_ms, key) in enumerate(found):
             self._run_due(key, due_ms)
@@ -362,11 +360,9 @@ class PartitionFold:
                 continue
             done += 1
             self._settle()
-            if (done == self._limits.keys or self._call.size_bytes >= self._limits.size_bytes) and index + 1 < len(
-                found
-            ):
+            if (done == LIMITS.keys or self._call.size_bytes >= LIMITS.size_bytes) and index + 1 < len(found):
                 self._close_step()
-                self._prefetch([key_ for _, key_ in found[index + 1 : index + 1 + self._limits.keys]])
+                self._prefetch([key_ for _, key_ in found[index + 1 : index + 1 + LIMITS.keys]])
                 done = 0
 
     def _prefetch(self, keys: Sequence[str]) -> None:

@@ -285,3 +285,20 @@ def accepted(settings: Settings) -> list[Any]:
             highest[source] = place
             taken.append(example)
     return taken
+
+
+def exposures_of_many(n_users: int) -> list[Event]:
+    """One exposure of two slots a user, all at the same time: their windows close in one tick."""
+    now_ms = int(time.time() * 1000)
+    slots = [
+        ExposureSlot(
+            item_id=f"i{i}", catalogue_version=-1, propensity=0.5, p_shown=[0.2], p_first=[0.3], phi=[1.0, 0.5]
+        )
+        for i in range(2)
+    ]
+    exposure = Exposure(policy="p", arm="a", base_model="m", schema="s", drawn=True, heads=["click"], slots=slots)
+    return [
+        Event(event_id=f"x{i}", type=T.EVENT_TYPE_EXPOSURE, user_id=f"many{i}", event_ts_ms=now_ms, request_id=f"x{i}",
+              surface="home", exposure=exposure)
+        for i in range(n_users)
+    ]  # fmt: skip

