@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import secrets
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,10 +19,13 @@ from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from features.apply import render
 from features.redis import connect
+from infra.stack import Stack
+from infra.stack import namespace as namespaces
 from liverank.ids import uuid7
 from liverank.kafka import LogReader, Producer, Tp, begin_offsets, end_offsets
-from liverank.settings import Settings
+from liverank.settings import Endpoints, KafkaSettings, RankerSettings, RedisSettings, Settings, StackSettings, resolve
 from liverank.v1 import decision_pb2, event_pb2, item_pb2
 from liverank.v1 import personalization_pb2 as pb
 from liverank.v1.personalization_pb2_grpc import PersonalizationStub
@@ -66,9 +72,9 @@ class App:
     def rank(self, **fields: Any) -> pb.RankReply:
         return self.stub.Rank(pb.RankRequest(**{"user_id": "u", "k": 10, **fields}), timeout=10)
 
-    def post(self, path: str, body: Any) -> tuple[int, dict[str, Any]]:
+    def post(self, path: str, body: Any, headers: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://{self.settings.ranker.http}{path}", data=data)
+        request = urllib.request.Request(f"http://{self.settings.ranker.http}{path}", data, headers or {})
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
                 return answer.status, json.loads(answer.read())
@@ -107,9 +113,28 @@ def item(item_id: str, at: int, *, available: bool = True) -> item_pb2.ItemChang
     )
 
 
-@pytest.fixture
-def app(make_running: Callable[..., Settings]) -> Iterator[App]:
-    settings = make_running(workers=1, rankers=1)
+@pytest.fixture(scope="module")
+def settings(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """A namespace with one worker and one ranker, shared by the tests of this file."""
+    given = Settings(
+        namespace=f"t{secrets.token_hex(4)}",
+        home=tmp_path_factory.mktemp("service"),
+        kafka=KafkaSettings(bootstrap=stack.kafka),
+        redis=RedisSettings(url=stack.redis),
+        stack=StackSettings(partitions=4, workers=1, rankers=1),
+    )
+    namespaces.create(given)
+    local = Stack(given)
+    try:
+        local.up(("features", "model", "workers", "rankers"))
+        yield resolve(given)
+    finally:
+        local.down()
+        namespaces.remove(given)
+
+
+@pytest.fixture(scope="module")
+def app(settings: Settings) -> Iterator[App]:
     app = App(settings)
     app.publish(*(item(f"i{at}", at) for at in range(N_ITEMS)))
     eventually(lambda: len(app.rank(mode=SHADOW, k=100).items) >= 50)
@@ -126,22 +151,7 @@ def click(item_id: str, user_id: str = "u", **fields: Any) -> event_pb2.Event:
     return event
 
 
-@pytest.mark.timeout(240)
-def test_RNK_1_USE_2_USE_9_ING_8_contract_of_the_service(app: App) -> None:
-    """One running stack, every promise of the service's contract."""
-    _debug_block_and_health(app)
-    _deadline_and_errors(app)
-    _track_and_features(app)
-    _retry_keeps_bytes_and_one_exposure(app)
-    _candidates_are_permuted(app)
-    _http_answers_as_grpc(app)
-    _unavailable_item_leaves(app)
-    _explain_equals_the_log(app)
-    _prefetch_exposes_at_the_impression(app)
-    _same_shadow_twice_is_equal(app)
-
-
-def _debug_block_and_health(app: App) -> None:
+def test_RNK_1_debug_block_health_and_reflection(app: App) -> None:
     reply = app.rank(debug=True, mode=SHADOW)
     assert {"parse", "user", "retrieve", "score", "explore", "slots"} <= set(reply.debug.stage_ms)
     assert reply.debug.counts["shown"] == len(reply.items) == 10
@@ -159,10 +169,15 @@ def _debug_block_and_health(app: App) -> None:
     assert "i1" not in {each.item_id for each in similar.items}
 
 
-def _deadline_and_errors(app: App) -> None:
+def test_RNK_1_deadline_is_honoured_and_errors_have_a_reason(app: App) -> None:
+    busy = [app.stub.Rank.future(pb.RankRequest(user_id="u", k=50, mode=SHADOW), timeout=10) for _ in range(60)]
     with pytest.raises(grpc.RpcError) as late:
-        app.stub.Rank(pb.RankRequest(user_id="u", k=10), timeout=0)
+        app.stub.Rank(pb.RankRequest(user_id="u", k=10), timeout=0.005)
     assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
+    assert all(len(each.result().items) == 50 for each in busy)
+    headers = {"x-liverank-deadline-ms": "0.000001"}
+    status, answer = app.post("/v1/rank", {"userId": "u", "k": 5}, headers)
+    assert (status, answer["status"]) == (504, "DEADLINE_EXCEEDED")
     for fields, reason in (
         ({"k": 0}, "bad_value"),
         ({"k": 10_000}, "bad_value"),
@@ -182,7 +197,7 @@ def _deadline_and_errors(app: App) -> None:
         raw(b"\xff\xff\xff\xff", timeout=5)
 
 
-def _track_and_features(app: App) -> None:
+def test_RNK_1_tracked_events_reach_the_features(app: App) -> None:
     bad = click("i1")
     bad.item_id = ""
     tick = event_pb2.Event(event_id=new_id(), type=event_pb2.EVENT_TYPE_TICK, user_id="u", event_ts_ms=now_ms())
@@ -200,7 +215,7 @@ def _track_and_features(app: App) -> None:
     assert reply.debug.feature_ages_ms
 
 
-def _retry_keeps_bytes_and_one_exposure(app: App) -> None:
+def test_retry_keeps_bytes_and_one_exposure(app: App) -> None:
     request = pb.RankRequest(user_id="u", k=7, request_id=new_id(), debug=True)
     raw = app.channel.unary_unary(
         "/liverank.v1.Personalization/Rank", request_serializer=pb.RankRequest.SerializeToString
@@ -219,7 +234,7 @@ def _retry_keeps_bytes_and_one_exposure(app: App) -> None:
     assert len(eventually(exposures)) == 1
 
 
-def _candidates_are_permuted(app: App) -> None:
+def test_USE_2_candidates_are_permuted_and_unknown_ones_named(app: App) -> None:
     given = [f"i{at}" for at in range(0, 60, 3)]
     candidates = [pb.Candidate(item_id=each, scores={"mine": 0.1}) for each in [*given, "unheard-of"]]
     reply = app.rank(k=50, candidates=candidates, mode=SHADOW)
@@ -227,7 +242,7 @@ def _candidates_are_permuted(app: App) -> None:
     assert [(left.item_id, left.reason) for left in reply.not_ranked] == [("unheard-of", "unknown")]
 
 
-def _http_answers_as_grpc(app: App) -> None:
+def test_USE_9_http_answers_as_grpc(app: App) -> None:
     request = pb.RankRequest(user_id="u", k=6, mode=SHADOW, shadow=pb.ShadowOptions(seed=11, as_of_ms=now_ms()))
     body = json_format.MessageToDict(request)
     status, answer = app.post("/v1/rank", body)
@@ -250,7 +265,7 @@ def _http_answers_as_grpc(app: App) -> None:
     assert app.post("/v1/similar", {"itemIds": ["unheard-of"], "k": 3})[0] == 404
 
 
-def _unavailable_item_leaves(app: App) -> None:
+def test_ING_8_unavailable_item_leaves_within_two_seconds(app: App) -> None:
     options = pb.ShadowOptions(greedy=True)
     victim = app.rank(mode=SHADOW, shadow=options).items[0].item_id
     started_s = time.monotonic()
@@ -263,7 +278,7 @@ def _unavailable_item_leaves(app: App) -> None:
     assert time.monotonic() - started_s <= 2.0
 
 
-def _explain_equals_the_log(app: App) -> None:
+def test_RNK_11_explain_equals_the_reply_and_sums_to_the_raw_score(app: App) -> None:
     reply = app.rank(explain=True, k=5)
     explained = app.stub.Explain(pb.ExplainRequest(request_id=reply.request_id), timeout=10)
     assert [each.item_id for each in explained.items] == [each.item_id for each in reply.items]
@@ -276,7 +291,7 @@ def _explain_equals_the_log(app: App) -> None:
         assert total == pytest.approx(each.raw_score, abs=1e-5)
 
 
-def _prefetch_exposes_at_the_impression(app: App) -> None:
+def test_USE_16_prefetch_exposes_at_the_impression(app: App) -> None:
     reply = app.rank(mode=decision_pb2.MODE_PREFETCH, k=3)
     topic = app.settings.topic("events", 1)
 
@@ -292,7 +307,8 @@ def _prefetch_exposes_at_the_impression(app: App) -> None:
     assert ids().count(reply.request_id) == 1
 
 
-def _same_shadow_twice_is_equal(app: App) -> None:
+def test_same_shadow_twice_is_equal(app: App) -> None:
+    wait_until_quiet(app)
     options = pb.ShadowOptions(seed=5, as_of_ms=now_ms() + 120_000)
     first = app.rank(mode=SHADOW, shadow=options)
     time.sleep(1.5)  # past the second for which lists of the whole catalogue are kept
@@ -316,6 +332,19 @@ def _state(app: App) -> dict[bytes, Any]:
     return found
 
 
+def wait_until_quiet(app: App) -> dict[bytes, Any]:
+    """The state once nothing changes any more by itself: the folds and agents have taken everything."""
+    states = [_state(app)]
+
+    def quiet() -> bool:
+        time.sleep(1.0)
+        states.append(_state(app))
+        return states[-1] == states[-2]
+
+    eventually(quiet, timeout_s=60.0)
+    return states[-1]
+
+
 @pytest.mark.timeout(240)
 def test_USE_16_shadow_in_the_middle_of_a_stream_leaves_everything_equal(app: App) -> None:
     for at in range(20):
@@ -326,17 +355,7 @@ def test_USE_16_shadow_in_the_middle_of_a_stream_leaves_everything_equal(app: Ap
             timeout=10,
         )
     topic = app.settings.topic("examples")
-    # Quiet: the folds have taken everything, nothing changes any more by itself.
-    before = _state(app)
-
-    def quiet() -> bool:
-        nonlocal before
-        time.sleep(1.0)
-        now, before_was = _state(app), before
-        before = now
-        return now == before_was
-
-    eventually(quiet, timeout_s=60.0)
+    before = wait_until_quiet(app)
     ends = end_offsets(app.settings.kafka.bootstrap, [Tp(topic, p) for p in range(app.settings.stack.partitions)])
     for at in range(2_000):
         app.rank(user_id=f"u{at % 4}", mode=SHADOW, k=5)
@@ -344,3 +363,102 @@ def test_USE_16_shadow_in_the_middle_of_a_stream_leaves_everything_equal(app: Ap
     assert _state(app) == before
     after = end_offsets(app.settings.kafka.bootstrap, [Tp(topic, p) for p in range(app.settings.stack.partitions)])
     assert after == ends
+
+
+class Wire:
+    """A TCP relay to Redis that a test can cut."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.removeprefix("redis://").partition("/")[0].rpartition(":")
+        self._target = (host, int(port))
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._server.getsockname()[1]}/0"
+        self._cut = False
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._server.accept()
+            except OSError:
+                return
+            if self._cut:
+                near.close()
+                continue
+            far = socket.create_connection(self._target)
+            self._open += [near, far]
+            for one, other in ((near, far), (far, near)):
+                threading.Thread(target=self._relay, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _relay(one: socket.socket, other: socket.socket) -> None:
+        try:
+            while data := one.recv(65_536):
+                other.sendall(data)
+        except OSError:
+            pass
+        finally:
+            for each in (one, other):
+                each.close()
+
+    def cut(self) -> None:
+        self._cut = True
+        for each in self._open:
+            try:
+                each.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+        self._open.clear()
+
+    def mend(self) -> None:
+        self._cut = False
+
+    def close(self) -> None:
+        self.cut()
+        self._server.close()
+
+
+@pytest.mark.filterwarnings("ignore:Stream feature views")
+def test_RNK_7_redis_down_and_model_missing_are_labelled_and_answered(app: App, settings: Settings) -> None:
+    """A second ranker in this process whose Redis can be cut off."""
+    from ranker.server import RankerProcess
+
+    wire = Wire(settings.redis.url)
+    own = settings.model_copy(
+        update={
+            "redis": settings.redis.model_copy(update={"url": wire.url, "socket_timeout_s": 0.5}),
+            "ranker": RankerSettings(grpc="127.0.0.1:0", http="127.0.0.1:0"),
+        }
+    )
+    render(own)
+    with connect(settings) as client:
+        model = client.get(f"{settings.namespace}:model")
+        client.delete(f"{settings.namespace}:model")
+        process = RankerProcess(own, 9)
+        stop = threading.Event()
+
+        def rank(user_id: str) -> pb.RankReply:
+            request = pb.RankRequest(user_id=user_id, k=10)
+            return pb.RankReply.FromString(process.service.rank(request, 2_000))
+
+        try:
+            process.start()
+            process.wait_until_ready(stop)
+            assert list(rank("u").rungs) == ["no_model", "popular"]
+            client.set(f"{settings.namespace}:model", model)
+            eventually(lambda: not rank("u").rungs, timeout_s=5)
+            wire.cut()
+            replies = [rank("u" if at % 2 else f"stranger-{at}") for at in range(300)]
+            assert all(len(reply.items) == 10 for reply in replies)
+            assert {tuple(reply.rungs) for reply in replies[1::2]} == {("stale",)}
+            assert {tuple(reply.rungs) for reply in replies[::2]} == {("no_user_features", "popular")}
+            assert {reply.policy for reply in replies} == {"none"}
+            wire.mend()
+            eventually(lambda: not rank("u").rungs, timeout_s=10)
+        finally:
+            client.set(f"{settings.namespace}:model", model)
+            stop.set()
+            process.stop()
+            wire.close()
+            render(settings)
