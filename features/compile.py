@@ -8,7 +8,7 @@ the bytes fields of its pages in place of the aggregated values, which are read 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from feast.data_source import KafkaSource
 from feast.feature_view_projection import FeatureViewProjection
 from feast.types import Bytes, String
 
+from features.columns import COLUMNS
 from features.errors import ProgramError
 from features.program import FUNCTIONS, MAX_TILES, Aggregate, Entity, FeatureProgram, ViewProgram
 from features.transform import extra_columns
@@ -106,7 +107,7 @@ def compile_view(view: StreamFeatureView, locator: Locator | None = None) -> Vie
         transformation = dill.dumps(view.udf, recurse=True)
         added = extra_columns(view.udf, here)
     aggregates = tuple(
-        _aggregate(aggregation, f"{locator.aggregation(view.name, at)}view {view.name!r}")
+        _aggregate(aggregation, f"{locator.aggregation(view.name, at)}view {view.name!r}", (*COLUMNS, *added))
         for at, aggregation in enumerate(view.aggregations)
     )
     names = [aggregate.name for aggregate in aggregates]
@@ -193,12 +194,16 @@ def _entity(view: StreamFeatureView, here: str) -> Entity:
     return entity
 
 
-def _aggregate(aggregation: Any, here: str) -> Aggregate:
+def _aggregate(aggregation: Any, here: str, columns: Sequence[str]) -> Aggregate:
     window = aggregation.time_window
     name = aggregation.resolved_name(window)
     if aggregation.function not in FUNCTIONS:
         raise ProgramError(
             f"{here}, aggregate {name!r}: function must be one of {', '.join(FUNCTIONS)}, got {aggregation.function!r}"
+        )
+    if aggregation.column not in columns:
+        raise ProgramError(
+            f"{here}, aggregate {name!r}: no column {aggregation.column!r}; columns are {', '.join(columns)}"
         )
     if window is None:
         raise ProgramError(f"{here}, aggregate {name!r}: time_window is required, e.g. time_window=timedelta(days=7)")

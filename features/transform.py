@@ -88,6 +88,7 @@ def extra_columns(udf: Transformation, here: str) -> tuple[str, ...]:
     if list(apart.index) != list(whole.index) or not apart.astype(whole.dtypes.to_dict()).equals(whole):
         raise ProgramError(
             f"{here}, transformation: rows give other results alone than together; it must be row-wise "
-            "(no means, ranks, shifts or sorting over rows)"
+            "(no means, ranks, shifts or sorting over rows; add columns first and filter last: pandas fills an empty "
+            "frame up when it gets a column)"
         )
     return tuple(str(name) for name in whole.columns if name not in COLUMNS)
