@@ -76,10 +76,11 @@ def refusal(repo: Path) -> str:
 
 
 def test_a_plain_definition_becomes_pages_and_an_on_demand_view(write: Write) -> None:
-    (view,) = window_views(write(SAVES), "user")
+    repo = write(SAVES)
+    (view,) = window_views(repo, "user")
     assert view.name == "user_windows"
     assert [feature.name for feature in view.features] == ["saves_6h"]
-    (stored,) = stream_views(Path(next(p for p in sys.path if "test_a_plain" in p)))
+    (stored,) = stream_views(repo)
     names = {field.name for field in stored.features}
     assert names == {"saves_p00"}
     program = compile_registry([stored], "liverank_live").view("saves")
@@ -89,12 +90,13 @@ def test_a_plain_definition_becomes_pages_and_an_on_demand_view(write: Write) ->
 
 
 def test_the_on_demand_function_is_self_contained_and_equals_serving(write: Write) -> None:
-    (view,) = window_views(write(SAVES), "user")
+    repo = write(SAVES)
+    (view,) = window_views(repo, "user")
     assert view.udf_string is not None
     assert "import features" not in view.udf_string
     assert "from features" not in view.udf_string
     assert "import liverank" not in view.udf_string
-    (stored,) = stream_views(Path(next(p for p in sys.path if "self_contained" in p)))
+    (stored,) = stream_views(repo)
     program = complete(stored)
     state = tiles.new(program)
     t0 = 1_760_000_000_000
@@ -117,9 +119,10 @@ def test_the_on_demand_function_is_self_contained_and_equals_serving(write: Writ
 
 def test_category_views_join_the_users_row(write: Write) -> None:
     text = SAVES.replace("entities=[user]", "entities=[user, category]")
-    (view,) = window_views(write(text), "user_category")
+    repo = write(text)
+    (view,) = window_views(repo, "user_category")
     assert view.name == "user_category_windows"
-    (stored,) = stream_views(Path(next(p for p in sys.path if "category_views" in p)))
+    (stored,) = stream_views(repo)
     assert stored.entities == ["user"]
     assert stored.tags["liverank.packed"] == "category"
     assert compile_registry([stored], "p").views[0].entity == "user_category"
@@ -185,8 +188,9 @@ def test_a_transformation_may_filter_and_add_columns(write: Write) -> None:
             'column="save"', 'column="big"'
         )
     )
-    window_views(write(text), "user")
-    (stored,) = stream_views(Path(next(p for p in sys.path if "may_filter" in p)))
+    repo = write(text)
+    window_views(repo, "user")
+    (stored,) = stream_views(repo)
     program = compile_registry([stored], "p").views[0]
     assert program.extra_columns == ("big",)
     assert program.transformation is not None

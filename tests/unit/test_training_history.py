@@ -232,7 +232,7 @@ def test_two_datasets_become_one_in_order_of_time() -> None:
 
 
 def test_sampling_is_checked() -> None:
-    for wrong in ({"warm_up": 1.0}, {"slates": 0}, {"candidates": 700}):
+    for wrong in ({"warm_up": 1.0}, {"slates": 0}, {"candidates": 1_001}):
         with pytest.raises(ValueError, match="warm_up"):
             Sampling(**wrong)  # type: ignore[arg-type]
     assert len(COLUMNS) == len(INDEX)
