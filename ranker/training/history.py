@@ -61,8 +61,8 @@ class Sampling:
 
     warm_up: float = 0.25
     slates: int = 5_000
-    candidates: int = 150
-    retrieved: int = 600
+    candidates: int = 120
+    retrieved: int = 1_000
     seed: int = 17
 
     def __post_init__(self) -> None:

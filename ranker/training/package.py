@@ -58,7 +58,8 @@ def build(
     TooLittleDataError
         See `ranker.training.heads`.
     """
-    parameters = parameters or BoosterParameters()
+    if parameters is None:
+        parameters = BoosterParameters() if dataset.kind == "exposures" else BoosterParameters.for_ranking()
     blocks = dataset.blocks()
     if dataset.kind == "exposures":
         trained = train_heads(blocks, heads, weights, parameters)

@@ -209,10 +209,10 @@ def _dataset(
             f"namespace {settings.namespace!r} has neither label rows nor archived events: "
             "let traffic run, or `liverank import` history"
         )
+    program = _program(client, settings)
     with run.step("catalogue"):
         items = items_of_topic(settings)
         vectors = read_vectors(client, settings, sorted(items), space) if space else {}
-    program = _program(client, settings)
     created_from = {"program": program.hash, "sampling": repr(sampling)}
     with run.step("walk the log"):
         walked = _walk(settings, program, items, vectors, space, events, sampling, run.progress("walk the log"))
