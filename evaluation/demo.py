@@ -137,8 +137,7 @@ def run_proof(settings: Settings, world: World, files: HistoryFiles, plan: DemoP
     """The proof, with users that live traffic has left alone."""
     of_item = {item.item_id: item.categories[0] for item in world.catalogue.items}
     probes = [user for user in files.active if is_probe(user)]
-    # The middle of the active: enough of a past to have a taste, little enough to be moved.
-    users = probes[len(probes) // 8 :][:N_PROBES]
+    users = probes[:N_PROBES]
     with connect(settings) as redis, Client(settings.ranker.grpc, deadline_s=5.0) as client:
         kinds = kinds_of(settings, redis, of_item)
         reader = UserRowReader(

@@ -17,6 +17,7 @@ from liverank.client import Client
 from liverank.errors import UnavailableError
 from liverank.producer import EventProducer
 from liverank.v1.decision_pb2 import MODE_SERVE
+from liverank.v1.personalization_pb2 import RankReply
 
 PACE: Final = 0.001
 SURFACE: Final = "home"
@@ -109,25 +110,28 @@ class Traffic:
         report = TrafficReport()
         started_s = next_s = time.monotonic()
         values, oracle, popular = [], [], []
-        now = now_ms()
-        common = {item_id: n for n, item_id in enumerate(self._common(now))}
+        common = self._common(now_ms())
         while report.requests < n_requests and time.monotonic() - started_s < seconds:
             time.sleep(max(0.0, next_s - time.monotonic()))
             next_s = max(next_s, time.monotonic() - 1.0) + float(self._rng.exponential(1.0 / rate))
             user = self._users[int(self._rng.choice(len(self._users), p=self._weights))]
-            item_ids = self._visit(user, report)
+            reply = self._slate(user, report)
+            if reply is None:
+                continue
+            item_ids = [item.item_id for item in reply.items]
             if item_ids and report.requests % 5 == 0:
                 at_ms = now_ms()
                 values.append(self._value(user, item_ids, at_ms))
                 oracle.append(self._world.oracle_value([user], at_ms, self._behaviour))
-                popular.append(self._value(user, list(common), at_ms))
+                popular.append(self._value(user, common, at_ms))
+            self._react(user, reply.request_id, item_ids, report)
         self._producer.flush(30.0)
         report.seconds = time.monotonic() - started_s
         if values:
             report.value, report.oracle, report.popular = (float(np.mean(x)) for x in (values, oracle, popular))
         return report
 
-    def _visit(self, user: User, report: TrafficReport) -> list[str]:
+    def _slate(self, user: User, report: TrafficReport) -> RankReply | None:
         started_s = time.perf_counter()
         try:
             reply = self._client.rank(
@@ -139,16 +143,18 @@ class Traffic:
             )
         except UnavailableError:
             report.failed += 1
-            return []
+            return None
         report.latency_ms.append((time.perf_counter() - started_s) * 1000)
         report.requests += 1
         report.rungs.update(reply.rungs)
-        item_ids = [item.item_id for item in reply.items]
+        return reply
+
+    def _react(self, user: User, request_id: str, item_ids: list[str], report: TrafficReport) -> None:
         reaction = self._behaviour.react(
             user,
             item_ids,
-            request_id=reply.request_id,
-            session_id=f"live-{reply.request_id[:13]}",
+            request_id=request_id,
+            session_id=f"live-{request_id[:13]}",
             surface=SURFACE,
             at_ms=now_ms(),
             rng=self._rng,
@@ -162,7 +168,6 @@ class Traffic:
             self._client.track(reaction.events, deadline_s=10.0)
         else:
             self._producer.send_all(reaction.events)
-        return item_ids
 
     def _common(self, at_ms: int) -> list[str]:
         """The best list that is the same for all users who come."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -23,6 +23,7 @@ POSTERIOR_S: Final = 60.0
 SHARE_S: Final = 60.0
 AHEAD_MS: Final = 120_000
 N_SHOWN: Final = 5
+LEAST_SHARE, MOST_SHARE = 0.3, 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class ProofPlan:
     Parameters
     ----------
     users : sequence of str
-        Users with a history and no open session, untouched by live traffic; at least 3.
+        Users with a history and no open session, untouched by live traffic; at least 3, the preferred first.
     kinds : sequence of str
         Kinds to choose from.
     surface : str
@@ -86,7 +87,7 @@ class _Prover:
 
     def dismissal(self) -> None:
         """Control, (a) to (f), five in a row."""
-        probe = self._begin(rising=False)
+        probe = self._begin(N_SHOWN)
         first = self._meter.read(probe)
         time.sleep(self._plan.control_s)
         before = self._meter.read(probe)
@@ -103,31 +104,35 @@ class _Prover:
 
     def good_news(self, action: str, which: Sequence[str]) -> None:
         """A fresh user does something positive to one item of the kind: everything moves the other way."""
-        probe = self._begin(rising=True)
+        probe = self._begin(1)
         before = self._meter.read(probe)
         after, delays = self._act(probe, action, 0, before)
         self._judge(f" ({action})", before, after, delays, +1, which)
         self.lines.append(lines.model(f"e ({action})", before, after))
 
-    def _begin(self, *, rising: bool) -> Probe:
-        """Choose a user and a kind, show five items of it, wait until that has gone through."""
+    def _begin(self, n_shown: int) -> Probe:
+        """Choose a user and a kind, show items of it, wait until that has gone through."""
         as_of_ms = now_ms() + AHEAD_MS
-        user_id, kind = self._choose(as_of_ms, rising=rising)
+        user_id, kind = self._choose(as_of_ms)
         self._used.add(user_id)
-        probe = self._meter.show(user_id, kind, N_SHOWN, as_of_ms)
+        probe = self._meter.show(user_id, kind, n_shown, as_of_ms)
         self._settle()
-        return Probe(user_id, kind, probe.shown, probe.request_id, probe.phi, now_ms() + AHEAD_MS)
+        return replace(probe, as_of_ms=now_ms() + AHEAD_MS)
 
-    def _choose(self, as_of_ms: int, *, rising: bool) -> tuple[str, str]:
-        """A user and a kind with room to move: neither nothing nor everything of the slate."""
+    def _choose(self, as_of_ms: int) -> tuple[str, str]:
+        """The first user with a kind that has room to move both ways; where there is none, the nearest to it."""
         best, best_distance = None, np.inf
-        wanted = 0.25 if rising else 0.4
         for user_id in self._plan.users:
             if user_id in self._used:
                 continue
             for kind, share in self._kind_shares(user_id, as_of_ms).items():
-                if kind in self._plan.kinds and abs(share - wanted) < best_distance:
-                    best, best_distance = (user_id, kind), abs(share - wanted)
+                if kind not in self._plan.kinds:
+                    continue
+                if LEAST_SHARE <= share <= MOST_SHARE:
+                    return user_id, kind
+                distance = abs(share - (LEAST_SHARE + MOST_SHARE) / 2)
+                if distance < best_distance:
+                    best, best_distance = (user_id, kind), distance
         if best is None:
             raise ProofError(
                 f"no user to probe: of {len(self._plan.users)} given, {len(self._used)} are used and the others get no "

@@ -25,6 +25,9 @@ SATIATED: Final = 0.1
 LIKE, SAVE, PURCHASE = 0.30, 0.12, 0.06
 """P(.. | clicked and satisfied); satisfaction is the click probability's own scale."""
 
+COMPLAIN_ALWAYS, COMPLAIN_MISFIT = 0.006, 0.02
+"""P(complaint | looked at, not clicked) of what fits perfectly, and what is added for what does not fit at all."""
+
 EXPLICIT_NEGATIVES: Final = (("dismiss", 0.5), ("not_interested", 0.2), ("thumbs_down", 0.3))
 """How those who complain do it, with their shares."""
 
@@ -165,9 +168,9 @@ class Behaviour:
     def _refusal(self, slot: int, p_click: float, rng: np.random.Generator, add: _Add) -> None:
         if not self.params.effects.negatives:
             return
-        # Complaints come from what has no chance; skips from everything looked at in vain.
+        # Complaints come more often from what has no chance, but moods play a part: one is a hint, several a verdict.
         draw = rng.random()
-        complain = 0.03 * max(0.0, 1.0 - p_click / 0.1)
+        complain = COMPLAIN_ALWAYS + COMPLAIN_MISFIT * (1.0 - p_click) ** 3
         if draw < complain:
             shares = [share for _, share in EXPLICIT_NEGATIVES]
             add(EXPLICIT_NEGATIVES[int(rng.choice(len(shares), p=shares))][0], slot)

@@ -257,8 +257,11 @@ def _enrich(settings: Settings, budget: _Budget) -> None:
 
 
 def _train(settings: Settings, budget: _Budget) -> None:
+    from ranker.training.run import train
+
     with budget.step("train") as step:
-        step.note("not there yet")
+        report = train(settings)
+        step.note(f"{report.rows:,} rows, model {report.model_id[:12]} ({report.kind})")
 
 
 def _start(stack: Stack, settings: Settings, budget: _Budget) -> Settings:
