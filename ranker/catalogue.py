@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -47,6 +49,8 @@ class Catalogue:
         self.index = index or VectorIndex()
         self.lock = threading.RLock()
         self.revision = 0
+        self.live = False
+        self._changed: deque[tuple[float, str]] = deque(maxlen=20_000)
 
     def change(self, changes: Sequence[tuple[item_pb2.ItemChange, int]]) -> None:
         """Take catalogue records with their offsets."""
@@ -54,6 +58,17 @@ class Catalogue:
             for change, version in changes:
                 self.table.apply_change(change, version)
             self.revision += 1
+            if self.live:
+                now_s = time.monotonic()
+                self._changed.extend((now_s, change.item_id) for change, _ in changes)
+
+    def changed_within(self, seconds: float) -> list[str]:
+        """Ids of items whose catalogue record came within the last seconds, once the first load is over (`live`)."""
+        with self.lock:
+            oldest_s = time.monotonic() - seconds
+            while self._changed and self._changed[0][0] < oldest_s:
+                self._changed.popleft()
+            return list(dict.fromkeys(item_id for _, item_id in self._changed))
 
     def update_rows(self, rows: Sequence[stream_pb2.ItemRow]) -> None:
         """Take item rows of the change feed."""

@@ -119,7 +119,10 @@ class Breaker:
 
 
 class Cost:
-    """Running estimate of what a full request takes, ms: high quantile by asymmetric steps."""
+    """Running estimate of what a full request takes, ms: a high quantile, by asymmetric steps.
+
+    One outlier moves it little, and it falls while requests are turned away, so that the full path is tried again.
+    """
 
     def __init__(self, start_ms: float = 10.0) -> None:
         self.estimate_ms = start_ms
@@ -127,4 +130,8 @@ class Cost:
     def took(self, ms: float) -> None:
         """Learn from one full request."""
         step = 0.3 if ms > self.estimate_ms else 0.02
-        self.estimate_ms += step * (ms - self.estimate_ms)
+        self.estimate_ms += step * (min(ms, 2 * self.estimate_ms) - self.estimate_ms)
+
+    def turned_away(self) -> None:
+        """A request went to a lower rung because of the estimate."""
+        self.estimate_ms *= 0.95

@@ -138,6 +138,7 @@ class CatalogueFeed(Feed):
                 self.positions.update(self._rows_from)
                 self._rows_from = {}
             metrics.ITEMS.set(len(self._catalogue.table))
+            self._catalogue.live = True
             self.loaded.set()
         self._publish()
 
@@ -229,7 +230,8 @@ class VectorFeed(Feed):
         else:
             now_s = time.monotonic()
             wanted = [item for item in self._catalogue.without_vector() if now_s - self._asked.get(item, -60.0) > 5.0]
-            wanted = wanted[:5_000]
+            # A changed item is embedded anew within seconds of its record.
+            wanted = [*wanted[:5_000], *self._catalogue.changed_within(15.0)]
             if len(self._asked) > 100_000:
                 self._asked.clear()
             self._asked.update(dict.fromkeys(wanted, now_s))

