@@ -105,6 +105,8 @@ def compile_layout(aggregates: Sequence[Aggregate], columns: Sequence[str], *, p
         cells = tuple(
             sorted({(op, columns.index(a.column)) for a in (tiled if packed else own) for op in _CELLS[a.function]})
         )
+        # One tuple for rings with the same cells: what a row adds is then found once (features/tiles.py).
+        cells = next((ring.cells for ring in rings if ring.cells == cells), cells)
         n_keys = 2 if packed else 1
         n_tiles = max(a.n_tiles for a in own) + 1
         per_page = max(1, (PAGE_BYTES - 1) // (8 * (n_keys + len(cells))))

@@ -18,6 +18,9 @@ MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 60 * MINUTE_MS
 DAY_MS: Final = 24 * HOUR_MS
 MAX_WEIGHT: Final = 127 / 16
+_DWELL: Final = int(EventType.EVENT_TYPE_DWELL)
+_RATING: Final = int(EventType.EVENT_TYPE_RATING)
+_SURVEY: Final = int(EventType.EVENT_TYPE_SURVEY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +77,16 @@ class SignalWeights:
         value : float
             Value of the event: seconds of a dwell, a rating on 0 to 10, a survey answer on 0 to 1.
         """
-        if kind == EventType.EVENT_TYPE_DWELL:
+        weight = self.table.get(kind)
+        if weight is not None:
+            return weight
+        if kind == _DWELL:
             return self.dwell if value >= LONG_DWELL_S else self.short_dwell if value < SHORT_DWELL_S else 0.0
-        if kind == EventType.EVENT_TYPE_RATING:
+        if kind == _RATING:
             return self.rating * max(-1.0, min(1.0, (value - MID_RATING) / MID_RATING))
-        if kind == EventType.EVENT_TYPE_SURVEY:
+        if kind == _SURVEY:
             return self.survey * max(-1.0, min(1.0, (value - 0.5) * 2.0))
-        return self.table.get(kind, 0.0)
+        return 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -185,8 +185,11 @@ class UserState:
 
     def due_ms(self) -> int | None:
         """When `on_due` is wanted next (partition clock); None = never."""
-        times = (self._exposures.due_ms(), self._sessions.due_ms(), self._next_leaving_ms())
-        return min((time for time in times if time is not None), default=None)
+        due_ms = self._next_leaving_ms()
+        for time_ms in (self._exposures.due_ms(), self._sessions.due_ms()):
+            if time_ms is not None and (due_ms is None or time_ms < due_ms):
+                due_ms = time_ms
+        return due_ms
 
     def on_due(self, due_ms: int, emit: Emitter) -> None:
         """Do everything that is due by `due_ms`, stamped with it. Afterwards `due_ms()` lies later."""
@@ -405,21 +408,22 @@ class UserState:
         start_ms, oldest_ms = self._sessions.start_ms, self._history.oldest_ms
         if start_ms is None:
             return
+        weights = self._intent_weights
         if added is not None and start_ms == self._intent_from_ms and (oldest_ms is None or oldest_ms < start_ms):
-            entries: Iterable[Entry] = (added,)
+            if added.event_ts_ms < start_ms or added.sixteenths <= 0 or not added.category:
+                return
+            weights[added.category] = weights.get(added.category, 0) + added.sixteenths
         else:
             self._intent_from_ms = start_ms
-            self._intent_weights.clear()
-            entries = self._history.newest()
-        weights = self._intent_weights
-        for entry in entries:
-            if entry.event_ts_ms < start_ms:
-                break
-            if entry.sixteenths > 0 and entry.category:
-                weights[entry.category] = weights.get(entry.category, 0) + entry.sixteenths
+            weights.clear()
+            for entry in self._history.newest():
+                if entry.event_ts_ms < start_ms:
+                    break
+                if entry.sixteenths > 0 and entry.category:
+                    weights[entry.category] = weights.get(entry.category, 0) + entry.sixteenths
         if weights:
-            category = max(weights, key=lambda each: (weights[each], each))
-            self._sessions.set_intent(category, weights[category] / sum(weights.values()))
+            most, category = max(zip(weights.values(), weights, strict=True))
+            self._sessions.set_intent(category, most / sum(weights.values()))
         else:
             self._sessions.set_intent(0, 0.0)
 
