@@ -1,0 +1,141 @@
+"""Ingest of one worker: events in Kafka -> state, joins, statistics and Feast rows: `python -m bench.ingest`.
+
+Both folds run in this process as in a worker, over the whole feature program of the registry. Users are made mature
+first; then a measured load is folded as fast as it goes. Prints CPU microseconds per event by step of the user fold,
+of the item fold and of Redis.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+
+from bench.report import finish, table
+from bench.stack import namespace
+from bench.traffic import events, send_catalogue
+from features.redis import connect, namespace_token
+from liverank.kafka import Producer, Tp, end_offsets
+from liverank.settings import Settings
+from streams.catalogue import CatalogueReader
+from streams.engine import FoldEngine
+from streams.items import ItemFold
+from streams.program import pinned_program
+from streams.takeover import FoldSetup
+from streams.users import UserFold
+
+
+def build(settings: Settings) -> tuple[list[FoldEngine], CatalogueReader]:
+    """The folds of a worker."""
+    client = connect(settings)
+    program = pinned_program(client, settings.namespace)
+    token = namespace_token(client, settings.namespace)
+    n = settings.stack.partitions
+    catalogue = CatalogueReader(settings.kafka.bootstrap, settings.topic("items"), n)
+    users = FoldSetup(
+        fold=UserFold(settings, program, token=token), topic=settings.topic("events", 1), n_partitions=n, generation=1,
+        member="bench", ticks=True, token=token,
+    )  # fmt: skip
+    items = FoldSetup(
+        fold=ItemFold(settings, program), topic=settings.topic("item-effects", 1), n_partitions=n, generation=1,
+        member="bench", numbered_input=True,
+    )  # fmt: skip
+    return [FoldEngine(users, settings, catalogue), FoldEngine(items, settings)], catalogue
+
+
+def send(settings: Settings, n: int, n_users: int, n_items: int, seed: int) -> None:
+    """Send a load whose event times are those of the last ten minutes."""
+    producer = Producer(settings.kafka.bootstrap, linger_ms=20)
+    now_ms = int(time.time() * 1000)
+    load = events(n, n_users=n_users, n_items=n_items, seed=seed, start_ms=now_ms - 600_000, end_ms=now_ms)
+    for event in load:
+        producer.produce(settings.topic("events", 1), key=event.user_id.encode(), value=event.SerializeToString())
+    if left := producer.flush(60.0):
+        sys.exit(f"{left} events were not taken by the broker")
+
+
+def drain(settings: Settings, engines: list[FoldEngine]) -> float:
+    """Wait until both folds have published everything that is in the log now; return the seconds it took."""
+    start_s = time.monotonic()
+    with connect(settings) as client:
+        for engine in engines:
+            tps = [Tp(engine.setup.topic, p) for p in range(engine.setup.n_partitions)]
+            ends = end_offsets(settings.kafka.bootstrap, tps)
+            name = f"{settings.namespace}:position:fold.{engine.setup.fold.name}"
+            while True:
+                found = [int(client.hget(f"{name}:{tp.partition}", tp.topic) or 0) for tp in tps]
+                if all(at >= ends[tp] for at, tp in zip(found, tps, strict=True)):
+                    break
+                time.sleep(0.02)
+    return time.monotonic() - start_s
+
+
+def redis_cpu_s(settings: Settings) -> float:
+    """CPU seconds that Redis has used."""
+    with connect(settings) as client:
+        info = client.info("cpu")
+    return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=60_000, help="measured events")
+    parser.add_argument("--warm", type=int, default=60_000, help="events that make users mature")
+    parser.add_argument("--users", type=int, default=3_000)
+    parser.add_argument("--items", type=int, default=2_000)
+    options = parser.parse_args()
+    with namespace(("kafka", "redis", "namespace", "features")) as settings:
+        send_catalogue(settings, options.items)
+        engines, catalogue = build(settings)
+        catalogue.start()
+        threads = [threading.Thread(target=engine.run, name=engine.setup.fold.name) for engine in engines]
+        for thread in threads:
+            thread.start()
+        for engine in engines:
+            engine.ready.wait()
+        send(settings, options.warm, options.users, options.items, seed=1)
+        drain(settings, engines)
+        before = [(engine.n_records, engine.steps.take()) for engine in engines]
+        redis_before_s, cpu_before_s = redis_cpu_s(settings), time.process_time()
+        sending_s = time.process_time()
+        send(settings, options.events, options.users, options.items, seed=2)
+        sending_s = time.process_time() - sending_s
+        wall_s = drain(settings, engines)
+        redis_s = redis_cpu_s(settings) - redis_before_s
+        cpu_s = time.process_time() - cpu_before_s - sending_s
+        steps = [engine.steps.take() for engine in engines]
+        folded = [engine.n_records - was for engine, (was, _) in zip(engines, before, strict=True)]
+        for engine in engines:
+            engine.stop()
+        for thread in threads:
+            thread.join()
+        catalogue.stop()
+    n = options.events
+    rows = [
+        (f"{e.setup.fold.name}: {step}", ns / n / 1000)
+        for e, by in zip(engines, steps, strict=True)
+        for step, ns in by.items()
+    ]
+    rows.sort(key=lambda row: (row[0].partition(":")[0] != "users", -row[1]))
+    users_us, items_us = (sum(by.values()) / n / 1000 for by in steps)
+    rows += [("users: all", users_us), ("items: all", items_us), ("redis", redis_s / n * 1e6)]
+    sys.stdout.write(table(("step", "CPU us an event"), rows) + "\n")
+    figures = {
+        "events": n,
+        "events_per_s": n / wall_s,
+        "users_fold_us_per_event": users_us,
+        "items_fold_us_per_event": items_us,
+        "worker_cpu_s_per_1000_events": (users_us + items_us) / 1000,
+        "process_cpu_us_per_event": cpu_s / n * 1e6,
+        "redis_us_per_event": redis_s / n * 1e6,
+        "records_folded": folded[0],
+        "effect_records_folded": folded[1],
+        "steps_us": dict(rows),
+        "goal_events_per_s": 8000,
+    }  # fmt: skip
+    return finish("ingest", figures, {"records_folded": (">=", n)})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
