@@ -21,10 +21,12 @@ from ranker.inputs import Floats, ItemsView, Rows, UserView
 USER_WINDOWS: Final = (
     "impressions_1d", "impressions_7d", "clicks_1h", "clicks_1d", "clicks_7d", "clicks_30d",
     "negatives_1d", "negatives_7d", "negatives_30d", "likes_30d", "saves_30d", "purchases_30d", "dwell_7d",
+    "positives_7d", "positives_30d",
 )  # fmt: skip
 ITEM_WINDOWS: Final = (
     "impressions_1d", "impressions_7d", "clicks_1h", "clicks_1d", "clicks_7d", "clicks_30d",
     "expected_7d", "expected_30d", "negatives_7d", "negatives_30d", "likes_30d", "saves_30d", "purchases_30d",
+    "positives_1d", "positives_7d", "positives_30d",
 )  # fmt: skip
 CATEGORY_WINDOWS: Final = (
     "impressions_1d", "impressions_30d", "clicks_1d", "clicks_7d", "clicks_30d", "positives_7d", "positives_30d",

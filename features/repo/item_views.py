@@ -15,6 +15,7 @@ COUNTERS = {
     "likes": "like",
     "saves": "save",
     "purchases": "purchase",
+    "positives": "positive",
     "negatives": "negative",
 }
 

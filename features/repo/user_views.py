@@ -19,6 +19,7 @@ COUNTERS = {
     "likes": "like",
     "saves": "save",
     "purchases": "purchase",
+    "positives": "positive",
     "negatives": "negative",
     "dwell": "dwell_s",
 }
