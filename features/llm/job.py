@@ -121,7 +121,7 @@ def enrich(
     with contextlib.redirect_stdout(sys.stderr):  # Feast prints its progress
         materialize(settings, [VIEW])
     client = connect(settings)
-    users = switch_space(client, settings, job.space, note)
+    users = switch_space(client, settings, job.space, note, moved=job.tally.embedded > 0)
     return Report(
         space=str(job.space),
         tally=job.tally,
@@ -134,11 +134,16 @@ def enrich(
     )
 
 
-def switch_space(client: Redis, settings: Settings, space: Space, note: Note = lambda _: None) -> int:
-    """Make a space active and bring all users' vectors into it; returns how many users were written."""
+def switch_space(
+    client: Redis, settings: Settings, space: Space, note: Note = lambda _: None, *, moved: bool = False
+) -> int:
+    """Make a space active and bring all users' vectors into it; returns how many users were written.
+
+    Where it was active before, users are left as they are unless `moved`: vectors of items came or changed.
+    """
     before = active_space(client, settings)
     activate_space(client, settings, space)
-    if before == space:
+    if before == space and not moved:
         return 0
     note(f"recomputing user vectors in {space}")
     return recompute_users(client, settings)

@@ -42,7 +42,7 @@ from ranker.retrieval import (
 from ranker.serving import rulebook
 from ranker.training.dataset import Dataset, joined
 from ranker.training.errors import NotBetterError, NotSetUpError, TooLittleDataError
-from ranker.training.heads import BoosterParameters
+from ranker.training.heads import LEAST_POSITIVES, BoosterParameters
 from ranker.training.history import Progress, Sampling, choice_dataset, exposure_dataset, in_order
 from ranker.training.memory import Memory
 from ranker.training.package import HEADS, build
@@ -218,8 +218,8 @@ def _dataset(
         walked = _walk(settings, program, items, vectors, space, events, sampling, run.progress("walk the log"))
     if served is not None and walked.kind == served.kind:
         return joined(walked, served), {**created_from, "source": "history and served"}
-    if served is not None and walked.kind == "positives":
-        return served, {"source": "served"}
+    if served is not None and served.labels[HEADS[0]].sum() >= 2 * LEAST_POSITIVES:
+        return served, {"source": "served"}  # real exposures are worth more than choices
     return walked, {**created_from, "source": f"history, {walked.kind}"}
 
 
