@@ -252,9 +252,9 @@ class PartitionFold:
             number.step = self._step
             number.index = self._place
             self._place += 1
-        self._call.outputs.append(
-            Output(topic, -1 if partition is None else partition, key, message.SerializeToString())
-        )
+        value = message.SerializeToString()
+        self._call.outputs.append(Output(topic, -1 if partition is None else partition, key, value))
+        self._call.size_bytes += len(value)
 
     def effect(self, item_id: str, effect: ItemEffect) -> None:
         """See `Context.effect`."""
@@ -406,10 +406,10 @@ class PartitionFold:
         if self._n_keys() >= limits.keys:
             self.close()
             return
-        estimate = call.size_bytes + len(self._unsettled) * self._bytes_per_key
-        if estimate > limits.size_bytes:
+        waiting = len(self._unsettled) * self._bytes_per_key
+        if call.size_bytes + waiting > limits.size_bytes or waiting > limits.size_bytes / 8:
             self._settle()
-            if call.size_bytes > 0.8 * limits.size_bytes:
+            if call.size_bytes > 0.75 * limits.size_bytes:
                 self.close()
 
     def _n_keys(self) -> int:
@@ -434,7 +434,7 @@ class PartitionFold:
                     pages.update(fields)
                 added += sum(map(len, fields.values()))
             call.size_bytes += added
-            self._bytes_per_key += 0.1 * (added / len(self._unsettled) - self._bytes_per_key)
+            self._bytes_per_key += 0.5 * (added / len(self._unsettled) - self._bytes_per_key)
             self._unsettled = {}
         call.due.update(self._due.take_changes())
 
