@@ -1,7 +1,7 @@
 """State in Redis behind a fence: one Lua compare-and-set moves a call's state, due times, offset, clock and outbox in
 one step.
 
-Keys of partition p of generation g (docs/specs/state.md), all under one hash tag, so one slot of a Redis Cluster::
+Keys of partition p of generation g (docs/specs/fold.md), all under one hash tag, so one slot of a Redis Cluster::
 
     <ns>:{<ns>.<g>.<p>}:<kind>:<key>     hash    a key's fields
     <ns>:{<ns>.<g>.<p>}:<kind>.meta      hash    epoch, position, clock, version, layout, s<source>

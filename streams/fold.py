@@ -1,6 +1,6 @@
 """Roles of the fold: what the engine asks of a pure fold, and what it gives it.
 
-A fold is a pure function of its input log and of the catalogue's versions (docs/specs/state.md). The engine reads the
+A fold is a pure function of its input log and of the catalogue's versions (docs/specs/fold.md). The engine reads the
 log, loads states, calls the fold, and moves changed fields, due actions, outputs and the offset in one fenced write.
 A fold reads no clock, no network and no randomness; whatever it needs comes through `Context`.
 

@@ -77,7 +77,7 @@ def test_outbox_round_trips(dirty: dict[str, list[bytes]], outputs: list[Output]
 
 
 def test_outbox_golden_bytes() -> None:
-    """The layout of docs/specs/state.md: a store written by this release must be readable by the next."""
+    """The layout of docs/specs/fold.md: a store written by this release must be readable by the next."""
     blob = encode_outbox({"u1": [b"v:f"]}, [Output("examples", -1, b"u1", b"\x01\x02", (("h", b"x"),))])
     assert blob.hex() == (
         "01" "01000000" "0200" "7531" "0100" "0300" "763a66"
