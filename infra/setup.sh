@@ -47,6 +47,8 @@ if [ "$("$venv/bin/uv" --version 2>/dev/null | cut -d' ' -f2)" != "$wanted" ]; t
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$only_uv"
 fi
 
+# The machine's certificates, as pip and the browser use them (an internal mirror is often signed by an own authority).
+export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}"
 started=$SECONDS
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --require-hashes -r requirements.lock
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps --no-build-isolation -e .
