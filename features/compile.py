@@ -150,8 +150,14 @@ def complete(view: StreamFeatureView, locator: Locator | None = None) -> ViewPro
     if program.entity == "user_category":
         view.tags = {**view.tags, PACKED_TAG: "category"}
         view.entities = ["user"]
-    view.entity_columns = [Field(name=_JOIN_KEYS[program.entity], dtype=String)]
+    view.features = [field for field in view.features if field.name not in _ID_COLUMNS]
     view.projection = FeatureViewProjection.from_feature_view_definition(view)
+    # A stream view that comes back from the registry has its join keys among its features, a plain text as mode and
+    # None for a missing udf_string; unless this one is alike, every `feast apply` stores another version of it.
+    view.mode = str(getattr(view.mode, "value", view.mode))
+    view.udf_string = view.udf_string or None
+    keys = [Field(name=_JOIN_KEYS[program.entity], dtype=String)]
+    view.entity_columns, view.features = keys, [*view.features, *keys]
     return program
 
 
