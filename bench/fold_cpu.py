@@ -8,25 +8,33 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import json
 import pstats
 import random
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
+from bench.report import finish, table
 from liverank.kafka import Record
 from liverank.v1.event_pb2 import Event, EventType
 from liverank.v1.stream_pb2 import ItemEffects
-from streams.fold import Parsed
+from streams.calls import Call
+from streams.fold import Fold, Parsed
+from streams.partition_fold import PartitionFold
 from tests.recount.program import PROGRAM
 from tests.recount.world import World
 
+P = ParamSpec("P")
 T = TypeVar("T")
 START_MS = 1_700_000_000_000
 DAY_MS = 86_400_000
-TYPES = [1, 1, 2, 2, 2, 2, 3, 3, 4, 5, 7, 9, 10]
+_T = EventType
+#: What users do, by weight.
+TYPES = [_T.EVENT_TYPE_IMPRESSION] * 2 + [_T.EVENT_TYPE_CLICK] * 4 + [_T.EVENT_TYPE_DWELL] * 2 + [
+    _T.EVENT_TYPE_LIKE, _T.EVENT_TYPE_SAVE, _T.EVENT_TYPE_PURCHASE, _T.EVENT_TYPE_SKIP, _T.EVENT_TYPE_DISMISS,
+]  # fmt: skip
 
 
 class Clock:
@@ -35,10 +43,10 @@ class Clock:
     def __init__(self) -> None:
         self.spent: dict[str, float] = {}
 
-    def run(self, step: str, call: Callable[[], T]) -> T:
+    def run(self, step: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run and account."""
         start = time.thread_time()
-        result = call()
+        result = call(*args, **kwargs)
         self.spent[step] = self.spent.get(step, 0.0) + time.thread_time() - start
         return result
 
@@ -80,7 +88,38 @@ def make(
     return events
 
 
-def main() -> None:
+def parse(fold: Fold, poll: Sequence[Record]) -> list[Parsed]:
+    """The records of a poll, parsed."""
+    return [fold.parse(record) for record in poll]
+
+
+def apply(partition: PartitionFold, poll: Sequence[Record], parsed: Sequence[Parsed]) -> None:
+    """Fold a poll."""
+    for record, body in zip(poll, parsed, strict=True):
+        partition.feed(record, body)
+
+
+def public_rows(fold: Fold, calls: Sequence[Call]) -> None:
+    """Make the rows that readers see."""
+    for call in calls:
+        for key, fields in call.pages.items():
+            public = {name: page for name, page in fields.items() if name[:1] != b"_" or key[:1] == "#"}
+            fold.rows(key, public, call.states[key], call.version)
+
+
+def seal(calls: Sequence[Call]) -> None:
+    """Put the outputs of calls together."""
+    for call in calls:
+        call.seal()
+
+
+def parse_and_apply(fold: Fold, partition: PartitionFold, records: Sequence[Record]) -> None:
+    """Fold records and close the call."""
+    apply(partition, records, parse(fold, records))
+    partition.close()
+
+
+def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, default=200)
@@ -118,33 +157,16 @@ def main() -> None:
     n_effects, state_bytes = 0, 0
     for first in range(0, len(records), options.poll):
         poll = records[first : first + options.poll]
-        parsed = clock.run("parse", lambda poll=poll: [users.fold.parse(record) for record in poll])
+        parsed = clock.run("users: parse", parse, users.fold, poll)
         if options.profile:
             profile.enable()
-
-        def apply(poll: list[Record] = poll, parsed: list[Parsed] = parsed) -> None:
-            for record, body in zip(poll, parsed, strict=True):
-                users.partition.feed(record, body)
-
-        clock.run("users: apply, dirty", apply)
+        clock.run("users: apply", apply, users.partition, poll, parsed)
         clock.run("users: dirty, close", users.partition.close)
         profile.disable()
         calls = list(users.partition.calls)
         state_bytes += sum(call.size_bytes for call in calls)
-        clock.run(
-            "users: rows",
-            lambda calls=calls: [
-                users.fold.rows(
-                    key,
-                    {n: p for n, p in fields.items() if n[:1] != b"_" or key[:1] == "#"},
-                    call.states[key],
-                    call.version,
-                )
-                for call in calls
-                for key, fields in call.pages.items()
-            ],
-        )
-        clock.run("users: seal", lambda calls=calls: [call.seal() for call in calls])
+        clock.run("users: rows", public_rows, users.fold, calls)
+        clock.run("users: seal", seal, calls)
         users.partition.calls.clear()
         effects = [output.value for call in calls for output in call.outputs if output.topic == "item-effects"]
         n_effects += sum(len(ItemEffects.FromString(value).effects) for value in effects)
@@ -153,34 +175,23 @@ def main() -> None:
             for at, value in enumerate(effects)
         ]
         world._effects_offset += len(effects)
-
-        def fold_items(packed: list[Record] = packed) -> None:
-            for record in packed:
-                items.partition.feed(record, items.fold.parse(record))
-            items.partition.close()
-
-        clock.run("items: parse, apply, dirty", fold_items)
-        calls = list(items.partition.calls)
-        clock.run(
-            "items: rows",
-            lambda calls=calls: [
-                items.fold.rows(key, fields, call.states[key], call.version)
-                for call in calls
-                for key, fields in call.pages.items()
-            ],
-        )
+        clock.run("items: parse, apply, dirty", parse_and_apply, items.fold, items.partition, packed)
+        clock.run("items: rows", public_rows, items.fold, list(items.partition.calls))
         items.partition.calls.clear()
     n = len(records)
-    for step, seconds in clock.spent.items():
-        print(f"{step:28s} {seconds / n * 1e6:7.1f} us/event")
+    steps = {step: seconds / n * 1e6 for step, seconds in clock.spent.items()}
+    sys.stdout.write(table(("step", "CPU us an event"), list(steps.items())) + "\n")
     if options.profile:
         pstats.Stats(profile).sort_stats("tottime").print_stats(28)
-    figures = {step: round(seconds / n * 1e6, 2) for step, seconds in clock.spent.items()}
-    figures["all"] = round(sum(clock.spent.values()) / n * 1e6, 2)
-    figures["effects_per_event"] = round(n_effects / n, 2)
-    figures["state_bytes_per_event"] = round(state_bytes / n, 1)
-    print(json.dumps({"bench": "fold_cpu", "figures": figures}))
+    figures = {
+        "events": n,
+        "us_per_event": sum(steps.values()),
+        "steps_us": steps,
+        "effects_per_event": n_effects / n,
+        "state_bytes_per_event": state_bytes / n,
+    }
+    return finish("fold_cpu", figures, {})
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -31,7 +31,7 @@ CATEGORY_COUNTERS = {
 }
 
 
-def counters(columns, windows):
+def counters(columns: dict[str, str], windows: dict[str, tuple[timedelta, timedelta]]) -> list[Aggregation]:
     """Sums of columns over windows, named `<counter>_<window>`."""
     return [
         Aggregation(column=column, function="sum", time_window=window, slide_interval=slide, name=f"{name}_{label}")
@@ -40,7 +40,7 @@ def counters(columns, windows):
     ]
 
 
-def values(aggregations):
+def values(aggregations: list[Aggregation]) -> list[Field]:
     """The fields of aggregations."""
     return [Field(name=aggregation.name, dtype=Float64) for aggregation in aggregations]
 
