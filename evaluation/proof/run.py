@@ -22,7 +22,7 @@ VECTORS_S: Final = 60.0
 POSTERIOR_S: Final = 60.0
 SHARE_S: Final = 60.0
 AHEAD_MS: Final = 120_000
-N_SHOWN: Final = 5
+N_IN_A_ROW: Final = 5
 LEAST_SHARE, MOST_SHARE = 0.3, 0.6
 
 
@@ -87,35 +87,36 @@ class _Prover:
 
     def dismissal(self) -> None:
         """Control, (a) to (f), five in a row."""
-        probe = self._begin(N_SHOWN)
+        probe = self._begin()
         first = self._meter.read(probe)
         time.sleep(self._plan.control_s)
         before = self._meter.read(probe)
         self.lines.append(lines.control(first, before))
         after, delays = self._act(probe, "dismiss", 0, before)
         self._judge("", before, after, delays, -1, ("a", "b", "c", "d"))
-        for slot in range(1, N_SHOWN):
-            self._send(probe, "dismiss", slot)
+        more = self._meter.show(probe.user_id, probe.kind, N_IN_A_ROW - 1, probe.as_of_ms)
+        for slot in range(len(more.shown)):
+            self._send(more, "dismiss", slot)
         self._settle()
-        last = self._meter.read(probe)
-        self.lines.append(lines.several("d (five)", before, last, N_SHOWN))
+        last = self._meter.read(replace(probe, shown=(*probe.shown, *more.shown)))
+        self.lines.append(lines.several("d (five)", before, last, N_IN_A_ROW))
         self.lines.append(lines.model("e", first, before, after, last))
         self.lines.append(lines.parts("f", before, after, -1))
 
     def good_news(self, action: str, which: Sequence[str]) -> None:
         """A fresh user does something positive to one item of the kind: everything moves the other way."""
-        probe = self._begin(1)
+        probe = self._begin()
         before = self._meter.read(probe)
         after, delays = self._act(probe, action, 0, before)
         self._judge(f" ({action})", before, after, delays, +1, which)
         self.lines.append(lines.model(f"e ({action})", before, after))
 
-    def _begin(self, n_shown: int) -> Probe:
-        """Choose a user and a kind, show items of it, wait until that has gone through."""
+    def _begin(self) -> Probe:
+        """Choose a user and a kind, show an item of it, wait until that has gone through."""
         as_of_ms = now_ms() + AHEAD_MS
         user_id, kind = self._choose(as_of_ms)
         self._used.add(user_id)
-        probe = self._meter.show(user_id, kind, n_shown, as_of_ms)
+        probe = self._meter.show(user_id, kind, 1, as_of_ms)
         self._settle()
         return replace(probe, as_of_ms=now_ms() + AHEAD_MS)
 
