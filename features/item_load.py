@@ -1,6 +1,6 @@
 """Load the item table from Feast's rows, and check that it equals what Feast serves.
 
-Rows come by pipelined HMGET in Feast's wire format: `get_online_features` takes 89 ms for 1,000 items, this about 15.
+Rows come by pipelined HMGET in Feast's wire format, and enter the columns 500 at a time.
 """
 
 from __future__ import annotations
@@ -99,17 +99,20 @@ def load_from_feast(
                 pipe.hmget(entity_key(project, ("item_id",), (item_id,)), fields)
             replies = pipe.execute()
         vectors: dict[tuple[str, int], tuple[list[str], list[np.ndarray[tuple[int], np.dtype[np.float32]]]]] = {}
+        stated: list[str] = []
+        newest: list[tuple[int, int, int, int]] = []
+        times_ms: list[int] = []
+        columns: dict[str, list[bytes]] = {field: [] for field in pages}
         for item_id, reply in zip(some, replies, strict=True):
             values = dict(zip(names, reply, strict=False))
             stamps = reply[len(names) : len(names) + len(views)]
             versions = [parse_version(text) for text in reply[len(names) + len(views) :] if text]
             if versions:
-                table.set_pages(
-                    item_id,
-                    [(field, unpack_bytes(values[field])) for field in pages],
-                    (*max(versions), 0),
-                    max(unpack_timestamp_ms(stamp) for stamp in stamps),
-                )
+                stated.append(item_id)
+                newest.append((*max(versions), 0))
+                times_ms.append(max(unpack_timestamp_ms(stamp) for stamp in stamps))
+                for field in pages:
+                    columns[field].append(unpack_bytes(values[field]))
             if catalogue and values["item_catalogue:version"]:
                 _set_catalogue(table, item_id, values)
             vector = unpack_floats(values["item_semantic:vector"])
@@ -118,6 +121,7 @@ def load_from_feast(
                 known, matrix = vectors.setdefault((space, vector.size), ([], []))
                 known.append(item_id)
                 matrix.append(vector)
+        table.set_many_pages(stated, columns, newest, times_ms)
         for (space, _), (known, matrix) in vectors.items():
             if space and space == (table.space or space):
                 table.set_vectors(known, np.stack(matrix), space)

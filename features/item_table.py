@@ -265,23 +265,56 @@ class ItemTable:
         self, item_id: str, pages: Iterable[tuple[str, bytes]], version: Version, event_ts_ms: int = 0
     ) -> bool:
         """Take pages by `view:feature`; an older version than the row's changes nothing."""
-        row = self.row_of(item_id)
-        if version < self._row_versions[row]:
-            return False
-        self._row_versions[row] = version
-        if event_ts_ms > self.event_ts_ms[row]:
-            self.event_ts_ms[row] = event_ts_ms
-        for field, data in pages:
-            if self._rings.set_page(row, field, data):
+        columns = {field: [data] for field, data in pages}
+        return bool(self.set_many_pages([item_id], columns, [version], [event_ts_ms]))
+
+    def set_many_pages(
+        self,
+        ids: Sequence[str],
+        pages: Mapping[str, Sequence[bytes]],
+        versions: Sequence[Version],
+        event_ts_ms: Sequence[int],
+    ) -> int:
+        """Take the same fields of many items.
+
+        Parameters
+        ----------
+        ids : sequence of str
+            Without repeats.
+        pages : mapping of str to sequence of bytes
+            `view:feature` -> its bytes for each item, `b""` where there are none.
+        versions : sequence of (generation, offset, step, index)
+            An older one than an item's row has changes nothing.
+        event_ts_ms : sequence of int
+            Newest event of each item.
+
+        Returns
+        -------
+        int
+            Items taken.
+        """
+        all_rows = [self.row_of(item_id) for item_id in ids]
+        taken = [at for at, row in enumerate(all_rows) if versions[at] >= self._row_versions[row]]
+        for at in taken:
+            row = all_rows[at]
+            self._row_versions[row] = versions[at]
+            self.event_ts_ms[row] = max(self.event_ts_ms[row], event_ts_ms[at])
+        rows = np.array([all_rows[at] for at in taken], dtype=np.int64)
+        for field, column in pages.items():
+            data = [column[at] for at in taken]
+            if self._rings.set_pages(field, rows, data):
                 continue
             if field == _TREND_FIELD:
-                self._decayed[row] = _trend.decode(data or None)
+                for row, page in zip(rows.tolist(), data, strict=True):
+                    self._decayed[row] = _trend.decode(page or None)
                 for _, _, changed in self._bucketed.values():
-                    changed.add(row)
+                    changed.update(rows.tolist())
             elif field in _NEIGHBOUR_FIELDS:
-                self._neighbour_pages.setdefault(row, {})[field] = data
-                self._neighbour_rows.pop(row, None)
-        return True
+                for row, page in zip(rows.tolist(), data, strict=True):
+                    if page or row in self._neighbour_pages:
+                        self._neighbour_pages.setdefault(row, {})[field] = page
+                        self._neighbour_rows.pop(row, None)
+        return len(taken)
 
     def windows(self, rows: Rows, as_of_ms: int) -> NDArray[np.float32]:
         """Counters of items at `as_of_ms`, float32, shape (n, len(window_names))."""

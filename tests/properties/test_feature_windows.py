@@ -172,7 +172,7 @@ def test_STR_1_item_columns_equal_brute_force(
         for row, events in enumerate(per_item):
             cut = events[: len(events) // 2] if half == 0 else events
             for field, page in state_of(view, cut).items():
-                assert rings.set_page(row, field.decode(), page)
+                assert rings.set_pages(field.decode(), np.array([row]), [page])
         rings.windows(rows, T0)
     for as_of_ms in (T0, T0 + later_ms):
         expected = [[brute_force(a, events, as_of_ms) for a in of] for events in per_item]
