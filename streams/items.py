@@ -42,7 +42,7 @@ class ItemFold:
     def __init__(self, settings: Settings, program: FeatureProgram) -> None:
         self._program = program
         self._signals = state_params(settings).signals
-        self._text = any(view.needs_text for view in program.of_entity("item"))
+        self._text = any(view.needs_text or view.transformation is not None for view in program.of_entity("item"))
 
     def parse(self, record: Record) -> Parsed:
         """Decode a record of packed effects; see `Fold.parse`."""
@@ -76,6 +76,10 @@ class ItemFold:
         if not isinstance(body, ItemEffects):
             raise FoldBugError(f"the item fold folds effects, got {type(body).__name__}")
         generation, source = body.generation, body.source_partition
+
+        def failed(view: str, detail: str) -> None:
+            ctx.dead_letter("transformation_failed", f"view {view!r}: {detail}; the effects count for all other views")
+
         for effect in body.effects:
             if not ctx.take(source, Number(generation, effect.offset, effect.step, effect.index)):
                 continue
@@ -86,7 +90,7 @@ class ItemFold:
                 if self._text:
                     item = ctx.item(event.item_id, record.append_ts_ms)
                     category = item.category if item is not None else ""
-                _item(ctx, event.item_id).observe(event, category)
+                _item(ctx, event.item_id).observe(event, category, failed=failed)
             elif kind == "pairs":
                 _item(ctx, effect.pairs.item_id).meet(effect.pairs)
             else:

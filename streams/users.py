@@ -200,6 +200,9 @@ class _Outlet:
     def user_changed(self, newest_event_ts_ms: int) -> None:
         self._changed = newest_event_ts_ms
 
+    def transformation_failed(self, view: str, detail: str) -> None:
+        self._ctx.dead_letter("transformation_failed", f"view {view!r}: {detail}; the event counts for all other views")
+
     def count(self, name: str) -> None:
         _COUNTED.labels(name).inc()
 

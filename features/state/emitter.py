@@ -75,6 +75,10 @@ class Emitter(Protocol):
         """Tell the vector agent that the user's history, or what of it lies in a window, changed."""
         ...
 
+    def transformation_failed(self, view: str, detail: str) -> None:
+        """Tell operators that a view's transformation raised; the event counts for all other views."""
+        ...
+
     def count(self, name: str) -> None:
         """Count something that operators watch: repeat, orphan, unattributed, late_outcome, closed_early, bot, ..."""
         ...
@@ -117,6 +121,9 @@ class NullEmitter:
         return
 
     def user_changed(self, newest_event_ts_ms: int) -> None:
+        return
+
+    def transformation_failed(self, view: str, detail: str) -> None:
         return
 
     def count(self, name: str) -> None:

@@ -6,13 +6,12 @@ import struct
 from collections.abc import Mapping
 from typing import Final, cast
 
-from features import tiles
-from features.columns import event_columns
 from features.program import FeatureProgram
 from features.state.neighbours import Neighbours
 from features.state.pages import HEAD, body
 from features.state.params import SignalWeights
 from features.state.trend import Trend
+from features.state.views import Failed, ViewTiles
 from liverank.v1.event_pb2 import Event, EventType
 from liverank.v1.stream_pb2 import ItemEvent, ItemPairs
 
@@ -47,15 +46,14 @@ class ItemState:
         self.item_id = item_id
         self._fields = fields
         self._signals = signals
-        self._text = program.needs_text
-        self._tiles = [tiles.load(view, fields) for view in program.of_entity("item") if view.aggregates]
+        self._views = ViewTiles(program, ("item",), fields)
         self._trend = Trend(fields)
         self._neighbours: Neighbours | None = None
         core = fields.get(_CORE_FIELD)
         self.newest_event_ts_ms: int = _CORE.unpack(body(_CORE_FIELD, core, _CORE.size))[0] if core else 0
         self._core_dirty = False
 
-    def observe(self, effect: ItemEvent, category: str = "") -> None:
+    def observe(self, effect: ItemEvent, category: str = "", *, failed: Failed | None = None) -> None:
         """Count an event on the item, or take one back (`sign` -1).
 
         Parameters
@@ -63,15 +61,15 @@ class ItemState:
         effect : ItemEvent
         category : str
             The item's main category; only views over text columns want it.
+        failed : callable, optional
+            Gets the name of a view whose transformation raised, and what.
         """
         kind, ts_ms, value, sign = effect.type, effect.event_ts_ms, effect.value, effect.sign
         expected = effect.expected if kind == _IMPRESSION else None
         event = Event(
             type=cast(EventType, kind), item_id=effect.item_id, value=value, surface=effect.surface, event_ts_ms=ts_ms
         )
-        row = event_columns(event, category, expected=expected, text=self._text)
-        for tile in self._tiles:
-            tile.add(ts_ms, row, sign, category)
+        self._views.add(event, category, sign, expected=expected, failed=failed)
         good = max(0.0, self._signals.of(kind, value))
         if good or expected:
             self._trend.add(
@@ -93,8 +91,7 @@ class ItemState:
     def dirty(self) -> dict[bytes, bytes]:
         """Fields changed since the last call, with their whole new bytes; `b""` deletes the field."""
         changed = self._trend.dirty()
-        for tile in self._tiles:
-            changed |= tile.dirty()
+        changed |= self._views.dirty()
         if self._neighbours is not None:
             changed |= self._neighbours.dirty()
         if self._core_dirty:

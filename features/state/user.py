@@ -9,8 +9,6 @@ from typing import Final
 
 import numpy as np
 
-from features import tiles
-from features.columns import event_columns
 from features.hashing import category_hash, id_hash, item_hash
 from features.item_version import CatalogueItem
 from features.program import FeatureProgram
@@ -24,6 +22,7 @@ from features.state.pairs import Good, Pairs
 from features.state.params import DAY_MS, StateParams
 from features.state.seen import CLICKED, CONSUMED, DISMISSED, Seen
 from features.state.session import Sessions, Shown
+from features.state.views import ViewTiles
 from liverank.contract import polarity
 from liverank.errors import ContractError
 from liverank.v1.event_pb2 import Event, EventType
@@ -99,10 +98,7 @@ class UserState:
         self.user_id = user_id
         self._fields = fields
         self._params = params
-        self._text = program.needs_text
-        self._tiles = [
-            tiles.load(view, fields) for view in program.of_entity("user", "user_category") if view.aggregates
-        ]
+        self._views = ViewTiles(program, ("user", "user_category"), fields)
         self._dedup: Dedup | None = None
         self._pairs: Pairs | None = None
         self._history = History(fields)
@@ -214,9 +210,7 @@ class UserState:
     def dirty(self) -> dict[bytes, bytes]:
         """Fields changed since the last call, with their whole new bytes; `b""` deletes the field."""
         changed = self._history.dirty()
-        for tile in self._tiles:
-            changed |= tile.dirty()
-        for part in (self._dedup, self._pairs, self._seen, self._sessions, self._exposures):
+        for part in (self._views, self._dedup, self._pairs, self._seen, self._sessions, self._exposures):
             if part is not None:
                 changed |= part.dirty()
         if self._core_dirty:
@@ -240,9 +234,7 @@ class UserState:
         item = emit.item(item_id, append_ts_ms) if item_id else None
         category = item.category if item is not None else ""
         sign = polarity(kind, value)
-        row = event_columns(event, category, text=self._text)
-        for tile in self._tiles:
-            tile.add(ts_ms, row, 1.0, category)
+        self._views.add(event, category, failed=emit.transformation_failed)
         shown = added = None
         if item_id:
             hashed = item_hash(item_id)
@@ -370,9 +362,7 @@ class UserState:
     def _derived(self, event: Event, append_ts_ms: int, sign: int, emit: Emitter) -> tuple[CatalogueItem | None, str]:
         item = emit.item(event.item_id, append_ts_ms)
         category = item.category if item is not None else ""
-        row = event_columns(event, category, text=self._text)
-        for tile in self._tiles:
-            tile.add(event.event_ts_ms, row, float(sign), category)
+        self._views.add(event, category, float(sign), failed=emit.transformation_failed)
         return item, category
 
     def _example(self, exposure: Exposure, slot: int, correction: bool) -> Example:

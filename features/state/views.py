@@ -1,0 +1,122 @@
+"""The tiles of all views of one user or item: one row in, every view counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from features import tiles
+from features.columns import NUMERIC, TEXT, event_columns, text_hash
+from features.errors import ProgramError
+from features.program import Entity, FeatureProgram, ViewProgram
+from features.tiles import TileState
+from liverank.v1.event_pb2 import Event, EventType
+
+if TYPE_CHECKING:
+    from features.transform import Transformation
+
+__all__ = ["Failed", "ViewTiles"]
+
+Failed = Callable[[str, str], None]
+
+
+class ViewTiles:
+    """Tiles of every view of some entities for one key. A view with a transformation costs 0.4 ms a row.
+
+    Parameters
+    ----------
+    program : FeatureProgram
+    entities : sequence of str
+        Whose views these are; views without aggregates have no tiles.
+    fields : Mapping of bytes to bytes
+        Stored fields; kept, and decoded when first used.
+    """
+
+    __slots__ = ("_plain", "_text", "_transformed")
+
+    def __init__(self, program: FeatureProgram, entities: Sequence[Entity], fields: Mapping[bytes, bytes]) -> None:
+        self._text = program.needs_text
+        self._plain: list[TileState] = []
+        self._transformed: list[TileState] = []
+        for view in program.of_entity(*entities):
+            if view.aggregates:
+                own = self._plain if view.transformation is None else self._transformed
+                own.append(tiles.load(view, fields))
+
+    def add(
+        self,
+        event: Event,
+        category: str,
+        sign: float = 1.0,
+        *,
+        expected: float | None = None,
+        failed: Failed | None = None,
+    ) -> None:
+        """Count an event in every view, or take it back (`sign` -1).
+
+        Parameters
+        ----------
+        event : Event
+        category : str
+            Main category of its item.
+        expected : float, optional
+            Expected clicks of a slot.
+        failed : callable, optional
+            Gets the name of a view whose transformation raised, and what; the event counts for all others.
+        """
+        ts_ms = event.event_ts_ms
+        row = event_columns(event, category, expected=expected, text=self._text)
+        for tile in self._plain:
+            tile.add(ts_ms, row, sign, category)
+        for tile in self._transformed:
+            try:
+                own = _transform(tile.view, event, row, category)
+            except Exception as error:  # noqa: BLE001 - an operator's function may raise anything
+                if failed is not None:
+                    failed(tile.view.name, f"{type(error).__name__}: {error}")
+                continue
+            if own is not None:
+                tile.add(ts_ms, own, sign, category)
+
+    def dirty(self) -> dict[bytes, bytes]:
+        """Fields changed since the last call."""
+        changed: dict[bytes, bytes] = {}
+        for tile in self._plain:
+            changed |= tile.dirty()
+        for tile in self._transformed:
+            changed |= tile.dirty()
+        return changed
+
+
+@lru_cache(maxsize=256)
+def _function(transformation: bytes) -> Transformation:
+    import dill
+
+    function: Transformation = dill.loads(transformation)  # who may write the registry may run code: docs/security
+    return function
+
+
+def _transform(view: ViewProgram, event: Event, row: Sequence[float], category: str) -> tuple[float, ...] | None:
+    """The view's own row of an event; None if the transformation leaves it out."""
+    import pandas as pd
+
+    from features.transform import transform
+
+    if view.transformation is None:
+        raise ProgramError(f"view {view.name!r} has no transformation")
+    texts = (
+        EventType.Name(event.type),
+        event.surface,
+        category,
+        event.item_id,
+        event.user_id,
+        event.session_id,
+    )
+    columns: dict[str, list[object]] = {name: [value] for name, value in zip(NUMERIC, row, strict=False)}
+    columns |= {name: [text] for name, text in zip(TEXT, texts, strict=True)}
+    result = transform(_function(view.transformation), pd.DataFrame(columns))
+    if not len(result):
+        return None
+    found = result.iloc[0]
+    return tuple(text_hash(str(found[name])) if name in TEXT else float(found[name]) for name in view.columns)
