@@ -135,6 +135,9 @@ class RankerSettings(_Section):
     seen_policy: Literal["none", "consumed", "shown_n_times"] = "none"
     """What is excluded besides dismissed items: nothing, what was clicked or bought, what was shown 5 times."""
 
+    disliked_after: int = Field(default=5, ge=0)
+    """Rejections of a kind in a row (7 days, no liking in between) after which it is left out; 0 = never."""
+
     states: str = ""
     """JSON file with the table of user states; empty = the built-in table."""
     exact_below: int = Field(default=20_000, ge=0)

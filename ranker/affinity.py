@@ -12,10 +12,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from liverank.v1 import event_pb2
 from ranker.inputs import Floats, ItemsView, Rows, UserView
 
 HALF_LIFE_DAYS: Final = 7.0
 RECENT: Final = 20
+VERDICT_DAYS: Final = 7
+REJECTIONS: Final = (
+    int(event_pb2.EVENT_TYPE_DISMISS),
+    int(event_pb2.EVENT_TYPE_THUMBS_DOWN),
+    int(event_pb2.EVENT_TYPE_NOT_INTERESTED),
+)
 _DAY_MS: Final = 86_400_000
 _NEVER_H: Final = 24.0 * 365
 
@@ -105,6 +112,40 @@ def affinities(user: UserView, table: ItemsView, as_of_ms: int) -> Affinities:
         n_entries=n_entries,
         hours_since_event=min(hours, _NEVER_H),
     )
+
+
+def disliked_kinds(affinity: Affinities, table: ItemsView, in_a_row: int) -> NDArray[np.int32]:
+    """Categories on which the user's newest signals are so many rejections in a row.
+
+    A rejection is a dismissal, a thumbs-down or "not interested" of the last 7 days. Any liking of the category ends
+    the row; so does time: a verdict is not for ever.
+
+    Parameters
+    ----------
+    affinity
+        Of the user.
+    table
+        The catalogue that gave its rows.
+    in_a_row
+        Rejections that make a verdict; 0 = never.
+
+    Returns
+    -------
+    ndarray
+        Category codes, rising.
+    """
+    if in_a_row < 1:
+        return np.empty(0, dtype=np.int32)
+    rejected = np.isin(affinity.kinds, REJECTIONS) & (affinity.ages_ms < VERDICT_DAYS * _DAY_MS)
+    main = table.categories[affinity.rows, 0]
+    found = []
+    for code in np.unique(main[rejected]).tolist():
+        here = main == code
+        liked = np.flatnonzero(affinity.weights[here] > 0)  # newest first: signals before the first liking count
+        newest = rejected[here][: liked[0]] if len(liked) else rejected[here]
+        if code > 0 and int(newest.sum()) >= in_a_row:
+            found.append(code)
+    return np.array(found, dtype=np.int32)
 
 
 def _sums(codes: NDArray[np.int32], weights: Floats, size: int) -> Floats:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ranker.affinity import Affinities, affinities
+from ranker.affinity import Affinities, affinities, disliked_kinds
 from ranker.catalogue import Catalogue
 from ranker.filters import Filters, in_region
-from ranker.inputs import Floats, Rows, UserView
+from ranker.inputs import Floats, ItemsView, Rows, UserView
 from ranker.request import RankQuery
 from ranker.retrieval import CandidateSet, Query, Source, caller_candidates, retrieve, unite
 from ranker.retrieval.source import Proposal
@@ -52,6 +52,7 @@ def gather(
     sources: Sequence[Source],
     filters: Filters,
     seen_policy: SeenPolicy,
+    disliked_after: int,
     limit: int,
 ) -> Gathered:
     """Collect candidates; call with the catalogue's lock held.
@@ -70,6 +71,8 @@ def gather(
         Kept between requests.
     seen_policy
         What is excluded besides dismissed items.
+    disliked_after
+        Rejections in a row after which a category is left out; 0 = never. The caller's own candidates are not touched.
     limit
         Most candidates.
     """
@@ -81,6 +84,8 @@ def gather(
     hidden = seen.excluded(seen_policy)
     allowed[excluded] = False
     allowed[hidden] = False
+    if not query.candidates:
+        allowed = without_disliked(allowed, affinity, table, disliked_after, query.k)
     asked = Query(user=user, affinity=affinity, table=table, as_of_ms=as_of_ms, allowed=allowed)
     if not query.candidates:
         candidates = retrieve(sources, asked, state.quotas, limit)
@@ -111,6 +116,17 @@ def _reason(row: int, query: RankQuery, catalogue: Catalogue, excluded: Rows, hi
     if query.context.region and not bool(in_region(table, query.context.region)[row]):
         return "region"
     return "filter"
+
+
+def without_disliked(
+    allowed: NDArray[np.bool_], affinity: Affinities, table: ItemsView, in_a_row: int, k: int
+) -> NDArray[np.bool_]:
+    """The allowed rows without disliked categories; all of them where fewer than `k` would be left."""
+    kinds = disliked_kinds(affinity, table, in_a_row)
+    if not len(kinds):
+        return allowed
+    kept = allowed & ~np.isin(table.categories[: len(table), 0], kinds)
+    return kept if int(kept.sum()) >= k else allowed
 
 
 def times_shown(gathered: Gathered, n_rows: int) -> NDArray[np.int32]:

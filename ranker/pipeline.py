@@ -172,6 +172,7 @@ class Pipeline:
                 sources=self._sources,
                 filters=self._filters,
                 seen_policy=self._settings.ranker.seen_policy,
+                disliked_after=self._settings.ranker.disliked_after,
                 limit=limit,
             )
             rungs += [degrade.source_rung(name) for name in gathered.candidates.failed]

@@ -338,3 +338,31 @@ def test_changed_items_are_named_once_the_catalogue_is_live(world: World) -> Non
     world.catalogue.change([(change, 8), (change, 9)])
     assert world.catalogue.changed_within(60.0) == ["i3"]
     assert world.catalogue.changed_within(-1.0) == []
+
+
+class TestDislikedKinds:
+    """Category 1 holds i0, i6, i12, ... in the test catalogue."""
+
+    @staticmethod
+    def kinds(world: World, signals: list[tuple[str, int, float]], **fields: object) -> set[int]:
+        world.users["u"] = MemoryUser(signals, table=world.table)
+        reply = rank(world, k=40, mode=decision_pb2.MODE_SHADOW, **fields)
+        return {int(world.table.categories[world.table.rows[item.item_id], 0]) for item in reply.items}
+
+    def test_five_rejections_in_a_row_leave_the_kind_out(self, world: World) -> None:
+        rejections = [(f"i{6 * at}", 10, -2.0) for at in range(5)]
+        assert 1 in self.kinds(world, rejections[:4])
+        assert 1 not in self.kinds(world, rejections)
+
+    def test_a_liking_in_between_ends_the_row(self, world: World) -> None:
+        rejections = [(f"i{6 * at}", 10, -2.0) for at in range(5)]
+        assert 1 in self.kinds(world, [*rejections[:3], ("i60", 2, 1.0), *rejections[3:]])
+
+    def test_skips_are_no_rejections(self, world: World) -> None:
+        assert 1 in self.kinds(world, [(f"i{6 * at}", 9, -0.5) for at in range(9)])
+
+    def test_own_candidates_and_small_remainders_are_not_touched(self, world: World) -> None:
+        rejections = [(f"i{6 * at}", 10, -2.0) for at in range(5)]
+        assert self.kinds(world, rejections, candidates=[{"item_id": "i66"}, {"item_id": "i72"}]) == {1}
+        only = {"conditions": [{"field": "category", "operator": pb.Condition.OPERATOR_IN, "values": ["kind0"]}]}
+        assert self.kinds(world, rejections, filter=only) == {1}
