@@ -143,6 +143,9 @@ def complete(view: StreamFeatureView, locator: Locator | None = None) -> ViewPro
 
     A (user, category) view becomes a view of the user, whose row holds it.
     """
+    if view.udf is not None:
+        # As Feast's decorator does: pickled by value, because readers and workers do not have the operator's file.
+        view.udf.__module__ = "__main__"
     program = compile_view(view, locator)
     if program.layout.n_pages:
         kept = [field for field in view.features if field.name in program.fields]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
+import dill
 import numpy as np
 import pandas as pd
 import pytest
@@ -194,6 +195,10 @@ def test_a_transformation_may_filter_and_add_columns(write: Write) -> None:
     program = compile_registry([stored], "p").views[0]
     assert program.extra_columns == ("big",)
     assert program.transformation is not None
+    for name in [name for name in sys.modules if name.startswith("definitions_")]:
+        del sys.modules[name]
+    sys.path.remove(str(repo))  # a worker does not have the operator's file
+    assert dill.loads(program.transformation)(sample(3)).columns[-1] == "big"
     frame = sample(20)
     changed = transform(stored.udf, frame)  # type: ignore[arg-type]
     assert set(changed.index) == set(frame.index[frame["value"] > 1])
