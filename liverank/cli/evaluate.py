@@ -196,7 +196,7 @@ def _replay(stack: Stack, settings: Settings, data: Dataset, plan: ReplayPlan, b
         )
         for event in past:
             replayer.learn(event)
-        sampled = replayer.run(rest, asked)
+        sampled = replayer.run(rest, asked, on_progress=lambda n, _: step.note(f"{n:,} of {len(asked):,} slates"))
         step.note(f"{len(rest):,} events told, {len(sampled):,} slates asked for")
     return judge(sampled, plan.k)
 
