@@ -146,6 +146,8 @@ def partition_counts(
     }
 
 
+#: A partition that was just created, or whose leader is changing: ask again.
+_MOVING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 _LATEST: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _EARLIEST: Any = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 
@@ -178,21 +180,26 @@ class OffsetClient:
 
     def _ask(self, tps: Iterable[Tp], spec: Any, timeout_s: float) -> dict[Tp, int]:
         asked = {TopicPartition(tp.topic, tp.partition): spec for tp in tps}
-        if not asked:
-            return {}
-        futures = self._admin.list_offsets(
-            asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=timeout_s
-        )
-        answers = {}
-        for tp, future in futures.items():
-            try:
-                answers[Tp(tp.topic, tp.partition)] = int(future.result(timeout=timeout_s + 5).offset)
-            except KafkaException as error:
-                raise translate(error.args[0], f"asking {self._bootstrap} for offsets of {tp.topic}") from error
-            except TimeoutError as error:
-                raise KafkaUnavailableError(
-                    f"asking {self._bootstrap} for offsets of {tp.topic}: no answer in {timeout_s:g} s"
-                ) from error
+        answers: dict[Tp, int] = {}
+        deadline_s = time.monotonic() + timeout_s
+        while asked:
+            futures = self._admin.list_offsets(
+                asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=timeout_s
+            )
+            asked = {}
+            for tp, future in futures.items():
+                try:
+                    answers[Tp(tp.topic, tp.partition)] = int(future.result(timeout=timeout_s + 5).offset)
+                except KafkaException as error:
+                    if error.args[0].code() not in _MOVING or time.monotonic() >= deadline_s:
+                        raise translate(error.args[0], f"asking {self._bootstrap} for offsets of {tp.topic}") from error
+                    asked[tp] = spec
+                except TimeoutError as error:
+                    raise KafkaUnavailableError(
+                        f"asking {self._bootstrap} for offsets of {tp.topic}: no answer in {timeout_s:g} s"
+                    ) from error
+            if asked:
+                time.sleep(0.05)
         return answers
 
     def ends(self, tps: Iterable[Tp], *, timeout_s: float = 10.0) -> dict[Tp, int]:

@@ -2,7 +2,7 @@
 
 One thread per fold instance owns its consumer, its states and its Redis connection. This file is the shell around
 `streams.partition_fold` (pure), `streams.fence` (the compare-and-set) and `streams.publisher` (idempotent). The
-protocol: docs/specs/state.md.
+protocol: docs/specs/fold.md.
 """
 
 from __future__ import annotations

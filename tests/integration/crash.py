@@ -122,7 +122,7 @@ def read_topic(settings: Settings, topic: str) -> list[Record]:
     return records
 
 
-def settle(settings: Settings, *, timeout_s: float = 60.0, quiet_s: float = 4.5) -> None:
+def settle(settings: Settings, *, timeout_s: float = 120.0, quiet_s: float = 4.5) -> None:
     """Wait until both folds have passed everything that is no tick, strays and effects included, and statistics are
     out.
     """

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from features.redis import connect, namespace_token
 from liverank import log
 from liverank.settings import Settings
+from streams.archive import archive_holds
 from streams.catalogue import CatalogueReader
 from streams.engine import FoldEngine
 from streams.items import ItemFold
@@ -31,6 +32,7 @@ def main() -> None:
     users = FoldSetup(
         fold=UserFold(settings, PROGRAM, token=token), topic=settings.topic("events", 1), n_partitions=n, generation=1,
         member=member, ticks=settings.clock == "wall", token=token,
+        archive_holds=lambda topic, partition: archive_holds(settings, topic, partition),
     )  # fmt: skip
     items = FoldSetup(
         fold=ItemFold(settings, PROGRAM), topic=settings.topic("item-effects", 1), n_partitions=n, generation=1,

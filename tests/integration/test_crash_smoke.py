@@ -80,7 +80,7 @@ def test_STR_4_kill_9_at_each_failpoint_equals_the_recount(settings: Settings, f
         send_catalogue(settings, f"{number}")
         send(settings, traffic(500, seed=number, prefix=f"{number}"))
         dying = folds(settings, failpoint=failpoint)
-        dying.process.wait(timeout=60)
+        dying.process.wait(timeout=120)
         assert dying.process.returncode == -signal.SIGKILL, (failpoint, dying.log.read_text()[-2000:])
     worker = folds(settings).ready()
     settle(settings)
@@ -192,7 +192,7 @@ def test_kill_9_in_the_middle_of_a_tick_of_many_due_users(settings: Settings, fo
     send_catalogue(settings)
     dying = folds(settings, failpoint="users.in_record:2").ready()
     send(settings, exposures_of_many(1600))
-    dying.process.wait(timeout=60)
+    dying.process.wait(timeout=120)
     assert dying.process.returncode == -signal.SIGKILL, dying.log.read_text()[-2000:]
     worker = folds(settings).ready()
     settle(settings)
