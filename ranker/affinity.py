@@ -16,6 +16,8 @@ from liverank.v1 import event_pb2
 from ranker.inputs import Floats, ItemsView, Rows, UserView
 
 HALF_LIFE_DAYS: Final = 7.0
+HINT_HALF_LIFE_DAYS: Final = 1.0
+"""Of the hint that acts before any model has learned: by then counters, vectors and posterior have taken over."""
 RECENT: Final = 20
 VERDICT_DAYS: Final = 7
 REJECTIONS: Final = (
@@ -45,6 +47,8 @@ class Affinities:
         Their ages.
     category_liking, category_aversion
         Decayed sum of positive weights, and of the sizes of negative ones; shape ``(n_categories,)``; code 0 stays 0.
+    newest_liking, newest_aversion
+        The same with a half-life of one day: the hint of `ranker.value`.
     recent_share
         Share of each category in the newest 20 positive entries.
     creator_liking
@@ -64,6 +68,8 @@ class Affinities:
     ages_ms: NDArray[np.int64]
     category_liking: Floats
     category_aversion: Floats
+    newest_liking: Floats
+    newest_aversion: Floats
     recent_share: Floats
     creator_liking: Floats
     log_price: float
@@ -93,6 +99,7 @@ def affinities(user: UserView, table: ItemsView, as_of_ms: int) -> Affinities:
     ages_ms = as_of_ms - history["event_ts_ms"].astype(np.int64)
     decay = np.exp2(-ages_ms / (HALF_LIFE_DAYS * _DAY_MS))
     weights = (history["weight"] * decay).astype(np.float32)
+    newest = (history["weight"] * np.exp2(-ages_ms / (HINT_HALF_LIFE_DAYS * _DAY_MS))).astype(np.float32)
     main, creator = table.categories[rows, 0], table.creator[rows]
     liked, n_categories = weights > 0, len(table.category_names)
     recent = main[liked][:RECENT]
@@ -106,6 +113,8 @@ def affinities(user: UserView, table: ItemsView, as_of_ms: int) -> Affinities:
         ages_ms=ages_ms,
         category_liking=_sums(main, np.maximum(weights, 0), n_categories),
         category_aversion=_sums(main, np.maximum(-weights, 0), n_categories),
+        newest_liking=_sums(main, np.maximum(newest, 0), n_categories),
+        newest_aversion=_sums(main, np.maximum(-newest, 0), n_categories),
         recent_share=_sums(recent, np.full(len(recent), 1 / max(len(recent), 1), dtype=np.float32), n_categories),
         creator_liking=_sums(creator, weights, len(table.creator_names)),
         log_price=float(np.log1p(prices).mean()) if len(prices) else 0.0,

@@ -14,7 +14,7 @@ from ranker.affinity import Affinities
 from ranker.inputs import Floats, ItemsView, Rows, UserView
 from ranker.models import Model
 from ranker.retrieval import CandidateSet
-from ranker.value import ValueWeights, soft_factors, value
+from ranker.value import ValueWeights, hints, soft_factors, value
 
 MANY: Final = 300
 """More candidates than this are thinned by the light model."""
@@ -97,10 +97,9 @@ def score(
     p_first = model.predict(x, np.ones(len(x), dtype=np.int32))
     factors = soft_factors(
         x,
-        table.categories[rows[places], 0],
-        affinity,
         weights,
         times_shown=times_shown[places],
         relevance=None if reads_columns else candidates.relevance[places],
     )
-    return Scored(places=places, x=x, p_first=p_first, value=value(p_first, weights.of(model.heads), factors))
+    hint = hints(x, table.categories[rows[places], 0], affinity, weights)
+    return Scored(places=places, x=x, p_first=p_first, value=value(p_first, weights.of(model.heads), factors, hint))

@@ -69,6 +69,7 @@ def rulebook(settings: RankerSettings) -> Rulebook:
             heads=settings.head_weights,
             liking=settings.liking,
             aversion=settings.aversion,
+            nearness=settings.nearness,
             freshness=settings.freshness,
         ),
         list_rules=ListRules(

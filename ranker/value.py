@@ -1,7 +1,9 @@
-"""What a shown item is worth, in clicks: V = factor x sum_h w_h p_h.
+"""What a shown item is worth, in clicks: V = factor x sum_h w_h p_h + spread x hint.
 
-Factors are bounded to [0.5, 2] each and act before the draw: they are the soft rules. A negative V is divided by its
-factor, so that a factor above 1 always helps.
+Factors and hint are the soft rules; they act before the draw. Factors are bounded to [0.5, 2] each; a negative V is
+divided by its factor, so that a factor above 1 always helps. The hint is what the user's newest signals say about an
+item's kind before any model has learned them. It is measured in the spread of this request's own values, so that one
+dismissal means the same under every model: a fixed factor is drowned by one model and overdone by the next.
 """
 
 from __future__ import annotations
@@ -24,6 +26,11 @@ HEAD_WEIGHTS: Final[Mapping[str, float]] = MappingProxyType(
 )
 LOWEST: Final = 0.5
 HIGHEST: Final = 2.0
+BEST: Final = 50
+"""So many of the best values make a request's spread."""
+LEAST_SPREAD: Final = 0.05
+"""Least spread, as a share of the mean size of these values."""
+LARGEST_HINT: Final = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,28 +41,29 @@ class ValueWeights:
     ----------
     heads
         Clicks that one outcome of a head is worth.
-    liking, aversion
-        How strongly a user's newest likes and dislikes of an item's first category move its value at once, before any
-        model has learned them: factor ``exp(liking x tanh(liked / 2) - aversion x (disliked / 2) ** 1.5)``. One
-        dismissal (weight 2) is a hint, several in a row are a verdict.
+    liking, aversion, nearness
+        The hint: ``liking x log(1 + liked) - aversion x (disliked / 2) ** 1.5 + nearness x cosine``, within +-4, from
+        the user's newest likes and dislikes of the item's first category (half-life one day) and the mean cosine to the
+        user's three vectors. One dismissal (weight 2) is a hint, several in a row are a verdict.
     freshness
         Up to this share more for an item published now, halving every 7 days.
     shown
         From the fifth showing without a click: this factor for each further one, in (0, 1]; 1 = off.
     relevance
-        How much the order of retrieval and the user's vectors count where the model reads no columns: factor
-        ``exp(relevance x (2 x retrieval + mean cosine) / 3)``, both at most 1.
+        How much the order of retrieval counts where the model reads no columns: factor
+        ``exp(relevance x 2 x retrieval / 3)``, retrieval at most 1.
     """
 
     heads: Mapping[str, float] = field(default_factory=lambda: HEAD_WEIGHTS)
-    liking: float = 0.05
-    aversion: float = 0.02
+    liking: float = 0.35
+    aversion: float = 0.25
+    nearness: float = 0.3
     freshness: float = 0.0
     shown: float = 0.85
     relevance: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("liking", "aversion", "freshness", "relevance"):
+        for name in ("liking", "aversion", "nearness", "freshness", "relevance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RankerConfigError(f"value weight {name} must lie in [0, 1], got {getattr(self, name)}")
         if not 0 < self.shown <= 1:
@@ -70,8 +78,6 @@ class ValueWeights:
 
 def soft_factors(
     x: Floats,
-    main: NDArray[np.int32],
-    affinity: Affinities,
     weights: ValueWeights,
     *,
     times_shown: NDArray[np.int32] | None = None,
@@ -83,10 +89,6 @@ def soft_factors(
     ----------
     x
         Feature rows, shape ``(n, len(COLUMNS))``.
-    main
-        Code of the first category, shape ``(n,)``.
-    affinity
-        Of the user.
     weights
         Strengths.
     times_shown
@@ -94,9 +96,7 @@ def soft_factors(
     relevance
         Retrieval's own order in [0, 1], where the model has none.
     """
-    liked, disliked = affinity.category_liking[main], affinity.category_aversion[main]
-    kind = np.exp(weights.liking * np.tanh(liked / 2) - weights.aversion * (disliked / 2) ** 1.5)
-    factors = np.clip(kind.astype(np.float64), LOWEST, HIGHEST)
+    factors = np.ones(len(x))
     if weights.freshness > 0:
         age_days = x[:, INDEX["crosses:item_age_days"]]
         young = np.where(age_days >= 0, np.exp2(-np.maximum(age_days, 0) / 7), 0)
@@ -104,14 +104,45 @@ def soft_factors(
     if times_shown is not None and weights.shown < 1:
         factors *= np.clip(weights.shown ** np.maximum(times_shown - 4, 0), LOWEST, 1.0)
     if relevance is not None and weights.relevance > 0:
-        first = INDEX["crosses:cosine_1w"]
-        near = x[:, first : first + 3].mean(axis=1)
-        factors *= np.clip(np.exp(weights.relevance * (2 * relevance + near) / 3), LOWEST, HIGHEST)
+        factors *= np.clip(np.exp(weights.relevance * 2 * relevance / 3), LOWEST, HIGHEST)
     return factors
 
 
+def hints(x: Floats, main: NDArray[np.int32], affinity: Affinities, weights: ValueWeights) -> NDArray[np.float64]:
+    """What the newest signals say, in spreads, shape ``(n,)``, within +-4.
+
+    Parameters
+    ----------
+    x
+        Feature rows, shape ``(n, len(COLUMNS))``.
+    main
+        Code of the first category, shape ``(n,)``.
+    affinity
+        Of the user.
+    weights
+        Strengths.
+    """
+    liked, disliked = affinity.newest_liking[main], affinity.newest_aversion[main]
+    first = INDEX["crosses:cosine_1w"]
+    near = x[:, first : first + 3].mean(axis=1)
+    hint = weights.liking * np.log1p(liked) - weights.aversion * (disliked / 2) ** 1.5 + weights.nearness * near
+    bounded: NDArray[np.float64] = np.clip(hint.astype(np.float64), -LARGEST_HINT, LARGEST_HINT)
+    return bounded
+
+
+def spread(values: NDArray[np.float64]) -> float:
+    """Standard deviation of the best 50 values, in clicks; at least 5 % of their mean size."""
+    best = np.partition(values, -BEST)[-BEST:] if len(values) > BEST else values
+    if not len(best):
+        return 0.0
+    return float(max(best.std(), LEAST_SPREAD * np.abs(best).mean()))
+
+
 def value(
-    p: NDArray[np.float64], head_weights: NDArray[np.float64], factors: NDArray[np.float64]
+    p: NDArray[np.float64],
+    head_weights: NDArray[np.float64],
+    factors: NDArray[np.float64],
+    hint: NDArray[np.float64] | float = 0.0,
 ) -> NDArray[np.float64]:
     """V of candidates.
 
@@ -123,6 +154,9 @@ def value(
         Shape ``(n_heads,)``.
     factors
         Positive, shape ``(n,)``.
+    hint
+        In spreads, shape ``(n,)``.
     """
     plain = p @ head_weights
-    return np.where(plain >= 0, plain * factors, plain / factors)
+    ruled = np.where(plain >= 0, plain * factors, plain / factors)
+    return ruled + spread(ruled) * np.asarray(hint)

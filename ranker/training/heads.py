@@ -21,6 +21,14 @@ CONSTANT_BELOW: Final = 50
 LEAST_POSITIVES: Final = 100
 """The first head needs as many, else nothing is trained."""
 _NAMES: Final = [name.replace(":", "__") for name in COLUMNS]  # LightGBM refuses colons
+MONOTONE: Final[Mapping[str, int]] = {
+    **{f"crosses:cosine_{window}": 1 for window in ("1w", "1m", "6m")},
+    "crosses:category_affinity": 1,
+    "crosses:category_aversion": -1,
+    **{f"user_category_windows:negatives_{window}": -1 for window in ("1d", "7d", "30d")},
+}
+"""Columns in which good heads may only rise (1) or fall (-1), and dismissals the other way round. Rejections are rare:
+without this a few rows decide that people who dismiss a kind want more of it."""
 _PRIOR_ROWS: Final = 100.0
 _PRIOR_RATE: Final = 0.01
 
@@ -133,7 +141,10 @@ def train_heads(
             constants[head] = _base_log_odds(np.concatenate([block.labels[head] for block in (train, stop, held)]))
             continue
         booster = _boost(
-            parameters.lightgbm("binary", metric="binary_logloss"),
+            parameters.lightgbm(
+                "binary", metric="binary_logloss", monotone_constraints_method="intermediate",
+                monotone_constraints=_monotone(-1 if head == "dismiss" else 1),
+            ),
             (train.X, y), (stop.X, stop.labels[head]), parameters.n_trees, parameters.patience,
         )  # fmt: skip
         files[f"{head}.txt"], trees[head] = _bytes(booster)
@@ -201,6 +212,11 @@ def _boost(
     quiet: list[Callable[..., Any]] = [lightgbm.early_stopping(patience, verbose=False)]
     booster = lightgbm.train(settings, data, n_trees, valid_sets=[held], callbacks=quiet)
     return lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+
+
+def _monotone(sign: int) -> list[int]:
+    """Constraint of each column, in order."""
+    return [sign * MONOTONE.get(name, 0) for name in COLUMNS]
 
 
 def _bytes(booster: Any) -> tuple[bytes, int]:

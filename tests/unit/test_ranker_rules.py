@@ -27,7 +27,7 @@ from ranker.serving import rulebook
 from ranker.status import TABLE, status_of
 from ranker.user_states import DEFAULT_STATES, Router, UserState
 from ranker.users import NOBODY, Users, Without
-from ranker.value import ValueWeights, soft_factors, value
+from ranker.value import ValueWeights, hints, soft_factors, spread, value
 
 from liverank.v1 import event_pb2  # isort: skip
 
@@ -84,42 +84,51 @@ class TestColumns:
 
 class TestValue:
     def test_STR_3_each_negative_alone_lowers_its_kind(self, table: MemoryTable) -> None:
-        weights = ValueWeights()
+        weights = ValueWeights(nearness=0.0)
         same = table.categories[:, 0] == table.categories[0, 0]
         every = np.arange(len(table), dtype=np.int32)
         # dismissal, thumbs-down, not-interested, skip, short dwell, abandonment
         for kind, weight in ((10, -2.0), (11, -2.0), (12, -3.0), (9, -0.5), (3, -0.5), (53, -0.25)):
             user = MemoryUser([("i0", kind, weight)], table=table)
             affinity = affinities(user, table, NOW_MS)
-            factors = soft_factors(rows_of(table, user), table.categories[every, 0], affinity, weights)
-            assert (factors[same] < 1).all(), kind
-            assert (factors[~same] == 1).all(), kind
+            hint = hints(rows_of(table, user), table.categories[every, 0], affinity, weights)
+            assert (hint[same] < 0).all(), kind
+            assert (hint[~same] == 0).all(), kind
 
     def test_one_dismissal_is_a_hint_five_are_a_verdict(self, table: MemoryTable) -> None:
-        def factor(n: int) -> float:
+        def hint(n: int) -> float:
             user = MemoryUser([("i0", 10, -2.0)] * n, table=table)
             x, affinity = rows_of(table, user), affinities(user, table, NOW_MS)
-            return float(soft_factors(x, table.categories[:, 0], affinity, ValueWeights())[0])
+            return float(hints(x, table.categories[:, 0], affinity, ValueWeights(nearness=0.0))[0])
 
-        assert 0.93 < factor(1) < 1
-        assert factor(5) < 0.8
-        assert factor(100) == 0.5
+        assert -0.5 < hint(1) < -0.1
+        assert hint(5) < -2
+        assert hint(100) == -4
+
+    def test_a_hint_means_the_same_under_a_flat_and_a_steep_model(self) -> None:
+        hint = np.zeros(50)
+        hint[49] = -2.0
+        places = []
+        for steepness in (0.05, 0.4):
+            p = np.linspace(0.2, 0.2 + steepness, 50)[:, None]
+            ranked = np.argsort(-value(p, np.array([1.0]), np.ones(50), hint))
+            places.append(int(np.flatnonzero(ranked == 49)[0]))
+        assert places[0] == places[1] > 20
+        assert spread(np.zeros(0)) == 0.0
+        assert spread(np.full(50, 0.2)) == pytest.approx(0.01)
 
     def test_a_click_on_the_kind_raises_it(self, table: MemoryTable) -> None:
         user = MemoryUser([("i0", 2, 1.0)], table=table)
-        factors = soft_factors(
-            rows_of(table, user), table.categories[:, 0], affinities(user, table, NOW_MS), ValueWeights()
-        )
-        assert factors[0] > 1
-        assert factors[1] == 1
+        weights = ValueWeights(nearness=0.0)
+        hint = hints(rows_of(table, user), table.categories[:, 0], affinities(user, table, NOW_MS), weights)
+        assert hint[0] > 0
+        assert hint[1] == 0
 
     def test_shown_without_click_is_damped_from_the_fifth_time(self, table: MemoryTable) -> None:
         user = MemoryUser()
         shown = np.array([0, 4, 5, 6, 50] + [0] * 115, dtype=np.int32)
         factors = soft_factors(
             rows_of(table, user),
-            table.categories[:, 0],
-            affinities(user, table, NOW_MS),
             ValueWeights(),
             times_shown=shown,
         )
@@ -139,7 +148,7 @@ class TestValue:
         low, high = value(p, np.array([1.0, -2.0]), np.array([1.0, 2.0]))
         assert high > low
 
-    @pytest.mark.parametrize("field", ["liking", "aversion", "freshness", "relevance"])
+    @pytest.mark.parametrize("field", ["liking", "aversion", "nearness", "freshness", "relevance"])
     def test_strength_outside_its_range_is_refused(self, field: str) -> None:
         with pytest.raises(RankerConfigError, match=field):
             ValueWeights(**{field: 1.5})
