@@ -192,7 +192,7 @@ def recounted(settings: Settings, have: Found, examples: Sequence[Example]) -> l
     return live_differences(
         records, n_partitions=settings.stack.partitions, catalogue=catalogue, params=state_params(settings),
         program=PROGRAM, states={(n.split(":", 2)[1], n.split(":", 2)[2]): f for n, f in have.states.items()},
-        partials=[(n.split(":")[1], n.split(":")[2], fields[b"d"]) for n, fields in have.partials.items()],
+        partials=[(n.split(":")[2], n.split(":")[3], fields[b"d"]) for n, fields in have.partials.items()],
         examples=examples, as_of_ms=int(time.time() * 1000) + 60_000,
     )  # fmt: skip
 
@@ -296,6 +296,8 @@ def check(settings: Settings) -> dict[str, int]:
     assert sorted(e.SerializeToString(deterministic=True) for e in taken) == sorted(
         e.SerializeToString(deterministic=True) for e in examples
     )
+    different = recounted(settings, have, taken)
+    assert not different, different[:5]
     return {"states": len(have.states), "rows": len(have.rows), "partials": len(have.partials), "examples": len(taken)}
 
 
