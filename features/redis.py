@@ -74,15 +74,19 @@ def translated(doing: str) -> Iterator[None]:
     except AuthenticationError as error:
         raise RedisConfigError(f"{doing}: Redis refuses the password ({error}); set redis.password") from error
     except (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError) as error:
-        raise RedisUnavailableError(f"{doing}: Redis is away ({error}); it is retried") from error
+        raise RedisUnavailableError(
+            f"{doing}: Redis is away ({error}); is it up (`liverank status`), and LIVERANK_REDIS__URL right?"
+        ) from error
     except ResponseError as error:
         if str(error).startswith(
             ("OOM", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "READONLY", "BUSY")
         ):
-            raise RedisUnavailableError(f"{doing}: Redis cannot serve now ({error}); it is retried") from error
+            raise RedisUnavailableError(
+                f"{doing}: Redis cannot serve now ({error}); `liverank doctor` checks it"
+            ) from error
         raise RedisConfigError(f"{doing}: {error}") from error
     except (RedisError, OSError) as error:
-        raise RedisUnavailableError(f"{doing}: {error}; it is retried") from error
+        raise RedisUnavailableError(f"{doing}: {error}; is Redis up (`liverank status`)?") from error
 
 
 def connect(settings: Settings, *, timeout_s: float | None = None, retries: int = 0) -> Redis:

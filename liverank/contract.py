@@ -36,6 +36,7 @@ __all__ = [
     "event_key",
     "header",
     "polarity",
+    "read_item",
     "uuid7",
     "uuid7_ms",
     "validate_event",
@@ -254,6 +255,23 @@ def validate_event(event: Event, *, now_ms: int, internal: bool = False, exposur
         raise ContractError("bad_exposure", "an exposure event needs its field `exposure`")
     if event.HasField("control"):
         raise ContractError("not_allowed", f"field `control` belongs to control records, got it with {_T.Name(kind)}")
+
+
+def read_item(value: bytes | None, headers: Headers = None, *, key: bytes | None) -> ItemChange:
+    """Decode and validate a record of the topic `items`; one without a value (a tombstone) removes the item of its key.
+
+    Raises
+    ------
+    ContractError
+        See `decode_item` and `validate_item`.
+    """
+    if value:
+        change = decode_item(value, headers)
+    else:
+        removed = item_pb2.ItemRemoved(reason="tombstone")
+        change = ItemChange(item_id=(key or b"").decode(errors="replace"), removed=removed)
+    validate_item(change)
+    return change
 
 
 def validate_item(change: ItemChange, *, dims: Mapping[str, int] | None = None) -> None:

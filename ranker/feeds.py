@@ -15,7 +15,7 @@ import numpy as np
 
 from features.item_vectors import active_space, read_vectors
 from features.redis import translated
-from liverank.contract import decode_item, validate_item
+from liverank.contract import read_item
 from liverank.errors import ContractError, LiverankError
 from liverank.kafka import BEGINNING, LogReader, Record, Tp, begin_offsets, end_offsets, partition_counts
 from liverank.log import get
@@ -167,9 +167,7 @@ class CatalogueFeed(Feed):
                 rows.append(stream_pb2.ItemRow.FromString(record.value))
                 continue
             try:
-                change = decode_item(record.value, record.headers)
-                validate_item(change)
-                changes.append((change, record.offset))
+                changes.append((read_item(record.value, record.headers, key=record.key), record.offset))
             except ContractError:
                 self.rejected += 1  # the catalogue agent writes it to the dead letters
         if changes:

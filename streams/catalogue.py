@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from features.hashing import id_hash
 from features.item_version import CatalogueItem
-from liverank.contract import decode_item, validate_item
+from liverank.contract import read_item
 from liverank.errors import ContractError, UnavailableError
 from liverank.kafka import BEGINNING, BatchConsumer, OffsetClient, Record, Tp
 from liverank.topics import RETENTION_MS
@@ -29,10 +29,7 @@ def item_of(record: Record) -> tuple[str, CatalogueItem | None]:
     ContractError
         The record breaks the contract.
     """
-    if not record.value:
-        return (record.key or b"").decode(errors="replace"), None
-    change = decode_item(record.value, record.headers)
-    validate_item(change)
+    change = read_item(record.value, record.headers, key=record.key)
     if not change.HasField("upsert"):
         return change.item_id, None
     item = change.upsert

@@ -13,11 +13,11 @@ from features.llm.text import item_text
 from features.online import OnlineWriter, Row
 from features.redis import Redis, connect, format_version
 from features.wire import pack_double, pack_floats, pack_int64, pack_string, pack_strings
-from liverank.contract import decode_item, validate_item
+from liverank.contract import read_item, validate_item
 from liverank.errors import ContractError
 from liverank.kafka import Record
 from liverank.settings import Settings
-from liverank.v1.item_pb2 import Item
+from liverank.v1.item_pb2 import Item, ItemChange
 from streams.agents.batches import Pace, Positioned, drive
 from streams.agents.dead import DeadLetterWriter
 from streams.agents.services import AgentServices
@@ -60,18 +60,30 @@ class CatalogueHandler:
         """Rows first, then vectors; refused records become dead letters."""
         newest: dict[str, tuple[Record, Item | None]] = {}
         for record in records:
-            if not record.value:  # compaction's tombstone: the removal before it was handled
-                continue
             try:
-                change = decode_item(record.value, record.headers)
-                validate_item(change)
+                change = read_item(record.value, record.headers, key=record.key)
             except ContractError as error:
                 self._dead.write(record, error.reason, error.detail)
                 continue
+            self._check_vectors(record, change)
             newest[change.item_id] = (record, change.upsert if change.HasField("upsert") else None)
         self._writer.write([catalogue_row(item_id, record, item) for item_id, (record, item) in newest.items()])
         self._embed({item_id: (record, item) for item_id, (record, item) in newest.items() if item is not None})
         self._dead.flush()
+
+    def _check_vectors(self, record: Record, change: ItemChange) -> None:
+        """Write a dead letter for a vector of the active space that has another length; the rest of the item counts."""
+        if not change.upsert.vectors:
+            return
+        space = active_space(self._client, self._settings)
+        if space is None:
+            return
+        try:
+            validate_item(change, dims={str(space): space.dim})
+        except ContractError as error:
+            self._dead.write(
+                record, error.reason, f"{error.detail}; the vector is ignored, the rest of the item counts"
+            )
 
     def _embed(self, items: dict[str, tuple[Record, Item]]) -> None:
         provider = self._provider

@@ -17,7 +17,7 @@ from features.wire import unpack_floats, unpack_int64, unpack_string
 from liverank.kafka import Record
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import DeadLetter
-from liverank.v1.item_pb2 import Item, ItemChange, ItemRemoved
+from liverank.v1.item_pb2 import Item, ItemChange, ItemRemoved, ItemVector
 from liverank.v1.stream_pb2 import Example, Number, UserChange
 from streams.agents.batches import Pace, attempt, drive
 from streams.agents.catalogue import CatalogueHandler
@@ -237,6 +237,21 @@ def test_new_items_get_rows_and_vectors_at_once() -> None:
     assert unpack_floats(semantic.values["vector"]).shape == (16,)
     assert unpack_string(semantic.values["space"]) == "stub/stub-16/16/t1"
     assert ("item_semantic", "i2") not in rows.rows
+
+
+def test_a_vector_of_another_length_is_a_dead_letter_and_the_item_counts() -> None:
+    handler, rows, letters, _ = catalogue(b"stub/stub-16/16/t1")
+    vectors = [ItemVector(space="stub/stub-16/16/t1", values=[1.0] * 15)]
+    handler.handle([record(upsert("i1", "space opera", vectors=vectors), 1)])
+    assert letters.reasons == ["bad_vector"]
+    assert unpack_string(rows.rows["item_catalogue", "i1"].values["title"]) == "space opera"
+
+
+def test_a_tombstone_removes_the_item_of_its_key() -> None:
+    handler, rows, letters, _ = catalogue()
+    handler.handle([record(upsert("k", "space opera", available=True), 1), record(b"", 2)])
+    assert unpack_int64(rows.rows["item_catalogue", "k"].values["available"]) == 0
+    assert not letters.reasons
 
 
 def test_items_wait_for_enrichment_where_another_space_is_active() -> None:
