@@ -127,11 +127,16 @@ class CategoryTiles:
         self._dirty.add(number)
 
     def _prune(self, page: _Page, ring_at: int, oldest: int) -> None:
-        last = oldest * N_RINGS + ring_at
-        for at in range(len(page.keys) - 1, -1, -1):
-            stamp = page.keys[at][0]
-            if stamp <= last and stamp % N_RINGS == ring_at:
-                page.drop(at, self._width)
+        keys, width = page.keys, self._width
+        end = bisect_left(keys, (float(oldest * N_RINGS + ring_at), math.inf))
+        while end > 0:
+            first = end
+            while first > 0 and keys[first - 1][0] % N_RINGS == ring_at:
+                first -= 1
+            del keys[first:end], page.rows[first * width : end * width]
+            end = first
+            while end > 0 and keys[end - 1][0] % N_RINGS != ring_at:
+                end -= 1
 
     def _limit(self, page: _Page, key: tuple[float, float]) -> bool:
         """Drop the category that comes last in this tile's order, if there are too many; True if it is this one."""

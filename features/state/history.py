@@ -123,20 +123,22 @@ def decode(*pages: bytes | None) -> NDArray[np.void]:
 class History:
     """The newest signals of one user. `add` costs about 2 us."""
 
-    __slots__ = ("_dirty", "_order", "_slots", "_times")
+    __slots__ = ("_dirty", "_order", "_slots", "_times", "left")
 
     def __init__(self, fields: Mapping[bytes, bytes]) -> None:
         self._slots = bytearray(b"".join(body(n, fields[n], SIZE) for n in EVENT_FIELDS if fields.get(n)))
         self._order: list[tuple[Entry, int]] = sorted((entry, at) for at, entry in enumerate(unpack(self._slots)))
         self._times = [entry.event_ts_ms for entry, _ in self._order]
         self._dirty: set[int] = set()
+        self.left: Entry | None = None
 
     def __len__(self) -> int:
         return len(self._order)
 
     def add(self, entry: Entry) -> bool:
-        """Keep an entry if it is among the newest; False if it is not."""
+        """Keep an entry if it is among the newest; False if it is not. `left` is the entry that made room, if any."""
         order = self._order
+        self.left = None
         if len(order) < CAPACITY:
             slot = len(order)
             self._slots += pack(entry)
@@ -144,6 +146,7 @@ class History:
             oldest, slot = order[0]
             if entry <= oldest:
                 return False
+            self.left = oldest
             del order[0], self._times[0]
             self._slots[slot * SIZE : (slot + 1) * SIZE] = pack(entry)
         if order and entry < order[-1][0]:
@@ -154,11 +157,6 @@ class History:
             self._times.append(entry.event_ts_ms)
         self._dirty.add(slot // PER_PAGE)
         return True
-
-    @property
-    def oldest_ms(self) -> int | None:
-        """Event time of the oldest entry kept once some have left; None before."""
-        return self._order[0][0].event_ts_ms if len(self._order) == CAPACITY else None
 
     def newest(self) -> Iterable[Entry]:
         """Entries, newest first."""

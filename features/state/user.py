@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from typing import Final
 
 import numpy as np
@@ -395,22 +396,23 @@ class UserState:
         )
 
     def _find_intent(self, added: Entry | None) -> None:
-        start_ms, oldest_ms = self._sessions.start_ms, self._history.oldest_ms
+        start_ms = self._sessions.start_ms
         if start_ms is None:
             return
         weights = self._intent_weights
-        if added is not None and start_ms == self._intent_from_ms and (oldest_ms is None or oldest_ms < start_ms):
-            if added.event_ts_ms < start_ms or added.sixteenths <= 0 or not added.category:
-                return
-            weights[added.category] = weights.get(added.category, 0) + added.sixteenths
+        if added is not None and start_ms == self._intent_from_ms:
+            moved = [(1, added)] if self._history.left is None else [(1, added), (-1, self._history.left)]
         else:
             self._intent_from_ms = start_ms
             weights.clear()
-            for entry in self._history.newest():
-                if entry.event_ts_ms < start_ms:
-                    break
-                if entry.sixteenths > 0 and entry.category:
-                    weights[entry.category] = weights.get(entry.category, 0) + entry.sixteenths
+            moved = [(1, entry) for entry in takewhile(lambda each: each[0] >= start_ms, self._history.newest())]
+        for sign, (ts_ms, _, _, sixteenths, _, category) in moved:
+            if ts_ms >= start_ms and sixteenths > 0 and category:
+                weight = weights.get(category, 0) + sign * sixteenths
+                if weight:
+                    weights[category] = weight
+                else:
+                    del weights[category]
         if weights:
             most, category = max(zip(weights.values(), weights, strict=True))
             self._sessions.set_intent(category, most / sum(weights.values()))

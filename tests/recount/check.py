@@ -44,6 +44,7 @@ def user_differences(
         for name in ("start_ms", "last_ms", "events", "clicks", "positives", "negatives", "shown"):
             same(f"session.{name}", getattr(session, name), last[name])
         same("session.closes_ms", session.closes_ms(), last["closes_ms"])
+        same("session.intent_category", session.intent_category, _intent(count, last["start_ms"]))
         same("session.sessions", session.sessions, len(count.sessions))
         same("session.abandonments", session.abandonments, sum(each["abandoned"] for each in count.sessions))
     for view in program.of_entity("user"):
@@ -62,6 +63,14 @@ def user_differences(
                 if not close(values.get(aggregate.name, 0.0), wanted):
                     same(f"{category}: {aggregate.name}", values.get(aggregate.name, 0.0), wanted)
     return found
+
+
+def _intent(count: UserCount, start_ms: int) -> int:
+    weights: dict[int, int] = {}
+    for (ts_ms, _, _, sixteenths, _, category), n in count.history.items():
+        if ts_ms >= start_ms and sixteenths > 0 and category:
+            weights[category] = weights.get(category, 0) + n * sixteenths
+    return max(weights, key=lambda each: (weights[each], each), default=0)
 
 
 def item_differences(
