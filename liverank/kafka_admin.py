@@ -66,7 +66,9 @@ def translate(error: KafkaError, doing: str) -> LiverankError:
         KafkaError.MSG_SIZE_TOO_LARGE,
     ):
         return KafkaConfigError(f"{doing}: {error.str()}")
-    return KafkaUnavailableError(f"{doing}: {error.str()}; is the broker up at the configured address?")
+    return KafkaUnavailableError(
+        f"{doing}: {error.str()}; is the broker up (`liverank status`), and LIVERANK_KAFKA__BOOTSTRAP right?"
+    )
 
 
 def ignore_error(_error: KafkaError) -> None:
@@ -74,6 +76,10 @@ def ignore_error(_error: KafkaError) -> None:
 
 
 def _admin(bootstrap: str) -> AdminClient:
+    if not bootstrap:
+        raise KafkaConfigError(
+            "no Kafka address: run `liverank up`, or set LIVERANK_KAFKA__BOOTSTRAP, e.g. 127.0.0.1:9092"
+        )
     conf: dict[str, Any] = {"bootstrap.servers": bootstrap, "log_level": 0, "error_cb": ignore_error}
     return AdminClient(conf)
 
