@@ -390,7 +390,7 @@ def run(given: argparse.Namespace, folder: Path, endpoints: Endpoints) -> int:
             vectors=dict(zip(catalogue.items, catalogue.vectors, strict=True)),
             space=str(Space("bench/synthetic", DIM, "v1")),
         )
-        fold_users(memory, catalogue, given.users, given.users * given.events, now_ms, rng)
+        fold_users(memory, catalogue, given.users, given.events, now_ms, rng)
         pages = item_pages(memory)
         files = booster_files(memory, given.users, now_ms, rng)
         manifest = Manifest(

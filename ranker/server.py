@@ -111,6 +111,8 @@ class RankerProcess:
             on_error=lambda error: metrics.DELIVERY_FAILED.labels(type(error).__name__).inc(),
         )
         store = open_store(settings)
+        # Feast resets the filter when it is imported; its notice would come at every refresh of the registry.
+        warnings.filterwarnings("ignore", message="Stream feature views are experimental", category=RuntimeWarning)
         reader = self._reader = UserRowReader(store, category_of_hash=self.table.category_of_hash)
         self.table.set_program(reader.schema.program)
         replies = ReplyStore(redis, settings.namespace)
@@ -243,7 +245,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     settings = resolve(Settings())
     configure(f"{settings.namespace}-ranker-{given.id}")
-    warnings.filterwarnings("ignore", message="Stream feature views are experimental", category=RuntimeWarning)
     stop = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:
@@ -251,6 +252,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
+    bugs: list[str] = []
+
+    def bug(hooked: threading.ExceptHookArgs) -> None:
+        """A thread that dies would leave its part stale for ever: end, and let the supervisor start anew."""
+        name = hooked.thread.name if hooked.thread is not None else "?"
+        bugs.append(name)
+        _log.error("thread died", thread=name, exc_info=(hooked.exc_type, hooked.exc_value, hooked.exc_traceback))
+        stop.set()
+
+    threading.excepthook = bug
     process = _patiently(lambda: RankerProcess(settings, given.id), stop)
     if process is None:
         return 0 if stop.is_set() else 1
@@ -261,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     process.stop()
     if scrape is not None:
         scrape.close()
-    return 0
+    return 1 if bugs else 0
 
 
 def _patiently(make: Callable[[], RankerProcess], stop: threading.Event) -> RankerProcess | None:

@@ -73,6 +73,7 @@ class VectorIndex:
         self.ef = self.settings.ef
         self.exact = False
         self.recall = float("nan")
+        self.broken_searches = 0
         self._built = _NOTHING
         self._pending: set[int] = set()
         self._lock = threading.Lock()
@@ -112,7 +113,8 @@ class VectorIndex:
         """
         import hnswlib
 
-        graph = hnswlib.Index(space="ip", dim=vectors.shape[1])
+        # For unit vectors the order is that of cosines, and unlike "ip" it is a metric: graphs hold together better.
+        graph = hnswlib.Index(space="l2", dim=vectors.shape[1])
         graph.init_index(len(rows), ef_construction=self.settings.ef_construction, M=self.settings.m, random_seed=7)
         with self._lock:
             pending, self._pending = self._pending, set()
@@ -160,7 +162,11 @@ class VectorIndex:
         reach = min(n, len(built.covered))
         outside[:reach] &= ~built.covered[:reach]
         outside[pending[pending < n]] = table.has_vector[pending[pending < n]]
-        near, cosines = self._graph_search(graph, queries, k + len(pending), self.ef if ef is None else ef)
+        try:
+            near, cosines = self._graph_search(graph, queries, k + len(pending), self.ef if ef is None else ef)
+        except RuntimeError:  # the graph is in pieces: fewer than k can be reached from where the search begins
+            self.broken_searches += 1
+            return self.search(table, queries, k, exact=True)
         stale = ~table.has_vector[near] | np.isin(near, pending)
         cosines = np.where(stale, -np.inf, cosines)
         extra = np.flatnonzero(outside).astype(np.int32)
@@ -175,14 +181,17 @@ class VectorIndex:
         k = min(k, graph.get_current_count())
         graph.set_ef(max(ef, k))
         labels, distances = graph.knn_query(queries, k=k, num_threads=1)
-        return labels.astype(np.int32), (1.0 - distances).astype(np.float32)
+        return labels.astype(np.int32), (1.0 - distances / 2.0).astype(np.float32)
 
     def measure(self, table: ItemsView, queries: Floats, k: int = 100) -> float:
         """Recall of the graph on queries, against the exact search; NaN where there is no graph."""
         if self._built.graph is None or not len(queries):
             return float("nan")
         truth, _ = self.search(table, queries, k, exact=True)
+        broken = self.broken_searches
         found, _ = self.search(table, queries, k, exact=False)
+        if self.broken_searches > broken:
+            return 0.0
         hits = [len(np.intersect1d(a, b)) / max(len(a), 1) for a, b in zip(truth, found, strict=True)]
         return float(np.mean(hits))
 

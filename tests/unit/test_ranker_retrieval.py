@@ -183,3 +183,22 @@ class TestVectorIndex:
         built.touch(np.array([0], dtype=np.int32))
         rows, _ = built.search(table, table.vectors[:1], 5)
         assert 0 not in rows[0]
+
+    def test_graph_in_pieces_is_answered_exactly(self, table: MemoryTable) -> None:
+        class Broken:
+            def get_current_count(self) -> int:
+                return len(table)
+
+            def set_ef(self, ef: int) -> None:
+                pass
+
+            def knn_query(self, queries: np.ndarray, **_: object) -> None:
+                raise RuntimeError("Cannot return the results in a contiguous 2D array. Probably ef or M is too small")
+
+        index = VectorIndex(IndexSettings(exact_below=100))
+        index._built = type(index._built)(table.space, Broken(), np.ones(len(table), dtype=np.bool_))
+        rows, cosines = index.search(table, table.vectors[:2], 10)
+        assert rows[:, 0].tolist() == [0, 1]
+        assert cosines.shape == (2, 10)
+        assert index.broken_searches == 1
+        assert index.measure(table, table.vectors[:2]) == 0.0
