@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from features.archive import part_dir, partitions_of, read_archive, read_part
 from features.redis import connect, namespace_token, translated
 from liverank.errors import ConfigError, ContractError, CorruptError
-from liverank.kafka import Record, partition_counts
+from liverank.kafka import BEGINNING, LogReader, Record, Tp, end_offsets, partition_counts
 from liverank.settings import Settings
 from streams.catalogue import Catalogue, History
 from streams.history import imported_parts, maintenance, merged, recompute_vectors
@@ -34,10 +34,24 @@ class RebuildReport:
     items: int
 
 
-def _catalogue(settings: Settings) -> tuple[Catalogue, int]:
-    """Return the catalogue's versions as the archive holds them, and how many there are."""
+def _catalogue(settings: Settings, n_partitions: int) -> tuple[Catalogue, int]:
+    """Return the catalogue's versions, as archive and topic hold them together, and how many there are."""
+    found = {(record.partition, record.offset): record for record in read_archive(settings, "items")}
+    topic = settings.topic("items")
+    ends = end_offsets(settings.kafka.bootstrap, [Tp(topic, p) for p in range(n_partitions)])
+    left = {tp for tp, end in ends.items() if end > 0}
+    reader = LogReader(settings.kafka.bootstrap, dict.fromkeys(ends, BEGINNING), name="rebuild")
+    try:
+        while left:
+            for record in reader.poll_batch(5000, 1.0):
+                found[record.partition, record.offset] = record
+                tp = Tp(record.topic, record.partition)
+                if record.offset + 1 >= ends[tp]:
+                    left.discard(tp)
+    finally:
+        reader.close()
     table, n = Catalogue(), 0
-    for record in sorted(read_archive(settings, "items"), key=lambda r: (r.append_ts_ms, r.partition, r.offset)):
+    for record in sorted(found.values(), key=lambda r: (r.append_ts_ms, r.partition, r.offset)):
         try:
             table.put_record(record, keep_all=True)
             n += 1
@@ -72,7 +86,7 @@ def rebuild(settings: Settings, *, on_progress: Callable[[str, int], None] | Non
     CorruptError
         The archive misses records.
     UnavailableError
-        Redis is away; run it again.
+        Redis or Kafka is away; run it again.
     """
     tell = on_progress or (lambda _step, _done: None)
     client = connect(settings, retries=3)
@@ -89,7 +103,7 @@ def rebuild(settings: Settings, *, on_progress: Callable[[str, int], None] | Non
     with maintenance(client, settings, "rebuild"):
         program = pinned_program(client, settings.namespace)
         token = namespace_token(client, settings.namespace)
-        table, n_items = _catalogue(settings)
+        table, n_items = _catalogue(settings, n_partitions)
 
         def discard(_outputs: Sequence[Output]) -> None:
             """Label rows, dead letters and changes are there already."""

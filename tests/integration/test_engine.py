@@ -1,4 +1,4 @@
-"""The engine on a real Kafka and a real Redis, with the counting folds: exact through crashes, outages and zombies."""
+"""The engine on a real Kafka and a real Redis, with counting folds: exact while workers come and go."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import MakeNamespace
 
 from features.redis import connect
 from liverank.kafka import BEGINNING, LogReader, Producer, Tp, end_offsets
@@ -178,24 +179,24 @@ def test_counts_are_exact_without_faults(namespace: Settings, spawn: Callable[..
     worker = spawn(namespace).ready()
     produce(namespace, 2000)
     settle(namespace, 2000)
-    time.sleep(0.7)
     assert worker.stop() == 0
     check(namespace, 2000)
 
 
-@pytest.mark.parametrize(
-    "failpoint",
-    ["users.before_fence:3", "users.between_calls:2", "users.between_fence_and_publish:3", "users.after_publish:3",
-     "items.before_fence:3", "items.between_fence_and_publish:3", "items.after_publish:2", "items.between_calls:1"],
-)  # fmt: skip
-def test_ING_4_kill_9_at_each_failpoint_equals_the_recount(
-    namespace: Settings, spawn: Callable[..., Worker], failpoint: str
+def test_STR_8_workers_join_and_leave_and_nothing_is_lost_or_doubled(
+    make_namespace: MakeNamespace, spawn: Callable[..., Worker]
 ) -> None:
-    produce(namespace, 1500)
-    worker = spawn(namespace, failpoint=failpoint)
-    worker.process.wait(timeout=60)
-    assert worker.process.returncode == -signal.SIGKILL
-    spawn(namespace).ready()
-    settle(namespace, 1500)
-    time.sleep(0.7)
-    check(namespace, 1500)
+    settings = make_namespace(streams={"group_session_timeout_ms": 6000})
+    first = spawn(settings, "w0").ready()
+    produce(settings, 500)
+    second = spawn(settings, "w1").ready()
+    produce(settings, 500, start=500)
+    third = spawn(settings, "w2").ready()
+    produce(settings, 500, start=1000)
+    assert first.stop() == 0
+    produce(settings, 300, start=1500)
+    third.kill()
+    produce(settings, 200, start=1800)
+    settle(settings, 2000)
+    assert second.stop() == 0
+    check(settings, 2000)
