@@ -126,3 +126,13 @@ def test_ING_4_repeats_change_nothing(seed: int, n: int) -> None:
         assert doubled.fields(user_id) == plain.fields(user_id)
     assert doubled.items.store.fields == plain.items.store.fields
     assert len(doubled.examples()) == len(plain.examples())
+
+
+def test_STR_1_a_hundred_thousand_events_equal_the_brute_force_now_and_later() -> None:
+    """1,200 users over three days; read at the end, and 5 hours and 20 days later with no new event."""
+    rng = random.Random(7)
+    events = scene(rng, 100_000, 3 * DAY_MS, users=1_200, exposures=0.01)
+    end_ms = events[-1].event_ts_ms
+    log = [*_in_order(events), Logged(None, end_ms)]
+    world = play(log, write_rate=0.005)
+    assert differences(world, log, end_ms, later_ms=(end_ms + 5 * HOUR_MS, end_ms + 20 * DAY_MS)) == []

@@ -47,8 +47,8 @@ def user_differences(
         same("session.intent_category", session.intent_category, _intent(count, last["start_ms"]))
         same("session.sessions", session.sessions, len(count.sessions))
         same("session.abandonments", session.abandonments, sum(each["abandoned"] for each in count.sessions))
+    values = decoded.counters(program, "user", fields, as_of_ms)
     for view in program.of_entity("user"):
-        values = decoded.counters(program, "user", fields, as_of_ms)
         for aggregate in view.aggregates:
             wanted = window_sum(count.facts, aggregate.column, aggregate.window_ms, aggregate.slide_ms, as_of_ms)
             if not close(values[aggregate.name], wanted):
@@ -57,11 +57,11 @@ def user_differences(
         by_category = decoded.category_counters(program, fields, as_of_ms)
         for category in {fact.category for fact in count.facts if fact.category}:
             own = [fact for fact in count.facts if fact.category == category]
-            values = by_category.get(decoded.category_key(category), {})
+            counts = by_category.get(decoded.category_key(category), {})
             for aggregate in view.aggregates:
                 wanted = window_sum(own, aggregate.column, aggregate.window_ms, aggregate.slide_ms, as_of_ms)
-                if not close(values.get(aggregate.name, 0.0), wanted):
-                    same(f"{category}: {aggregate.name}", values.get(aggregate.name, 0.0), wanted)
+                if not close(counts.get(aggregate.name, 0.0), wanted):
+                    same(f"{category}: {aggregate.name}", counts.get(aggregate.name, 0.0), wanted)
     return found
 
 

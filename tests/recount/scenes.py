@@ -148,23 +148,32 @@ def play(
 
 
 def differences(
-    world: World, log: Sequence[Logged], as_of_ms: int, *, program: FeatureProgram = PROGRAM, labels: bool = True
+    world: World,
+    log: Sequence[Logged],
+    as_of_ms: int,
+    *,
+    later_ms: Sequence[int] = (),
+    program: FeatureProgram = PROGRAM,
+    labels: bool = True,
 ) -> list[str]:
-    """Name every difference between a world and the recount of its log; `labels` False leaves out rows and sums."""
+    """Name every difference between a world and the recount of its log, read at `as_of_ms` and again at each of
+    `later_ms`; `labels` False leaves out rows and sums.
+    """
     params = world.users.fold._params  # type: ignore[attr-defined]
     recount = Recount(world.catalogue, params)
     recount.add_partition(log)
     found: list[str] = []
-    for user_id, count in recount.users.items():
-        found += check.user_differences(
-            user_id, count, world.fields(user_id), program, as_of_ms, params.session_timeout_ms
-        )
-    # What was counted and all taken back leaves a state of zeros.
-    for item_id in sorted(set(recount.items) | set(world.items.store.fields)):
-        item_count = recount.items[item_id]
-        found += check.item_differences(
-            item_id, item_count, world.item_fields(item_id), program, as_of_ms, params.signals
-        )
+    for now_ms in (as_of_ms, *later_ms):
+        for user_id, count in recount.users.items():
+            found += check.user_differences(
+                user_id, count, world.fields(user_id), program, now_ms, params.session_timeout_ms
+            )
+        # What was counted and all taken back leaves a state of zeros.
+        for item_id in sorted(set(recount.items) | set(world.items.store.fields)):
+            item_count = recount.items[item_id]
+            found += check.item_differences(
+                item_id, item_count, world.item_fields(item_id), program, now_ms, params.signals
+            )
     if labels:
         found += check.example_differences(recount, world.examples())
         found += check.statistics_differences(recount, partials(world))
