@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json as _json
+import logging
 import time
+import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
@@ -301,10 +304,12 @@ class _Budget:
 
     @contextmanager
     def step(self, name: str) -> Iterator[Note]:
-        """A step of its own in the table."""
+        """A step of its own in the table. What libraries print meanwhile does not mix with the result."""
         start_s = time.monotonic()
         try:
-            with self.steps.step(name) as step:
+            with self.steps.step(name) as step, redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                logging.getLogger("feast").setLevel(logging.WARNING)
                 yield step
         finally:
             self.seconds[name] = round(time.monotonic() - start_s, 2)
