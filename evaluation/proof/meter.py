@@ -59,7 +59,9 @@ class Probe:
     Attributes
     ----------
     shown : tuple of str
-        Items of the kind that the user was just shown, by slot.
+        Items of the kind that the user was just shown.
+    slots : tuple of int
+        Where they stood, from 0.
     request_id : str
         Of the slate that showed them.
     phi : float array, shape (n_shown, dim)
@@ -71,6 +73,7 @@ class Probe:
     user_id: str
     kind: str
     shown: tuple[str, ...]
+    slots: tuple[int, ...]
     request_id: str
     phi: NDArray[np.float64]
     as_of_ms: int
@@ -95,7 +98,9 @@ class Meter:
         self._client, self._users, self._belief, self._kinds, self._surface = client, users, belief, kinds, surface
 
     def show(self, user_id: str, kind: str, n: int, as_of_ms: int) -> Probe:
-        """Show a user n items of a kind: a real slate with a real exposure.
+        """Show a user n items of a kind (its first category): a real slate with a real exposure.
+
+        The filter looks at every category of an item, so a longer slate is asked for and the kind's own items are taken.
 
         Raises
         ------
@@ -104,17 +109,23 @@ class Meter:
         """
         condition = pb.Condition(field="category", operator=pb.Condition.OPERATOR_IN, values=[kind])
         reply = self._client.rank(
-            user_id, k=n, surface=self._surface, mode=MODE_SERVE, filter=pb.Filter(conditions=[condition]), debug=True
+            user_id,
+            k=K + n,
+            surface=self._surface,
+            mode=MODE_SERVE,
+            filter=pb.Filter(conditions=[condition]),
+            debug=True,
         )
-        shown = tuple(item.item_id for item in reply.items)
+        slots = tuple(slot for slot, item in enumerate(reply.items) if self.kind(item.item_id) == kind)[:n]
+        shown = tuple(reply.items[slot].item_id for slot in slots)
         if len(shown) < n or reply.policy == "none":
             raise ProofError(
                 f"a slate of {n} items of kind {kind!r} for {user_id} has {len(shown)} items, policy {reply.policy}, "
                 f"rungs {list(reply.rungs)}; is the catalogue imported and the ranker healthy?"
             )
         decision = self._decision(reply.request_id)
-        phi = np.array([list(slot.phi) for slot in decision.slots], dtype=np.float64)
-        return Probe(user_id, kind, shown, reply.request_id, phi, as_of_ms)
+        phi = np.array([list(decision.slots[slot].phi) for slot in slots], dtype=np.float64)
+        return Probe(user_id, kind, shown, slots, reply.request_id, phi, as_of_ms)
 
     def _decision(self, request_id: str, timeout_s: float = 10.0) -> Decision:
         """The logged decision: replies do not wait for their logs, so it may take a moment."""

@@ -142,7 +142,7 @@ class _Prover:
         return best
 
     def _kind_shares(self, user_id: str, as_of_ms: int) -> dict[str, float]:
-        blank = Probe(user_id, "", (), "", np.zeros((0, 0)), as_of_ms)
+        blank = Probe(user_id, "", (), (), "", np.zeros((0, 0)), as_of_ms)
         _, slates, _ = self._meter.shares(blank, range(1, 5))
         counts: dict[str, float] = {}
         for item in (item for slate in slates for item in slate):
@@ -156,7 +156,7 @@ class _Prover:
             user_id=probe.user_id,
             item_id=probe.shown[slot],
             request_id=probe.request_id,
-            position=slot + 1,
+            position=probe.slots[slot] + 1,
             surface=self._plan.surface,
         )
         reply = self._client.track([event], deadline_s=10.0)
