@@ -100,7 +100,7 @@ class Meter:
     def show(self, user_id: str, kind: str, n: int, as_of_ms: int) -> Probe:
         """Show a user n items of a kind (its first category): a real slate with a real exposure.
 
-        The filter looks at every category of an item, so a longer slate is asked for and the kind's own items are taken.
+        The filter looks at every category of an item, so a longer slate is asked for and its own items are taken.
 
         Raises
         ------
