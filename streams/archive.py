@@ -84,7 +84,7 @@ class Archiver:
             except UnavailableError as error:
                 _log.warning("the archive waits for Kafka", error=str(error))
         now_s = time.monotonic()
-        for record in self._consumer.poll_batch(2000, 0.25):
+        for record in self._poll():
             tp = Tp(record.topic, record.partition)
             self._since_s.setdefault(tp, now_s)
             self._waiting.setdefault(tp, []).append(record)
@@ -95,6 +95,16 @@ class Archiver:
             or now_s - self._since_s[tp] >= self._settings.streams.archive_flush_s
         ]
         self._write(ripe)
+
+    def _poll(self) -> list[Record]:
+        """Read on, but not while a disk that refuses lets more and more records wait."""
+        crowded = sum(map(len, self._waiting.values())) > 4 * self._settings.streams.archive_records
+        if not crowded:
+            self._consumer.resume_all()
+            return self._consumer.poll_batch(2000, 0.25)
+        self._consumer.pause_all()
+        self._stop.wait(0.25)
+        return self._consumer.keep_alive()
 
     def _begin(self, tps: list[Tp]) -> None:
         """Read each partition from where its files end."""
