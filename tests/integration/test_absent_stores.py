@@ -36,7 +36,7 @@ def events(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", ["rank --user u", "similar i", "explain x", "track click --user u --item i"])
+@pytest.mark.parametrize("command", ["rank --user u", "track click --user u --item i"])
 def test_a_command_without_a_ranker_says_what_to_do(tmp_path: Path, command: str) -> None:
     for address, said in ((), "liverank up"), (("--address", "127.0.0.1:1"), "liverank status"):
         done = run(tmp_path, {}, *command.split(), *address)
@@ -68,7 +68,7 @@ def run(home: Path, more: dict[str, str], *arguments: str) -> subprocess.Complet
         timeout=120,
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    assert done.stderr.startswith("error: ")
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")], done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "This is a bug" not in done.stderr
     return done
