@@ -25,7 +25,7 @@ event = {
     "event_ts_ms": time.time_ns() // 1_000_000,
 }
 producer.produce(
-    "liverank.live.events.1",
+    f"liverank.{os.environ.get('LIVERANK_NAMESPACE', 'live')}.events.1",
     key=event["user_id"].encode(),  # user_id, else session_id, as UTF-8
     value=json.dumps(event).encode(),
     headers={"content-type": b"application/json"},  # without it the value is read as protobuf

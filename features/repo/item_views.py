@@ -82,5 +82,6 @@ item_semantic = FeatureView(
         Field(name="space", dtype=String),
         Field(name="attributes", dtype=String),
     ],
+    tags={"liverank.written_by": "enrich"},
     owner="liverank",
 )
