@@ -118,12 +118,14 @@ class RankerSettings(_Section):
         "dismiss": -2.0,
     }
     """Worth of one outcome of each head, in clicks; changed weights act at once."""
-    liking: float = Field(default=0.35, ge=0, le=1)
+    liking: float = Field(default=0.5, ge=0, le=1)
     """How strongly the newest likes of a kind raise its value at once, in spreads of the request's values; 0 = not."""
-    aversion: float = Field(default=0.25, ge=0, le=1)
+    aversion: float = Field(default=0.2, ge=0, le=1)
     """How strongly the newest dismissals of a kind lower its value at once, in the same unit; 0 = not."""
-    nearness: float = Field(default=0.3, ge=0, le=1)
+    nearness: float = Field(default=0.1, ge=0, le=1)
     """How strongly the user's vectors move values beside the model, in the same unit; 0 = not."""
+    diversity: float = Field(default=0.25, ge=0, le=1)
+    """How much less each further item of one first category is worth, in the same unit; 0 = not."""
     freshness: float = Field(default=0.0, ge=0, le=1)
     """Bonus for young items; 0 = none."""
 

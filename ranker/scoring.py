@@ -101,5 +101,7 @@ def score(
         times_shown=times_shown[places],
         relevance=None if reads_columns else candidates.relevance[places],
     )
-    hint = hints(x, table.categories[rows[places], 0], affinity, weights)
-    return Scored(places=places, x=x, p_first=p_first, value=value(p_first, weights.of(model.heads), factors, hint))
+    main = table.categories[rows[places], 0]
+    hint = hints(x, main, affinity, weights)
+    worth = value(p_first, weights.of(model.heads), factors, hint, main=main, diversity=weights.diversity)
+    return Scored(places=places, x=x, p_first=p_first, value=worth)

@@ -70,6 +70,7 @@ def rulebook(settings: RankerSettings) -> Rulebook:
             liking=settings.liking,
             aversion=settings.aversion,
             nearness=settings.nearness,
+            diversity=settings.diversity,
             freshness=settings.freshness,
         ),
         list_rules=ListRules(

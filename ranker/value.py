@@ -1,4 +1,4 @@
-"""What a shown item is worth, in clicks: V = factor x sum_h w_h p_h + spread x hint.
+"""What a shown item is worth, in clicks: V = factor x sum_h w_h p_h + spread x (hint - diversity x repetition).
 
 Factors and hint are the soft rules; they act before the draw. Factors are bounded to [0.5, 2] each; a negative V is
 divided by its factor, so that a factor above 1 always helps. The hint is what the user's newest signals say about an
@@ -45,6 +45,9 @@ class ValueWeights:
         The hint: ``liking x log(1 + liked) - aversion x (disliked / 2) ** 1.5 + nearness x cosine``, within +-4, from
         the user's newest likes and dislikes of the item's first category (half-life one day) and the mean cosine to the
         user's three vectors. One dismissal (weight 2) is a hint, several in a row are a verdict.
+    diversity
+        Each further item of one first category is worth so many spreads less than the one before it (by value), at most
+        4 in all: a kind leaves or enters a slate item by item and not all at once.
     freshness
         Up to this share more for an item published now, halving every 7 days.
     shown
@@ -55,15 +58,16 @@ class ValueWeights:
     """
 
     heads: Mapping[str, float] = field(default_factory=lambda: HEAD_WEIGHTS)
-    liking: float = 0.35
-    aversion: float = 0.25
-    nearness: float = 0.3
+    liking: float = 0.5
+    aversion: float = 0.2
+    nearness: float = 0.1
+    diversity: float = 0.25
     freshness: float = 0.0
     shown: float = 0.85
     relevance: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("liking", "aversion", "nearness", "freshness", "relevance"):
+        for name in ("liking", "aversion", "nearness", "diversity", "freshness", "relevance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RankerConfigError(f"value weight {name} must lie in [0, 1], got {getattr(self, name)}")
         if not 0 < self.shown <= 1:
@@ -130,6 +134,25 @@ def hints(x: Floats, main: NDArray[np.int32], affinity: Affinities, weights: Val
     return bounded
 
 
+def repetition(values: NDArray[np.float64], main: NDArray[np.int32]) -> NDArray[np.float64]:
+    """How many better items of the same first category there are, shape ``(n,)``; 0 for items without one.
+
+    Parameters
+    ----------
+    values
+        V, shape ``(n,)``.
+    main
+        Code of the first category, shape ``(n,)``; 0 = none.
+    """
+    order = np.lexsort((-values, main))
+    kinds = main[order]
+    starts = np.flatnonzero(np.r_[True, kinds[1:] != kinds[:-1]]) if len(kinds) else np.empty(0, dtype=np.int64)
+    within = np.arange(len(kinds)) - np.repeat(starts, np.diff(np.r_[starts, len(kinds)]))
+    out = np.zeros(len(values))
+    out[order] = np.where(kinds > 0, within, 0)
+    return out
+
+
 def spread(values: NDArray[np.float64]) -> float:
     """Standard deviation of the best 50 values, in clicks; at least 5 % of their mean size."""
     best = np.partition(values, -BEST)[-BEST:] if len(values) > BEST else values
@@ -143,6 +166,9 @@ def value(
     head_weights: NDArray[np.float64],
     factors: NDArray[np.float64],
     hint: NDArray[np.float64] | float = 0.0,
+    *,
+    main: NDArray[np.int32] | None = None,
+    diversity: float = 0.0,
 ) -> NDArray[np.float64]:
     """V of candidates.
 
@@ -156,7 +182,13 @@ def value(
         Positive, shape ``(n,)``.
     hint
         In spreads, shape ``(n,)``.
+    main, diversity
+        First categories, shape ``(n,)``, and the strength of the rule on them.
     """
     plain = p @ head_weights
     ruled = np.where(plain >= 0, plain * factors, plain / factors)
-    return ruled + spread(ruled) * np.asarray(hint)
+    unit = spread(ruled)
+    ruled = ruled + unit * np.asarray(hint)
+    if main is not None and diversity > 0:
+        ruled = ruled - unit * np.minimum(diversity * repetition(ruled, main), LARGEST_HINT)
+    return ruled

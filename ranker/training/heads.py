@@ -51,11 +51,11 @@ class BoosterParameters:
     """
 
     n_trees: int = 150
-    n_leaves: int = 31
+    n_leaves: int = 15
     learning_rate: float = 0.08
-    min_leaf_rows: int = 50
+    min_leaf_rows: int = 100
     feature_share: float = 0.8
-    l2: float = 5.0
+    l2: float = 10.0
     patience: int = 20
     light_trees: int = 60
     seed: int = 20_240_501

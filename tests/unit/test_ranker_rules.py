@@ -27,7 +27,7 @@ from ranker.serving import rulebook
 from ranker.status import TABLE, status_of
 from ranker.user_states import DEFAULT_STATES, Router, UserState
 from ranker.users import NOBODY, Users, Without
-from ranker.value import ValueWeights, hints, soft_factors, spread, value
+from ranker.value import ValueWeights, hints, repetition, soft_factors, spread, value
 
 from liverank.v1 import event_pb2  # isort: skip
 
@@ -117,6 +117,15 @@ class TestValue:
         assert spread(np.zeros(0)) == 0.0
         assert spread(np.full(50, 0.2)) == pytest.approx(0.01)
 
+    def test_a_kind_fades_item_by_item(self) -> None:
+        values, main = np.array([0.3, 0.5, 0.4, 0.6, 0.9]), np.array([2, 1, 1, 1, 0], dtype=np.int32)
+        assert repetition(values, main).tolist() == [0, 1, 2, 0, 0]
+        assert repetition(np.zeros(0), np.zeros(0, dtype=np.int32)).tolist() == []
+        ruled = value(values[:, None], np.array([1.0]), np.ones(5), main=main, diversity=0.5)
+        assert ruled[[0, 3, 4]].tolist() == values[[0, 3, 4]].tolist()
+        assert ruled[1] == pytest.approx(0.5 - 0.5 * spread(values))
+        assert ruled[2] == pytest.approx(0.4 - 1.0 * spread(values))
+
     def test_a_click_on_the_kind_raises_it(self, table: MemoryTable) -> None:
         user = MemoryUser([("i0", 2, 1.0)], table=table)
         weights = ValueWeights(nearness=0.0)
@@ -148,7 +157,7 @@ class TestValue:
         low, high = value(p, np.array([1.0, -2.0]), np.array([1.0, 2.0]))
         assert high > low
 
-    @pytest.mark.parametrize("field", ["liking", "aversion", "nearness", "freshness", "relevance"])
+    @pytest.mark.parametrize("field", ["liking", "aversion", "nearness", "diversity", "freshness", "relevance"])
     def test_strength_outside_its_range_is_refused(self, field: str) -> None:
         with pytest.raises(RankerConfigError, match=field):
             ValueWeights(**{field: 1.5})
