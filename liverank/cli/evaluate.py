@@ -32,6 +32,18 @@ if TYPE_CHECKING:
 
 BUDGET_S = 300.0
 REPLAY_PARTITIONS = 2
+WITHOUT_RULES = {
+    "liking": 0.0,
+    "aversion": 0.0,
+    "nearness": 0.0,
+    "diversity": 0.0,
+    "creator_share": 1.0,
+    "category_share": 1.0,
+    "duplicate_cosine": 2.0,
+    "disliked_after": 0,
+    "seen_policy": "consumed",
+}
+"""A replay asks what the model expects next: rules of taste and of business would only stand in the way."""
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON to this file.")]
 
 
@@ -127,6 +139,7 @@ def replay(
             "namespace": f"replay-{time.time_ns() // 1_000_000 % 10**10:x}",
             "clock": "data",
             "stack": given.stack.model_copy(update={"partitions": REPLAY_PARTITIONS, "workers": 1, "rankers": 1}),
+            "ranker": given.ranker.model_copy(update=WITHOUT_RULES),
         }
     )
     stack = Stack(settings, budget.steps)
