@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from features.item_vectors import active_space, read_vectors
 from features.redis import translated
@@ -164,7 +165,13 @@ class CatalogueFeed(Feed):
         for record in records:
             self.positions[Tp(record.topic, record.partition)] = record.offset + 1
             if record.topic == self._rows:
-                rows.append(stream_pb2.ItemRow.FromString(record.value))
+                try:
+                    rows.append(stream_pb2.ItemRow.FromString(record.value or b""))
+                except DecodeError as error:
+                    self.rejected += 1
+                    _log.error(
+                        "item row cannot be read", partition=record.partition, offset=record.offset, error=str(error)
+                    )
                 continue
             try:
                 changes.append((read_item(record.value, record.headers, key=record.key), record.offset))
