@@ -47,15 +47,17 @@ def send_catalogue(settings: Settings, prefix: str = "") -> None:
 
 
 def traffic(n: int, seed: int, prefix: str = "") -> list[Event]:
-    """About `n` events of users and items that begin with `prefix`: exposures with their outcomes, other events, 5 %
-    exact repeats, locally shuffled.
+    """About `n` events of users and items that begin with `prefix`, all of the last second.
+
+    Exposures with their outcomes, other events, 5 % exact repeats, locally shuffled. Exposure and outcome arrive while
+    their window is open: labels after its close depend on the order of arrival, which the recount leaves out.
     """
     rng = random.Random(seed)
     now_ms = int(time.time() * 1000)
     events: list[Event] = []
     while len(events) < n:
         user = f"{prefix}u{min(N_USERS - 1, int(rng.paretovariate(0.8)))}"
-        ts_ms = now_ms - 20_000 + len(events) * 10_000 // n
+        ts_ms = now_ms - 1_200 + len(events) * 800 // n
         if rng.random() < 0.25:
             # Evenly over users: more than 32 exposures of one user within a window would close the oldest early.
             user = f"{prefix}u{rng.randrange(N_USERS)}"
@@ -79,7 +81,7 @@ def traffic(n: int, seed: int, prefix: str = "") -> list[Event]:
             for slot in rng.sample(slots, rng.randrange(3)):
                 events.append(
                     Event(event_id=f"o{seed}-{len(events)}", type=rng.choice(OUTCOMES), user_id=user, surface="home",
-                          item_id=slot.item_id, event_ts_ms=ts_ms + rng.randrange(1, 1500), value=40.0,
+                          item_id=slot.item_id, event_ts_ms=ts_ms + rng.randrange(1, 600), value=40.0,
                           request_id=request if rng.random() < 0.8 else "")
                 )  # fmt: skip
         else:
@@ -122,7 +124,7 @@ def read_topic(settings: Settings, topic: str) -> list[Record]:
     return records
 
 
-def settle(settings: Settings, *, timeout_s: float = 120.0, quiet_s: float = 4.5) -> None:
+def settle(settings: Settings, *, timeout_s: float = 120.0, quiet_s: float = 6.5) -> None:
     """Wait until both folds have passed everything that is no tick, strays and effects included, and statistics are
     out.
     """

@@ -23,7 +23,7 @@ from liverank.settings import Settings
 
 HERE = Path(__file__).parent
 #: Short windows, so that everything that is due comes within the test.
-STREAMS = {"attribution_window_s": 2, "session_timeout_s": 1, "group_session_timeout_ms": 6000}
+STREAMS = {"attribution_window_s": 4, "session_timeout_s": 1, "group_session_timeout_ms": 6000}
 
 
 class Folds:
@@ -91,12 +91,12 @@ def test_STR_4_kill_9_at_each_failpoint_equals_the_recount(settings: Settings, f
 
 
 def test_stray_partitioner_and_json_equal_the_recount(settings: Settings, folds: Callable[..., Folds]) -> None:
-    send_catalogue(settings)
-    events = traffic(900, seed=6)
+    for prefix in "abc":
+        send_catalogue(settings, prefix)
     worker = folds(settings).ready()
-    send(settings, events[:300])
-    send(settings, events[300:600], foreign=True)
-    send(settings, events[600:], json=True)
+    send(settings, traffic(300, seed=60, prefix="a"))
+    send(settings, traffic(300, seed=61, prefix="b"), foreign=True)
+    send(settings, traffic(300, seed=62, prefix="c"), json=True)
     settle(settings)
     worker.stop()
     check(settings)
@@ -147,19 +147,19 @@ def test_redis_away_10_s_equals_the_recount(
     settings: Settings, folds: Callable[..., Folds], own_redis: OwnRedis
 ) -> None:
     settings = settings.model_copy(update={"redis": settings.redis.model_copy(update={"url": own_redis.url})})
-    send_catalogue(settings)
+    for prefix in "abc":
+        send_catalogue(settings, prefix)
     worker = folds(settings).ready()
-    events = traffic(1500, seed=7)
-    send(settings, events[:500])
+    send(settings, traffic(500, seed=70, prefix="a"))
     time.sleep(0.5)  # the outage shall begin in the middle of folding
     own_redis.kill()
     away_s = time.monotonic()
-    send(settings, events[500:1000])
+    send(settings, traffic(500, seed=71, prefix="b"))
     while time.monotonic() < away_s + 10:
         assert worker.process.poll() is None, worker.log.read_text()[-3000:]
         time.sleep(0.2)
     own_redis.up()
-    send(settings, events[1000:])
+    send(settings, traffic(500, seed=72, prefix="c"))
     settle(settings)
     assert "a store is away" in worker.log.read_text()
     worker.stop()
@@ -170,18 +170,18 @@ def test_redis_away_10_s_equals_the_recount(
 def test_a_stopped_owner_that_wakes_up_does_no_harm(
     settings: Settings, folds: Callable[..., Folds], place: str
 ) -> None:
-    send_catalogue(settings)
-    events = traffic(900, seed=8)
-    send(settings, events[:400])
+    for prefix in "abc":
+        send_catalogue(settings, prefix)
+    send(settings, traffic(400, seed=80, prefix="a"))
     zombie = folds(settings, "w0", failpoint=f"users.{place}:3!stop")
     while Path(f"/proc/{zombie.process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
         assert zombie.process.poll() is None, zombie.log.read_text()[-3000:]
         time.sleep(0.05)
     successor = folds(settings, "w1").ready()
-    send(settings, events[400:600])
+    send(settings, traffic(200, seed=81, prefix="b"))
     settle(settings)
     zombie.process.send_signal(signal.SIGCONT)
-    send(settings, events[600:])
+    send(settings, traffic(300, seed=82, prefix="c"))
     settle(settings)
     zombie.stop()
     successor.stop()
