@@ -118,7 +118,7 @@ class RankerSettings(_Section):
         "dismiss": -2.0,
     }
     """Worth of one outcome of each head, in clicks; changed weights act at once."""
-    liking: float = Field(default=0.5, ge=0, le=1)
+    liking: float = Field(default=0.8, ge=0, le=1)
     """How strongly the newest likes of a kind raise its value at once, in spreads of the request's values; 0 = not."""
     aversion: float = Field(default=0.2, ge=0, le=1)
     """How strongly the newest dismissals of a kind lower its value at once, in the same unit; 0 = not."""

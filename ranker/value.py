@@ -58,7 +58,7 @@ class ValueWeights:
     """
 
     heads: Mapping[str, float] = field(default_factory=lambda: HEAD_WEIGHTS)
-    liking: float = 0.5
+    liking: float = 0.8
     aversion: float = 0.2
     nearness: float = 0.1
     diversity: float = 0.25

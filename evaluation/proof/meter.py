@@ -142,6 +142,10 @@ class Meter:
         """Kind of an item; empty where it has none."""
         return self._kinds.of_item.get(item_id, "")
 
+    def items(self, kind: str) -> list[str]:
+        """Items of a kind."""
+        return self._kinds.items(kind)
+
     def row(self, user_id: str) -> UserRow:
         """The user's features through Feast."""
         return self._users.read(user_id)

@@ -112,32 +112,49 @@ class _Prover:
         self.lines.append(lines.model(f"e ({action})", before, after))
 
     def _begin(self) -> Probe:
-        """Choose a user and a kind, show an item of it, wait until that has gone through."""
-        as_of_ms = now_ms() + AHEAD_MS
-        user_id, kind = self._choose(as_of_ms)
+        """Choose a user and a kind, show an item of it, wait until that has gone through.
+
+        The user comes by first and leaves (a click on something of another kind, end of session): what moves afterwards
+        is then what the action says, not that somebody is back after weeks.
+        """
+        user_id, kind, _ = self._choose(self._plan.users, now_ms() + AHEAD_MS)
         self._used.add(user_id)
-        probe = self._meter.show(user_id, kind, 1, as_of_ms)
+        self._visit(user_id, kind)
+        _, kind, _ = self._choose([user_id], now_ms() + AHEAD_MS)
+        probe = self._meter.show(user_id, kind, 1, now_ms() + AHEAD_MS)
         self._settle()
         return replace(probe, as_of_ms=now_ms() + AHEAD_MS)
 
-    def _choose(self, as_of_ms: int) -> tuple[str, str]:
+    def _visit(self, user_id: str, but: str) -> None:
+        other = next(kind for kind in self._plan.kinds if kind != but)
+        item_id = self._meter.items(other)[0]
+        events = [
+            new_event("click", user_id=user_id, item_id=item_id, surface=self._plan.surface),
+            new_event("session_end", user_id=user_id, surface=self._plan.surface),
+        ]
+        reply = self._client.track(events, deadline_s=10.0)
+        if reply.rejected:
+            raise ProofError(f"the visit was refused: {reply.rejected[0].reason}: {reply.rejected[0].detail}")
+        self._settle()
+
+    def _choose(self, users: Sequence[str], as_of_ms: int) -> tuple[str, str, float]:
         """The first user with a kind that has room to move both ways; where there is none, the nearest to it."""
         best, best_distance = None, np.inf
-        for user_id in self._plan.users:
-            if user_id in self._used:
+        for user_id in users:
+            if user_id in self._used and len(users) > 1:
                 continue
             for kind, share in self._kind_shares(user_id, as_of_ms).items():
                 if kind not in self._plan.kinds:
                     continue
-                if LEAST_SHARE <= share <= MOST_SHARE:
-                    return user_id, kind
                 distance = abs(share - (LEAST_SHARE + MOST_SHARE) / 2)
                 if distance < best_distance:
-                    best, best_distance = (user_id, kind), distance
+                    best, best_distance = (user_id, kind, share), distance
+            if best is not None and LEAST_SHARE <= best[2] <= MOST_SHARE:
+                return best
         if best is None:
             raise ProofError(
-                f"no user to probe: of {len(self._plan.users)} given, {len(self._used)} are used and the others get no "
-                "slate; give more users with a history"
+                f"no user to probe: of {len(users)} given, {len(self._used)} are used and the others get no slate; "
+                "give more users with a history"
             )
         return best
 
