@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evaluation.errors import ProofError
 from evaluation.progress import Progress
@@ -115,7 +114,7 @@ def live_traffic(settings: Settings, world: World, plan: DemoPlan) -> TrafficRep
 
 
 def kinds_of(settings: Settings, redis: Redis, of_item: Mapping[str, str]) -> Kinds:
-    """The catalogue by kind, with the mean vectors of the active space.
+    """The catalogue by kind, with the vectors of the active space.
 
     Raises
     ------
@@ -126,11 +125,8 @@ def kinds_of(settings: Settings, redis: Redis, of_item: Mapping[str, str]) -> Ki
     vectors = read_vectors(redis, settings, sorted(of_item), space) if space is not None else {}
     if not vectors:
         raise ProofError("no item has a vector in the active space; run `liverank enrich`")
-    by_kind: dict[str, list[NDArray[np.float64]]] = {}
-    for item_id, vector in vectors.items():
-        unit = vector.astype(np.float64) / max(float(np.linalg.norm(vector)), 1e-12)
-        by_kind.setdefault(of_item[item_id], []).append(unit)
-    return Kinds(of_item, {kind: np.mean(units, axis=0) for kind, units in by_kind.items()})
+    units = {item: v.astype(np.float64) / max(float(np.linalg.norm(v)), 1e-12) for item, v in vectors.items()}
+    return Kinds(of_item, units)
 
 
 def run_proof(settings: Settings, world: World, files: HistoryFiles, plan: DemoPlan) -> Report:

@@ -9,7 +9,8 @@ LiverankError
 ├── StaleError             a fence refused: another owner writes this partition now
 └── NotFoundError          the thing asked for does not exist
 
-Every package subclasses these in its own `errors.py`. A message says what happened, what is allowed, what came, and what to do.
+Every package subclasses these in its own `errors.py`. A message says what happened, what is allowed, what came, and
+what to do.
 """
 
 from __future__ import annotations

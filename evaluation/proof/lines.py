@@ -29,7 +29,7 @@ class Reading:
     vectors : float array, shape (3, dim)
         The user's vectors of 1 week, 1 month, 6 months.
     leaning : float array, shape (3,)
-        Their cosine to the mean vector of the kind's items; 0 for a zero vector.
+        Their cosine to the vector of the item that is acted upon; 0 for a zero vector.
     posterior_mean : float
         For the bandit features of the slot that is acted upon.
     shares : float array, shape (n_seeds,)
@@ -106,11 +106,11 @@ def features(name: str, before: Reading, after: Reading, sign: int, delay_s: flo
 
 
 def vectors(name: str, before: Reading, after: Reading, sign: int, delay_s: float | None, limit_s: float) -> Line:
-    """(b): all three vectors change, each towards or away from the kind, within their clock."""
+    """(b): all three vectors change, each towards or away from the item, within their clock."""
     moved = after.leaning - before.leaning
     return Line(
         name=name,
-        claim=f"all three vectors {'towards' if sign > 0 else 'away from'} the kind within {limit_s:g} s",
+        claim=f"all three vectors {'towards' if sign > 0 else 'away from'} the item within {limit_s:g} s",
         holds=bool((moved * sign > 0).all()) and _in_time(delay_s, limit_s),
         figures={f"cosine_{w}": float(m) for w, m in zip(("1w", "1m", "6m"), moved, strict=True)},
         delay_s=delay_s,

@@ -40,12 +40,12 @@ class Kinds:
     ----------
     of_item : mapping of str to str
         Item id -> kind.
-    centroid : mapping of str to float array, shape (dim,)
-        Mean unit vector of the kind's items.
+    vector : mapping of str to float array, shape (dim,)
+        Item id -> unit vector.
     """
 
     of_item: Mapping[str, str]
-    centroid: Mapping[str, NDArray[np.float64]]
+    vector: Mapping[str, NDArray[np.float64]]
 
     def items(self, kind: str) -> list[str]:
         """Items of a kind, in order of id."""
@@ -178,7 +178,7 @@ class Meter:
             features=self.features(probe, row),
             net=self.net(probe, row),
             vectors=vectors,
-            leaning=self._leaning(vectors, probe.kind),
+            leaning=self._leaning(vectors, probe.shown[slot]),
             posterior_mean=self.posterior_mean(probe, model, slot),
             shares=shares,
             slates=slates,
@@ -246,12 +246,10 @@ class Meter:
         step = max(1, len(others) // N_OTHERS)
         return [*mine, *others[::step][:N_OTHERS]]
 
-    def _leaning(self, vectors: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
-        centroid = self._kinds.centroid[kind]
-        lengths = np.linalg.norm(vectors, axis=1)
-        if vectors.shape[1] != len(centroid):
+    def _leaning(self, vectors: NDArray[np.float64], item_id: str) -> NDArray[np.float64]:
+        item = self._kinds.vector.get(item_id)
+        if item is None or vectors.shape[1] != len(item):
             return np.zeros(len(vectors))
-        cosine: NDArray[np.float64] = (
-            vectors @ centroid / np.where(lengths > 0, lengths, 1.0) / np.linalg.norm(centroid)
-        )
+        lengths = np.linalg.norm(vectors, axis=1)
+        cosine: NDArray[np.float64] = vectors @ item / np.where(lengths > 0, lengths, 1.0)
         return cosine

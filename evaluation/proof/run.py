@@ -23,7 +23,8 @@ POSTERIOR_S: Final = 60.0
 SHARE_S: Final = 60.0
 AHEAD_MS: Final = 120_000
 N_IN_A_ROW: Final = 5
-LEAST_SHARE, MOST_SHARE = 0.3, 0.6
+LEAST_SHARE, MOST_SHARE = 0.25, 0.45
+"""Room to move both ways: one kind may have at most .6 of a slate."""
 
 
 @dataclass(frozen=True, kw_only=True)
