@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from features.archive import read_archive
 from features.examples import examples_dir, read_examples
+from liverank.kafka import Record
 from liverank.settings import Settings
 from liverank.v1.decision_pb2 import Decision, Mode
+from liverank.v1.event_pb2 import Event, EventType
 from ranker.columns import COLUMNS
 from ranker.training.dataset import Dataset, with_shown
 from ranker.training.errors import JoinError, TooLittleDataError
@@ -42,8 +44,38 @@ def served_dataset(
 
     labels = read_examples(examples_dir(settings), since_ms=since_ms, until_ms=until_ms)
     labels = labels.filter(pc.greater(labels["n_generation"], 0))  # imported slates have no decision
+    labels = without_imported(labels, read_archive(settings, "events", generation=0))
     decisions = (Decision.FromString(record.value) for record in read_archive(settings, "decisions"))
     return join(labels, decisions, heads)
+
+
+def without_imported(labels: pa.Table, events: Iterable[Record]) -> pa.Table:
+    """Leave out label rows of imported exposures: those still open when the import ended are closed by live traffic.
+
+    Parameters
+    ----------
+    labels : pyarrow.Table
+        Label rows.
+    events : iterable of Record
+        The imported events; read until every doubtful row is explained.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if labels.num_rows == 0:
+        return labels
+    wanted = set(labels["request_id"].to_pylist())
+    first_ms = int(pc.min(labels["exposure_ts_ms"]).as_py())
+    imported = set()
+    for record in events:
+        if record.append_ts_ms < first_ms:
+            continue
+        event = Event.FromString(record.value)
+        if event.type == EventType.EVENT_TYPE_EXPOSURE and event.event_id in wanted:
+            imported.add(event.event_id)
+    if not imported:
+        return labels
+    return labels.filter(pc.invert(pc.is_in(labels["request_id"], pa.array(sorted(imported)))))
 
 
 def join(labels: pa.Table, decisions: Iterable[Decision], heads: tuple[str, ...]) -> Dataset:

@@ -10,7 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from features.examples import schema, table_of
+from liverank.kafka import Record
 from liverank.v1.decision_pb2 import Decision, DecisionSlot, Mode
+from liverank.v1.event_pb2 import Event, EventType
 from liverank.v1.stream_pb2 import Example
 from ranker.columns import COLUMNS, INDEX, SLOT_COLUMN
 from ranker.models import MismatchError, Serving, load_model, write_model
@@ -22,7 +24,7 @@ from ranker.training.errors import JoinError, TooLittleDataError
 from ranker.training.heads import BoosterParameters
 from ranker.training.package import build
 from ranker.training.report import report
-from ranker.training.served import join
+from ranker.training.served import join, without_imported
 
 WEIGHTS = {"click": 1.0, "dismiss": -2.0}
 QUICK = BoosterParameters(n_trees=25, n_leaves=8, learning_rate=0.2, light_trees=10, min_leaf_rows=20)
@@ -239,6 +241,15 @@ def test_FEA_6_rows_are_the_served_ones_with_slot_and_age() -> None:
     assert found.X[:, INDEX[AGE_COLUMN]].tolist() == [5, 5, 0, 0]
     plain = [i for name, i in INDEX.items() if name not in (SLOT_COLUMN, AGE_COLUMN)]
     np.testing.assert_array_equal(found.X[1, plain], features(1.5)[plain])
+
+
+def test_slates_of_the_imported_past_that_live_traffic_closed_are_left_out() -> None:
+    labels = table_of([example("past", 1, 10), example("live", 1, 20)])
+    past = Event(event_id="past", type=EventType.EVENT_TYPE_EXPOSURE).SerializeToString()
+    click = Event(event_id="live", type=EventType.EVENT_TYPE_CLICK).SerializeToString()
+    records = [Record("events", 0, at, None, value, (), 10 + at) for at, value in enumerate((past, click))]
+    assert without_imported(labels, records)["request_id"].to_pylist() == ["live"]
+    assert without_imported(labels, [])["request_id"].to_pylist() == ["past", "live"]
 
 
 def test_what_cannot_be_learned_from_is_left_out_and_counted() -> None:
