@@ -42,7 +42,7 @@ class ValueWeights:
     heads
         Clicks that one outcome of a head is worth.
     liking, aversion, nearness
-        The hint: ``liking x log(1 + liked) - aversion x (disliked / 2) ** 1.5 + nearness x cosine``, within +-4, from
+        The hint: ``liking x sqrt(liked) - aversion x (disliked / 2) ** 1.5 + nearness x cosine``, within +-4, from
         the user's newest likes and dislikes of the item's first category (half-life one day) and the mean cosine to the
         user's three vectors. One dismissal (weight 2) is a hint, several in a row are a verdict.
     diversity
@@ -59,7 +59,7 @@ class ValueWeights:
 
     heads: Mapping[str, float] = field(default_factory=lambda: HEAD_WEIGHTS)
     liking: float = 0.8
-    aversion: float = 0.2
+    aversion: float = 0.4
     nearness: float = 0.1
     diversity: float = 0.25
     freshness: float = 0.0
@@ -129,7 +129,7 @@ def hints(x: Floats, main: NDArray[np.int32], affinity: Affinities, weights: Val
     liked, disliked = affinity.newest_liking[main], affinity.newest_aversion[main]
     first = INDEX["crosses:cosine_1w"]
     near = x[:, first : first + 3].mean(axis=1)
-    hint = weights.liking * np.log1p(liked) - weights.aversion * (disliked / 2) ** 1.5 + weights.nearness * near
+    hint = weights.liking * np.sqrt(liked) - weights.aversion * (disliked / 2) ** 1.5 + weights.nearness * near
     bounded: NDArray[np.float64] = np.clip(hint.astype(np.float64), -LARGEST_HINT, LARGEST_HINT)
     return bounded
 
