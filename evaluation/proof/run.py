@@ -23,6 +23,8 @@ POSTERIOR_S: Final = 60.0
 SHARE_S: Final = 60.0
 AHEAD_MS: Final = 120_000
 N_IN_A_ROW: Final = 5
+MOST_VISITS: Final = 6
+"""So many users are asked in before one is taken without room to move."""
 LEAST_SHARE, MOST_SHARE = 0.25, 0.45
 """Room to move both ways: one kind may have at most .6 of a slate."""
 
@@ -118,10 +120,13 @@ class _Prover:
         The user comes by first and leaves (a click on something of another kind, end of session): what moves afterwards
         is then what the action says, not that somebody is back after weeks.
         """
-        user_id, kind, _ = self._choose(self._plan.users, now_ms() + AHEAD_MS)
-        self._used.add(user_id)
-        self._visit(user_id, kind)
-        _, kind, _ = self._choose([user_id], now_ms() + AHEAD_MS)
+        for _ in range(MOST_VISITS):
+            user_id, kind, _ = self._choose(self._plan.users, now_ms() + AHEAD_MS)
+            self._used.add(user_id)
+            self._visit(user_id, kind)
+            _, kind, share = self._choose([user_id], now_ms() + AHEAD_MS)
+            if LEAST_SHARE <= share <= MOST_SHARE:
+                break
         probe = self._meter.show(user_id, kind, 1, now_ms() + AHEAD_MS)
         self._settle()
         return replace(probe, as_of_ms=now_ms() + AHEAD_MS)

@@ -47,12 +47,13 @@ def items(prefix: str = "") -> list[ItemChange]:
 
 
 def past(events: list[Event], days: float) -> list[Event]:
-    """The same events, so many days ago."""
+    """The same events, so many days ago and 20 times as slow: most windows close within the past."""
     moved = []
+    newest_ms = max(event.event_ts_ms for event in events)
     for event in events:
         copy = Event()
         copy.CopyFrom(event)
-        copy.event_ts_ms -= int(days * 86_400_000)
+        copy.event_ts_ms = newest_ms - 20 * (newest_ms - event.event_ts_ms) - int(days * 86_400_000)
         moved.append(copy)
     return moved
 
