@@ -195,7 +195,7 @@ def import_history(
 ) -> ImportReport:
     """Import recorded events; the namespace's topics and feature program must exist, and no worker may have run.
 
-    About 4,000 events/s in one process (73,342 events with slates of 10 in 18.2 s). All events are in memory at once, about 300 bytes each.
+    About 4,000 events/s in one process. All events are in memory at once, about 300 bytes each.
 
     Parameters
     ----------
