@@ -83,6 +83,7 @@ def cross_values(
         "cosine_1w": cosine(user_vectors[0], item_vector),
         "cosine_1m": cosine(user_vectors[1], item_vector),
         "cosine_6m": cosine(user_vectors[2], item_vector),
+        "category_negatives": category.get("negatives_30d", 0.0) - category.get("negatives_1d", 0.0),
         "category_ctr": rate(category.get("clicks_30d", 0.0), category.get("impressions_30d", 0.0)),
         "item_ctr": rate(item["clicks_30d"], item["expected_30d"]),
         "item_ctr_1d": rate(item["clicks_1d"], item["impressions_1d"]),

@@ -21,8 +21,8 @@ from features.ondemand import AS_OF, CHECKED, CLIENT_IMPORTS, ONE_CATEGORY, self
 __all__ = ["COMPUTED", "GIVEN", "cross_view"]
 
 COMPUTED: Final = (
-    "cosine_1w", "cosine_1m", "cosine_6m", "category_ctr", "item_ctr", "item_ctr_1d", "item_negative_rate",
-    "item_age_days", "is_new", "log_price", "hour_sin", "hour_cos", "weekend", "device",
+    "cosine_1w", "cosine_1m", "cosine_6m", "category_negatives", "category_ctr", "item_ctr", "item_ctr_1d",
+    "item_negative_rate", "item_age_days", "is_new", "log_price", "hour_sin", "hour_cos", "weekend", "device",
 )  # fmt: skip
 GIVEN: Final = (
     "co_occurrence", "caller_score", "category_affinity", "category_aversion", "creator_affinity",

@@ -46,9 +46,10 @@ class Affinities:
     ages_ms
         Their ages.
     category_liking, category_aversion
-        Decayed sum of positive weights, and of the sizes of negative ones; shape ``(n_categories,)``; code 0 stays 0.
+        Decayed sum of positive weights, and of the sizes of negative ones that are at least a day old; shape
+        ``(n_categories,)``; code 0 stays 0. What models see.
     newest_liking, newest_aversion
-        The same with a half-life of one day: the hint of `ranker.value`.
+        The same with a half-life of one day and no least age: the hint of `ranker.value`.
     recent_share
         Share of each category in the newest 20 positive entries.
     creator_liking
@@ -112,7 +113,7 @@ def affinities(user: UserView, table: ItemsView, as_of_ms: int) -> Affinities:
         kinds=np.ascontiguousarray(history["kind"]),
         ages_ms=ages_ms,
         category_liking=_sums(main, np.maximum(weights, 0), n_categories),
-        category_aversion=_sums(main, np.maximum(-weights, 0), n_categories),
+        category_aversion=_sums(main, np.maximum(-weights, 0) * (ages_ms >= _DAY_MS), n_categories),
         newest_liking=_sums(main, np.maximum(newest, 0), n_categories),
         newest_aversion=_sums(main, np.maximum(-newest, 0), n_categories),
         recent_share=_sums(recent, np.full(len(recent), 1 / max(len(recent), 1), dtype=np.float32), n_categories),

@@ -3,6 +3,9 @@
 The names are the contract between serving and training: a model's manifest lists them in this order, and the ranker
 refuses a model with other names. `build` is pure, so that the same function makes the rows of a request, of an
 imported history and of a test.
+
+What a user rejected within the last day is no column. Rejections are rare, so a model learns a step from the first one
+on; the hint of `ranker.value` answers them, graded and bounded, and the model hears of them when they are a day old.
 """
 
 from __future__ import annotations
@@ -20,8 +23,7 @@ from ranker.inputs import Floats, ItemsView, Rows, UserView
 
 USER_WINDOWS: Final = (
     "impressions_1d", "impressions_7d", "clicks_1h", "clicks_1d", "clicks_7d", "clicks_30d",
-    "negatives_1d", "negatives_7d", "negatives_30d", "likes_30d", "saves_30d", "purchases_30d", "dwell_7d",
-    "positives_7d", "positives_30d",
+    "likes_30d", "saves_30d", "purchases_30d", "dwell_7d", "positives_7d", "positives_30d",
 )  # fmt: skip
 ITEM_WINDOWS: Final = (
     "impressions_1d", "impressions_7d", "clicks_1h", "clicks_1d", "clicks_7d", "clicks_30d",
@@ -30,11 +32,11 @@ ITEM_WINDOWS: Final = (
 )  # fmt: skip
 CATEGORY_WINDOWS: Final = (
     "impressions_1d", "impressions_30d", "clicks_1d", "clicks_7d", "clicks_30d", "positives_7d", "positives_30d",
-    "negatives_1d", "negatives_7d", "negatives_30d",
 )  # fmt: skip
 CROSSES: Final = (
     "cosine_1w", "cosine_1m", "cosine_6m", "co_occurrence", "caller_score",
-    "category_affinity", "category_aversion", "creator_affinity", "recent_category_share", "category_ctr",
+    "category_affinity", "category_aversion", "category_negatives", "creator_affinity", "recent_category_share",
+    "category_ctr",
     "item_ctr", "item_ctr_1d", "item_negative_rate", "log_popularity", "trend", "item_age_days", "is_new",
     "log_price", "price_ratio", "history_length", "hours_since_event",
     "hour_sin", "hour_cos", "weekend", "device", "slot", "example_age_h",
@@ -126,6 +128,7 @@ def build(
     out[:, at["co_occurrence"]] = np.log1p(np.maximum(scores.get("co_occurrence", np.float32(0)), 0))
     out[:, at["caller_score"]] = scores.get("caller", np.float32(0))
     out[:, at["category_affinity"]] = affinity.category_liking[main]
+    out[:, at["category_negatives"]] = _settled_negatives(user, table, main, as_of_ms)
     out[:, at["category_aversion"]] = affinity.category_aversion[main]
     out[:, at["recent_category_share"]] = affinity.recent_share[main]
     out[:, at["creator_affinity"]] = affinity.creator_liking[table.creator[rows]]
@@ -163,6 +166,19 @@ def _of(out: Floats, name: str) -> Floats:
 def _rate(hits: Floats, trials: Floats) -> Floats:
     """Rate shrunk to the prior of 5 %."""
     return np.asarray((hits + _PRIOR_CLICKS) / (np.maximum(trials, hits) + _PRIOR_SHOWN), dtype=np.float32)
+
+
+def _settled_negatives(user: UserView, table: ItemsView, main: NDArray[np.int32], as_of_ms: int) -> Floats:
+    """Negatives of the user in the main category in the last 30 days but the last one, shape ``(n,)``."""
+    by_code = np.zeros(len(table.category_names), dtype=np.float32)
+    categories, counters = user.category_windows(as_of_ms)
+    names = list(user.category_window_names)
+    if categories and "negatives_30d" in names and "negatives_1d" in names:
+        settled = counters[:, names.index("negatives_30d")] - counters[:, names.index("negatives_1d")]
+        for name, at in categories.items():
+            by_code[max(table.category_code(name), 0)] = settled[at]
+        by_code[0] = 0
+    return by_code[main]
 
 
 def _fill_windows(out: Floats, user: UserView, table: ItemsView, rows: Rows, as_of_ms: int) -> None:

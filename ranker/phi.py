@@ -27,7 +27,7 @@ SOURCES: Final = ("vector", "co_occurrence", "semantic", "trending", "caller")
 NAMES: Final[tuple[str, ...]] = (
     "intercept",
     "cosine_1w", "cosine_1m", "cosine_6m",
-    "category_liking", "category_aversion", "category_clicks_7d", "category_negatives_7d",
+    "category_liking", "category_aversion", "category_clicks_7d", "category_negatives",
     "popularity", "trend", "novelty", "price", "is_new", "support",
     *(f"from_{name}" for name in SOURCES),
     "hour_sin", "hour_cos", "weekend",
@@ -81,7 +81,7 @@ def phi(x: Floats, categories: Sequence[str], found_by: NDArray[np.bool_]) -> Fl
     out[:, 4] = np.tanh(column("crosses:category_affinity") / 3)
     out[:, 5] = np.tanh(column("crosses:category_aversion") / 3)
     out[:, 6] = np.tanh(column("user_category_windows:clicks_7d") / 5)
-    out[:, 7] = np.tanh(column("user_category_windows:negatives_7d") / 3)
+    out[:, 7] = np.tanh(column("crosses:category_negatives") / 3)
     out[:, 8] = np.minimum(column("crosses:log_popularity") / 8, 1)
     out[:, 9] = np.tanh(column("crosses:trend"))
     age_days = column("crosses:item_age_days")

@@ -25,7 +25,7 @@ MONOTONE: Final[Mapping[str, int]] = {
     **{f"crosses:cosine_{window}": 1 for window in ("1w", "1m", "6m")},
     "crosses:category_affinity": 1,
     "crosses:category_aversion": -1,
-    **{f"user_category_windows:negatives_{window}": -1 for window in ("1d", "7d", "30d")},
+    "crosses:category_negatives": -1,
 }
 """Columns in which good heads may only rise (1) or fall (-1), and dismissals the other way round. Rejections are rare:
 without this a few rows decide that people who dismiss a kind want more of it."""

@@ -60,11 +60,17 @@ class TestColumns:
         assert after.n_entries == 1
 
     def test_negative_signal_moves_only_its_kind(self, table: MemoryTable) -> None:
-        plain, hurt = rows_of(table, MemoryUser()), rows_of(table, MemoryUser([("i0", 10, -2.0)]))
+        day_ms = 86_400_000
+        plain, hurt = rows_of(table, MemoryUser()), rows_of(table, MemoryUser([("i0", 10, -2.0)], age_ms=day_ms))
         column = INDEX["crosses:category_aversion"]
         same = table.categories[:, 0] == table.categories[0, 0]
         assert (hurt[same, column] > plain[same, column]).all()
         assert (hurt[~same, column] == plain[~same, column]).all()
+
+    def test_the_newest_rejection_is_for_the_hint_alone(self, table: MemoryTable) -> None:
+        user = MemoryUser([("i0", 10, -2.0)])
+        assert (rows_of(table, user)[:, INDEX["crosses:category_aversion"]] == 0).all()
+        assert affinities(user, table, NOW_MS).newest_aversion[table.categories[0, 0]] > 0
 
     def test_unknown_items_in_history_are_left_out(self, table: MemoryTable) -> None:
         found = affinities(MemoryUser([("gone", 2, 1.0), ("i0", 2, 1.0)]), table, NOW_MS)
