@@ -107,6 +107,21 @@ class RankerSettings(_Section):
     """Standard deviation of a residual, in clicks."""
     full_log_share: float = Field(default=0.01, ge=0, le=1)
     """Share of requests whose every candidate is logged."""
+    excluded_surfaces: tuple[str, ...] = ()
+    """Surfaces on which nothing is explored: every slot holds the greedy item."""
+    relevance_floor: float = Field(default=0.0, ge=0, le=1)
+    """Only items at or above this quantile of the shortlist's scores may be explored; 0 = all of the shortlist."""
+    gate_slack: float | None = Field(default=None, ge=0)
+    """Given = conservative: an item is explored only if the lower bound of its score loses at most this share of the
+    greedy item's own lower bound; empty = off."""
+    gate_sds: float = Field(default=1.0, ge=0)
+    """Posterior standard deviations below the score at which these lower bounds lie."""
+    new_item_budget: int = Field(default=0, ge=0)
+    """Explored exposures that each new item gets over all rankers, and no more while it is new; 0 = no budget."""
+    new_item_days: float = Field(default=7.0, gt=0)
+    """An item is new for so long after its publication."""
+    new_item_share: float = Field(default=0.05, ge=0, lt=1)
+    """Share of a drawn slot's probability that goes to new items with budget left (within `explore_cap`)."""
 
     # Value, in clicks, and the soft rules (see ranker/value.py).
     head_weights: dict[str, float] = {
@@ -120,7 +135,7 @@ class RankerSettings(_Section):
     """Worth of one outcome of each head, in clicks; changed weights act at once."""
     liking: float = Field(default=0.8, ge=0, le=1)
     """How strongly the newest likes of a kind raise its value at once, in spreads of the request's values; 0 = not."""
-    aversion: float = Field(default=0.4, ge=0, le=1)
+    aversion: float = Field(default=0.6, ge=0, le=1)
     """How strongly the newest dismissals of a kind lower its value at once, in the same unit; 0 = not."""
     nearness: float = Field(default=0.1, ge=0, le=1)
     """How strongly the user's vectors move values beside the model, in the same unit; 0 = not."""

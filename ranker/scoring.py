@@ -14,7 +14,7 @@ from ranker.affinity import Affinities
 from ranker.inputs import Floats, ItemsView, Rows, UserView
 from ranker.models import Model
 from ranker.retrieval import CandidateSet
-from ranker.value import ValueWeights, hints, soft_factors, value
+from ranker.value import ValueWeights, hints, soft_factors, steps, value
 
 MANY: Final = 300
 """More candidates than this are thinned by the light model."""
@@ -103,5 +103,6 @@ def score(
     )
     main = table.categories[rows[places], 0]
     hint = hints(x, main, affinity, weights)
-    worth = value(p_first, weights.of(model.heads), factors, hint, main=main, diversity=weights.diversity)
+    step = steps(main, affinity, weights)
+    worth = value(p_first, weights.of(model.heads), factors, hint, main=main, step=step)
     return Scored(places=places, x=x, p_first=p_first, value=worth)

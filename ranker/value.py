@@ -1,9 +1,11 @@
-"""What a shown item is worth, in clicks: V = factor x sum_h w_h p_h + spread x (hint - diversity x repetition).
+"""What a shown item is worth, in clicks: V = factor x sum_h w_h p_h + spread x (hint - step x repetition).
 
-Factors and hint are the soft rules; they act before the draw. Factors are bounded to [0.5, 2] each; a negative V is
-divided by its factor, so that a factor above 1 always helps. The hint is what the user's newest signals say about an
-item's kind before any model has learned them. It is measured in the spread of this request's own values, so that one
-dismissal means the same under every model: a fixed factor is drowned by one model and overdone by the next.
+Factors, hint and step are the soft rules; they act before the draw. Factors are bounded to [0.5, 2] each; a negative V
+is divided by its factor, so that a factor above 1 always helps. The hint is what the user's newest signals say about an
+item's kind before any model has learned them; the step is what each further item of one kind loses, more so after a
+dismissal. A dismissed kind therefore leaves a slate item by item, the best one last: its items are worth nearly the
+same, so a plain deduction would take none or all of them. Both are measured in the spread of this request's own values,
+so that one dismissal means the same under every model: a fixed factor is drowned by one model and overdone by the next.
 """
 
 from __future__ import annotations
@@ -42,12 +44,13 @@ class ValueWeights:
     heads
         Clicks that one outcome of a head is worth.
     liking, aversion, nearness
-        The hint: ``liking x sqrt(liked) - aversion x (disliked / 2) ** 1.5 + nearness x cosine``, within +-4, from
-        the user's newest likes and dislikes of the item's first category (half-life one day) and the mean cosine to the
-        user's three vectors. One dismissal (weight 2) is a hint, several in a row are a verdict.
+        The hint: ``liking x sqrt(liked) - against / 2 + nearness x cosine``, within +-4, with ``against = aversion x
+        (disliked / 2) ** 1.5``, from the user's newest likes and dislikes of the item's first category (half-life one
+        day) and the mean cosine to the user's three vectors. One dismissal (weight 2) is a hint, several in a row are
+        a verdict.
     diversity
-        Each further item of one first category is worth so many spreads less than the one before it (by value), at most
-        4 in all: a kind leaves or enters a slate item by item and not all at once.
+        The step: each further item of one first category is worth ``diversity + against`` spreads less than the one
+        before it (by value), at most 4 in all.
     freshness
         Up to this share more for an item published now, halving every 7 days.
     shown
@@ -59,7 +62,7 @@ class ValueWeights:
 
     heads: Mapping[str, float] = field(default_factory=lambda: HEAD_WEIGHTS)
     liking: float = 0.8
-    aversion: float = 0.4
+    aversion: float = 0.6
     nearness: float = 0.1
     diversity: float = 0.25
     freshness: float = 0.0
@@ -126,12 +129,33 @@ def hints(x: Floats, main: NDArray[np.int32], affinity: Affinities, weights: Val
     weights
         Strengths.
     """
-    liked, disliked = affinity.newest_liking[main], affinity.newest_aversion[main]
+    liked = affinity.newest_liking[main]
     first = INDEX["crosses:cosine_1w"]
     near = x[:, first : first + 3].mean(axis=1)
-    hint = weights.liking * np.sqrt(liked) - weights.aversion * (disliked / 2) ** 1.5 + weights.nearness * near
+    hint = weights.liking * np.sqrt(liked) - _against(main, affinity, weights) / 2 + weights.nearness * near
     bounded: NDArray[np.float64] = np.clip(hint.astype(np.float64), -LARGEST_HINT, LARGEST_HINT)
     return bounded
+
+
+def steps(main: NDArray[np.int32], affinity: Affinities, weights: ValueWeights) -> NDArray[np.float64]:
+    """What each further item of its kind loses, in spreads, shape ``(n,)``.
+
+    Parameters
+    ----------
+    main
+        Code of the first category, shape ``(n,)``.
+    affinity
+        Of the user.
+    weights
+        Strengths.
+    """
+    return weights.diversity + _against(main, affinity, weights)
+
+
+def _against(main: NDArray[np.int32], affinity: Affinities, weights: ValueWeights) -> NDArray[np.float64]:
+    disliked = affinity.newest_aversion[main].astype(np.float64)
+    against: NDArray[np.float64] = weights.aversion * (disliked / 2) ** 1.5
+    return against
 
 
 def repetition(values: NDArray[np.float64], main: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -168,7 +192,7 @@ def value(
     hint: NDArray[np.float64] | float = 0.0,
     *,
     main: NDArray[np.int32] | None = None,
-    diversity: float = 0.0,
+    step: NDArray[np.float64] | float = 0.0,
 ) -> NDArray[np.float64]:
     """V of candidates.
 
@@ -182,13 +206,13 @@ def value(
         Positive, shape ``(n,)``.
     hint
         In spreads, shape ``(n,)``.
-    main, diversity
-        First categories, shape ``(n,)``, and the strength of the rule on them.
+    main, step
+        First categories, and what each further item of one of them loses, in spreads; each of shape ``(n,)``.
     """
     plain = p @ head_weights
     ruled = np.where(plain >= 0, plain * factors, plain / factors)
     unit = spread(ruled)
     ruled = ruled + unit * np.asarray(hint)
-    if main is not None and diversity > 0:
-        ruled = ruled - unit * np.minimum(diversity * repetition(ruled, main), LARGEST_HINT)
+    if main is not None:
+        ruled = ruled - unit * np.minimum(step * repetition(ruled, main), LARGEST_HINT)
     return ruled

@@ -120,13 +120,16 @@ class _Prover:
         The user comes by first and leaves (a click on something of another kind, end of session): what moves afterwards
         is then what the action says, not that somebody is back after weeks.
         """
+        found: list[tuple[float, str, str]] = []
         for _ in range(MOST_VISITS):
             user_id, kind, _ = self._choose(self._plan.users, now_ms() + AHEAD_MS)
             self._used.add(user_id)
             self._visit(user_id, kind)
             _, kind, share = self._choose([user_id], now_ms() + AHEAD_MS)
+            found.append((abs(share - (LEAST_SHARE + MOST_SHARE) / 2), user_id, kind))
             if LEAST_SHARE <= share <= MOST_SHARE:
                 break
+        _, user_id, kind = min(found)
         probe = self._meter.show(user_id, kind, 1, now_ms() + AHEAD_MS)
         self._settle()
         return replace(probe, as_of_ms=now_ms() + AHEAD_MS)

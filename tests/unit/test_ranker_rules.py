@@ -27,7 +27,7 @@ from ranker.serving import rulebook
 from ranker.status import TABLE, status_of
 from ranker.user_states import DEFAULT_STATES, Router, UserState
 from ranker.users import NOBODY, Users, Without
-from ranker.value import ValueWeights, hints, repetition, soft_factors, spread, value
+from ranker.value import ValueWeights, hints, repetition, soft_factors, spread, steps, value
 
 from liverank.v1 import event_pb2  # isort: skip
 
@@ -127,10 +127,19 @@ class TestValue:
         values, main = np.array([0.3, 0.5, 0.4, 0.6, 0.9]), np.array([2, 1, 1, 1, 0], dtype=np.int32)
         assert repetition(values, main).tolist() == [0, 1, 2, 0, 0]
         assert repetition(np.zeros(0), np.zeros(0, dtype=np.int32)).tolist() == []
-        ruled = value(values[:, None], np.array([1.0]), np.ones(5), main=main, diversity=0.5)
+        ruled = value(values[:, None], np.array([1.0]), np.ones(5), main=main, step=0.5)
         assert ruled[[0, 3, 4]].tolist() == values[[0, 3, 4]].tolist()
         assert ruled[1] == pytest.approx(0.5 - 0.5 * spread(values))
         assert ruled[2] == pytest.approx(0.4 - 1.0 * spread(values))
+
+    def test_a_dismissed_kind_fades_faster_the_best_item_last(self, table: MemoryTable) -> None:
+        user = MemoryUser([("i0", 10, -2.0)], table=table)
+        weights, main = ValueWeights(nearness=0.0), table.categories[:, 0]
+        affinity = affinities(user, table, NOW_MS)
+        step, hint = steps(main, affinity, weights), hints(rows_of(table, user), main, affinity, weights)
+        same = main == main[0]
+        assert step[same] == pytest.approx(weights.diversity + 2 * -hint[same])
+        assert (step[~same] == weights.diversity).all()
 
     def test_a_click_on_the_kind_raises_it(self, table: MemoryTable) -> None:
         user = MemoryUser([("i0", 2, 1.0)], table=table)
@@ -189,7 +198,7 @@ class TestExperiments:
             Experiment(salt="s", arms=(Arm(name="a", policy="thompson", share=0.5),))
 
     def test_unknown_policy_is_refused(self) -> None:
-        with pytest.raises(RankerConfigError, match="must be one of"):
+        with pytest.raises(RankerConfigError, match="is not one of"):
             Arm(name="a", policy="magic", share=1.0)
 
 
