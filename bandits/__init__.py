@@ -7,6 +7,7 @@ from bandits.errors import (
     InvalidStatisticsError,
     UnknownPolicyError,
 )
+from bandits.explorable import Explorable, Reserved
 from bandits.feasible import AllOf, Everything, Feasible, GroupCaps, RelevanceFloor
 from bandits.fit import fit_prior
 from bandits.partials import Partial, Statistics, on_phi_grid, total
@@ -22,6 +23,7 @@ __all__ = [
     "CorruptStatisticsError",
     "EpsilonGreedy",
     "Everything",
+    "Explorable",
     "Feasible",
     "Greedy",
     "GroupCaps",
@@ -34,6 +36,7 @@ __all__ = [
     "Prior",
     "Problem",
     "RelevanceFloor",
+    "Reserved",
     "RewardPosterior",
     "Slate",
     "Statistics",

@@ -16,6 +16,7 @@ from liverank.errors import UnavailableError
 from liverank.settings import Settings
 from liverank.v1 import decision_pb2, event_pb2
 from ranker.columns import COLUMNS, FEATURE_SERVICE
+from ranker.explore import Drawn
 from ranker.inputs import Floats
 from ranker.phi import SCHEMA
 from ranker.request import RankQuery
@@ -43,6 +44,12 @@ class Shown:
         Feature rows, shape ``(k, n_columns)``.
     sources
         Who proposed each.
+    n_feasible
+        Candidates that might have stood in the slot.
+    greedy_score
+        Score of the candidate that greed would have put there.
+    budgeted
+        A new item that the budget paid for.
     """
 
     item_ids: Sequence[str]
@@ -59,6 +66,9 @@ class Shown:
     posterior_sd: NDArray[np.float64]
     features: Floats
     sources: Sequence[Sequence[str]]
+    n_feasible: NDArray[np.int64]
+    greedy_score: NDArray[np.float64]
+    budgeted: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -89,6 +99,10 @@ class Trace:
     space: str
     user_state: str
     feature_ages_ms: Mapping[str, int]
+    k: int = 0
+    config_version: int = 0
+    caps: tuple[int, int] = (0, 0)
+    reserved_share: float = 0.0
 
 
 def exposure_event(query: RankQuery, trace: Trace, shown: Shown) -> event_pb2.Event:
@@ -160,6 +174,11 @@ def decision(query: RankQuery, trace: Trace, shown: Shown) -> decision_pb2.Decis
         space=trace.space,
         user_state=trace.user_state,
         feature_ages_ms=trace.feature_ages_ms,
+        k=trace.k,
+        config_version=trace.config_version,
+        creator_cap=trace.caps[0],
+        category_cap=trace.caps[1],
+        reserved_share=trace.reserved_share,
     )
     for at in range(len(shown)):
         out.slots.add(
@@ -177,6 +196,9 @@ def decision(query: RankQuery, trace: Trace, shown: Shown) -> decision_pb2.Decis
             sources=shown.sources[at],
             effective_floor=float(shown.effective_floor[at]),
             catalogue_version=int(shown.versions[at]),
+            n_feasible=int(shown.n_feasible[at]),
+            greedy_score=float(shown.greedy_score[at]),
+            budgeted=bool(shown.budgeted[at]),
         )
     return out
 
@@ -185,12 +207,28 @@ def log_candidates(
     out: decision_pb2.Decision,
     item_ids: Sequence[str],
     value: NDArray[np.float64],
-    phi: Floats,
     p_first: NDArray[np.float64],
+    drawn: Drawn,
 ) -> None:
-    """Add every candidate that the policy saw: with them the draw can be made again, bit by bit."""
+    """Add every candidate that the policy saw, with the hard rules over them: the draw can be made again, bit by bit
+    (`ranker.reproduce`).
+    """
+    available = drawn.feasible
     for at, item_id in enumerate(item_ids):
-        out.candidates.add(item_id=item_id, value=float(value[at]), phi=phi[at].tolist(), p_first=p_first[at].tolist())
+        out.candidates.add(
+            item_id=item_id,
+            value=float(value[at]),
+            phi=drawn.phi[at].tolist(),
+            p_first=p_first[at].tolist(),
+            creator=int(drawn.rules.creators[at]),
+            category=int(drawn.rules.categories[at]),
+            unavailable=not available[at],
+            not_explorable=bool(drawn.not_explorable[at]),
+            reserved=bool(drawn.reserved[at]),
+        )
+    if drawn.rules.near is not None:
+        pairs = np.argwhere(np.triu(drawn.rules.near, 1))
+        out.near.extend(pairs.ravel().tolist())
 
 
 def fully_logged(request_id: str, share: float) -> bool:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from bandits import BanditsError, parse
 from ranker.errors import RankerConfigError
 
-POLICIES: Final = ("thompson", "linucb", "epsilon_greedy")
 _BUCKETS: Final = 1_000_000
 
 
@@ -25,7 +25,7 @@ class Arm:
     name
         Name in logs.
     policy
-        One of `POLICIES`.
+        Specification of a policy, e.g. ``thompson`` or ``linucb(alpha=2)``.
     share
         Share of units, in [0, 1].
     """
@@ -35,8 +35,10 @@ class Arm:
     share: float
 
     def __post_init__(self) -> None:
-        if self.policy not in POLICIES:
-            raise RankerConfigError(f"policy of arm {self.name!r} must be one of {POLICIES}, got {self.policy!r}")
+        try:
+            parse(self.policy)
+        except BanditsError as error:
+            raise RankerConfigError(f"policy of arm {self.name!r}: {error}") from error
         if not 0 <= self.share <= 1:
             raise RankerConfigError(f"share of arm {self.name!r} must lie in [0, 1], got {self.share}")
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bandits import Greedy, Policy, Posterior, Problem, Slate, draw_slate, generator
+from bandits import Explorable, Greedy, Policy, Problem, Reserved, RewardPosterior, Slate, draw_slate, generator
 from ranker.inputs import Floats, ItemsView, Rows
 from ranker.phi import SOURCES, phi
 from ranker.retrieval import CandidateSet
-from ranker.rules import ListRules, shortlist, slate_rules
+from ranker.rules import ListRules, SlateRules, shortlist, slate_rules
+from ranker.safety import ExploreRules, explorable
 from ranker.scoring import Scored
+
+MOST_NEW: Final = 5
+"""New items with budget left that join the shortlist from outside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,19 +29,24 @@ class Exploration:
     ----------
     policy
         Who draws; None = greedy in every slot.
-    floor, cap
-        See `bandits.Problem`.
     greedy_slots
         First slots that are greedy.
     seed
         Of the draw.
+    rules
+        Limits of exploration.
+    now_ms
+        Instant at which items are new.
+    has_budget
+        Whether a new item may be explored, by id; None = no new item may.
     """
 
     policy: Policy | None
-    floor: float
-    cap: float
     greedy_slots: int
     seed: int
+    rules: ExploreRules = field(default_factory=ExploreRules)
+    now_ms: int = 0
+    has_budget: Callable[[str], bool] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +69,14 @@ class Drawn:
         Of the residual value, shape ``(m,)``.
     greedy_slots
         Slots that greed filled.
+    greedy_score
+        Score of the candidate that greed would have put into each slot, shape ``(len(slate.order),)``.
+    rules
+        Hard rules over the shortlist.
+    not_explorable, reserved
+        Candidates that only greed may place; new ones with budget left. Shape ``(m,)``.
+    reserved_share
+        Share of a slot's law that these had; 0 = there were none.
     """
 
     slate: Slate
@@ -68,6 +87,16 @@ class Drawn:
     posterior_mean: NDArray[np.float64]
     posterior_sd: NDArray[np.float64]
     greedy_slots: int
+    greedy_score: NDArray[np.float64]
+    rules: SlateRules
+    not_explorable: NDArray[np.bool_]
+    reserved: NDArray[np.bool_]
+    reserved_share: float
+
+    @property
+    def budgeted(self) -> NDArray[np.bool_]:
+        """Slots whose new item the budget pays for, shape ``(len(slate.order),)``."""
+        return self.slate.explored & self.reserved[np.array(self.slate.order, dtype=np.int64)]
 
 
 def explore(
@@ -75,7 +104,7 @@ def explore(
     candidates: CandidateSet,
     table: ItemsView,
     *,
-    posterior: Posterior,
+    posterior: RewardPosterior,
     k: int,
     size: int,
     rules: ListRules,
@@ -101,37 +130,87 @@ def explore(
     rows = candidates.rows[scored.places]
     order = np.argsort(-scored.value, kind="stable")
     at = shortlist(order, table, rows, k, size, rules)
-    chosen_rows = rows[at]
+    exploring = how.policy is not None and how.greedy_slots < k
+    new = how.rules.is_new(table.published_ms[rows], how.now_ms) if exploring else np.zeros(len(rows), dtype=np.bool_)
+    paid = _with_budget(new, order, table, rows, how)
+    at = _with_new(at, order, paid)
+    chosen_rows, reserved = rows[at], paid[at]
     features = phi(
         scored.x[at],
         [table.category_names[code] for code in table.categories[chosen_rows, 0].tolist()],
         found_by(candidates, scored.places[at]),
     )
     acted_on = features.astype(np.float64)
-    feasible = slate_rules(table, chosen_rows, k, rules)
+    value = scored.value[at]
+    mean, sd = posterior.mean(acted_on), posterior.sd(acted_on)
+    hard = slate_rules(table, chosen_rows, k, rules)
+    allowed = explorable(value + mean, sd, how.rules, exempt=reserved) & ~(new[at] & ~reserved)
     greedy_slots = k if how.policy is None else min(how.greedy_slots, k)
     problem = Problem(
-        value=scored.value[at],
+        value=value,
         phi=acted_on,
         posterior=posterior,
         k=k,
-        feasible=feasible,
-        floor=how.floor,
-        cap=how.cap,
+        feasible=hard if allowed.all() else Explorable(hard, allowed, value + mean),
+        floor=how.rules.floor,
+        cap=how.rules.cap,
         n_greedy_slots=greedy_slots,
     )
     policy = how.policy if how.policy is not None and len(at) else Greedy()  # nothing to draw from: an empty slate
+    share = how.rules.budget_share if exploring and reserved.any() else 0.0
+    if share > 0:
+        policy = Reserved(policy=policy, reserved=reserved, share=share)
     slate = draw_slate(policy, problem, generator(how.seed))
     return Drawn(
         slate=slate,
         at=at,
         rows=chosen_rows,
         phi=features,
-        feasible=feasible.mask([]),
-        posterior_mean=posterior.mean(acted_on),
-        posterior_sd=posterior.sd(acted_on),
+        feasible=hard.mask([]),
+        posterior_mean=mean,
+        posterior_sd=sd,
         greedy_slots=greedy_slots,
+        greedy_score=greedy_scores(slate, hard),
+        rules=hard,
+        not_explorable=~allowed,
+        reserved=reserved,
+        reserved_share=share,
     )
+
+
+def _with_budget(
+    new: NDArray[np.bool_], order: NDArray[np.int64], table: ItemsView, rows: Rows, how: Exploration
+) -> NDArray[np.bool_]:
+    """Which candidates are new and have budget left, best first among the first hundred new ones; shape ``(n,)``."""
+    paid = np.zeros(len(rows), dtype=np.bool_)
+    if how.has_budget is None or not new.any():
+        return paid
+    for at in order[new[order]][:100].tolist():
+        paid[at] = how.has_budget(table.ids[int(rows[at])])
+    return paid
+
+
+def _with_new(at: Rows, order: NDArray[np.int64], paid: NDArray[np.bool_]) -> Rows:
+    """The shortlist, and the best new items with budget that it left out; best value first."""
+    if not paid.any():
+        return at
+    inside = np.zeros(len(paid), dtype=np.bool_)
+    inside[at] = True
+    missing = order[(paid & ~inside)[order]][:MOST_NEW]
+    inside[missing] = True
+    return order[inside[order]].astype(np.int32)
+
+
+def greedy_scores(slate: Slate, rules: SlateRules) -> NDArray[np.float64]:
+    """Score of the candidate that greed would have put into each slot, shape ``(len(slate.order),)``.
+
+    Only slots that were explored are looked at: elsewhere it is what stands there.
+    """
+    scores = slate.score[np.array(slate.order, dtype=np.int64)]
+    for slot in np.flatnonzero(slate.explored).tolist():
+        mask = rules.mask(slate.order[:slot])
+        scores[slot] = slate.score[mask].max()
+    return scores
 
 
 def found_by(candidates: CandidateSet, places: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -103,6 +103,7 @@ def fallback_answer(slate: FallbackSlate, now_ms: int, stages: Stages, rungs: Se
         space="",
         user_state="",
         feature_ages_ms={},
+        k=n,
     )
     shown = Shown(
         item_ids=slate.item_ids,
@@ -119,6 +120,9 @@ def fallback_answer(slate: FallbackSlate, now_ms: int, stages: Stages, rungs: Se
         posterior_sd=np.zeros(n),
         features=np.zeros((n, 0), dtype=np.float32),
         sources=[[slate.rung]] * n,
+        n_feasible=np.zeros(n, dtype=np.int64),
+        greedy_score=np.zeros(n),
+        budgeted=np.zeros(n, dtype=np.bool_),
     )
     return Answer(
         trace=trace,

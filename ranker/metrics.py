@@ -26,6 +26,15 @@ ITEMS: Final = Gauge("liverank_items", "Items in the table.")
 VECTORS: Final = Gauge("liverank_item_vectors", "Items with a vector.")
 POSTERIOR_READ_S: Final = Gauge("liverank_posterior_read_timestamp", "When the bandit's statistics were last read.")
 POSTERIOR_SHOWN: Final = Gauge("liverank_posterior_shown", "Shown slots in the bandit's statistics.")
+HOT_VERSION: Final = Gauge("liverank_hot_settings_version", "Version of the hot settings that is applied; 0 = none.")
+HOT_REFUSED: Final = Gauge("liverank_hot_settings_refused", "1 while the newest hot settings are invalid.")
+EXPLORATION_ON: Final = Gauge("liverank_exploration_on", "0 while the kill switch holds.")
+BUDGET_SPENT: Final = Counter(
+    "liverank_new_item_exposures_total", "Explored exposures that new items' budgets paid for."
+)
+BUDGET_OVERSPENT: Final = Counter(
+    "liverank_new_item_overspent_total", "Explored exposures of new items without a lease; always 0."
+)
 FEED_RECORDS: Final = Counter("liverank_feed_records_total", "Catalogue records taken.", ("feed",))
 EVENT_AGE_MS: Final = Histogram(
     "liverank_newest_event_age_ms",

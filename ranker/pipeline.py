@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bandits import Policy, parse, specification
+from bandits import Greedy, Policy, specification
 from liverank.errors import UnavailableError
 from liverank.settings import Settings
 from liverank.v1 import decision_pb2, stream_pb2
 from liverank.v1 import personalization_pb2 as pb
 from ranker import degrade, metrics
 from ranker.answer import Answer
+from ranker.budget import NewItemBudget
 from ranker.catalogue import Catalogue
 from ranker.decisions import (
     DecisionLog,
@@ -30,6 +31,7 @@ from ranker.decisions import (
     log_candidates,
 )
 from ranker.errors import RequestTimeoutError
+from ranker.experiments import Arm
 from ranker.explore import Drawn, Exploration, explore
 from ranker.fallback import fallback_answer, fallback_slate
 from ranker.filters import Filters
@@ -72,6 +74,10 @@ class Pipeline:
         Now, ms since the UTC epoch.
     rng
         Source of request ids.
+    rules
+        Gives the rules of this instant; None = `book` for ever.
+    budget
+        Exposures of new items; None (and always in recorded time) = no new item is explored where a budget is set.
     """
 
     def __init__(
@@ -87,8 +93,11 @@ class Pipeline:
         replies: ReplyStore,
         clock_ms: Callable[[], int],
         rng: random.Random,
+        rules: Callable[[], Rulebook] | None = None,
+        budget: NewItemBudget | None = None,
     ) -> None:
-        self._settings, self._book = settings, book
+        self._settings, self._rules = settings, rules or (lambda: book)
+        self._budget = budget if settings.clock == "wall" else None
         self._catalogue, self._users, self._sources = catalogue, users, sources
         self._serving, self._log, self._replies = serving, log, replies
         self._clock_ms, self._rng = clock_ms, rng
@@ -123,7 +132,7 @@ class Pipeline:
             The deadline has passed.
         """
         stages = Stages()
-        ranker = self._settings.ranker
+        ranker = self._rules().settings
         data_clock = self._settings.clock == "data"
         # In recorded time a request happens when it says that it does.
         now_ms = (request.shadow.as_of_ms if data_clock else 0) or self._clock_ms()
@@ -151,6 +160,7 @@ class Pipeline:
 
     def _full(self, query: RankQuery, now_ms: int, stages: Stages, serving: Serving) -> Answer:
         rungs: list[str] = []
+        book = self._rules()
         as_of_ms = query.shadow.as_of_ms or now_ms
         user = self._user(query, rungs)
         stages.done("user")
@@ -171,8 +181,8 @@ class Pipeline:
                 state=state,
                 sources=self._sources,
                 filters=self._filters,
-                seen_policy=self._settings.ranker.seen_policy,
-                disliked_after=self._settings.ranker.disliked_after,
+                seen_policy=book.settings.seen_policy,
+                disliked_after=book.settings.disliked_after,
                 limit=limit,
             )
             rungs += [degrade.source_rung(name) for name in gathered.candidates.failed]
@@ -186,32 +196,34 @@ class Pipeline:
                 context=query.context,
                 as_of_ms=as_of_ms,
                 model=model,
-                weights=self._book.weights,
+                weights=book.weights,
                 times_shown=times_shown(gathered, len(table)),
                 few=max(few, size),
             )
             stages.done("score")
             if not self._log.safe:
                 rungs.append(degrade.UNLOGGED)
-            arm = self._book.experiment.assign(query.subject)
-            policy = self._policy(query, arm.policy, rungs)
+            arm = book.experiment.assign(query.subject)
+            policy = self._policy(query, book, arm, rungs)
             how = Exploration(
                 policy=policy,
-                floor=self._settings.ranker.floor,
-                cap=self._settings.ranker.explore_cap,
-                greedy_slots=self._greedy_slots(serving),
+                greedy_slots=self._greedy_slots(query, book, policy, serving),
                 seed=query.shadow.seed or seed_of(query.request_id),
+                rules=book.exploring,
+                now_ms=as_of_ms,
+                has_budget=self._budget.has if self._budget is not None else None,
             )
             belief = serving.belief
+            learned = book.weights.of(serving.model.heads).tolist()
             silent = pb.LAYER_POSTERIOR in query.without
             drawn = explore(
                 scored,
                 gathered.candidates,
                 table,
-                posterior=belief.without_learning() if silent else belief.posterior,
+                posterior=belief.without_learning(learned) if silent else belief.under(learned),
                 k=query.k,
                 size=size if not query.candidates else len(scored.places),
-                rules=NO_LIST_RULES if query.candidates else self._book.list_rules,
+                rules=NO_LIST_RULES if query.candidates else book.list_rules,
                 how=how,
             )
             stages.done("explore")
@@ -225,12 +237,12 @@ class Pipeline:
             arm=arm.name if policy is not None else "",
             seed=how.seed,
             n_draws=int(getattr(policy, "n_draws", 0)),
-            floor=how.floor,
-            cap=how.cap,
+            floor=book.exploring.floor,
+            cap=book.exploring.cap,
             greedy_slots=drawn.greedy_slots,
             model_id=model.model_id,
             heads=model.heads,
-            head_weights=self._book.weights.of(model.heads).tolist(),
+            head_weights=book.weights.of(model.heads).tolist(),
             snapshot_id=belief.snapshot_id,
             feasible_ids=feasible_ids,
             rungs=rungs,
@@ -240,6 +252,10 @@ class Pipeline:
             space=table.space,
             user_state=state.name,
             feature_ages_ms=dict(user.ages_ms(as_of_ms)),
+            k=query.k,
+            config_version=book.version,
+            caps=drawn.rules.caps,
+            reserved_share=drawn.reserved_share,
         )
         return Answer(
             trace=trace,
@@ -265,19 +281,22 @@ class Pipeline:
         vectors = pb.LAYER_USER_VECTORS not in query.without
         return user if features and vectors else Without(user, features=features, vectors=vectors)
 
-    def _policy(self, query: RankQuery, of_arm: str, rungs: Sequence[str]) -> Policy | None:
+    @staticmethod
+    def _policy(query: RankQuery, book: Rulebook, arm: Arm, rungs: Sequence[str]) -> Policy | None:
         """Who draws; None where nothing may be drawn or greed was asked for."""
         if query.shadow.greedy or not query.personal or not degrade.drawable(rungs):
             return None
-        name = query.shadow.policy or of_arm
-        if name == "thompson":
-            name = f"thompson(n_draws={self._settings.ranker.n_draws})"
-        return parse(name)
+        if query.shadow.policy:
+            return book.exploring.named(query.shadow.policy)
+        return book.exploring.policy(query.surface, arm.name, arm.policy)
 
-    def _greedy_slots(self, serving: Serving) -> int:
-        ranker = self._settings.ranker
-        young = serving.belief.posterior.n_shown < ranker.greedy_until_shown
-        return ranker.greedy_slots if young else 0
+    @staticmethod
+    def _greedy_slots(query: RankQuery, book: Rulebook, policy: Policy | None, serving: Serving) -> int:
+        """First slots that greed fills: all of them where the policy is greed itself (the kill switch)."""
+        if isinstance(policy, Greedy):
+            return query.k
+        young = serving.belief.posterior.n_shown < book.exploring.greedy_until_shown
+        return book.exploring.greedy_slots if young else 0
 
     def _shown(self, model: Model, gathered: Gathered, scored: Scored, drawn: Drawn) -> Shown:
         order = np.array(drawn.slate.order, dtype=np.int64)
@@ -300,6 +319,9 @@ class Pipeline:
             posterior_sd=drawn.posterior_sd[order],
             features=x,
             sources=[gathered.candidates.names(int(scored.places[place])) for place in at],
+            n_feasible=drawn.slate.n_feasible,
+            greedy_score=drawn.greedy_score,
+            budgeted=drawn.budgeted,
         )
 
     # --- lower rungs ---------------------------------------------------------------------------------------------
@@ -311,7 +333,7 @@ class Pipeline:
             kept = None
         with self._catalogue.lock:
             slate = fallback_slate(
-                query, self._catalogue, self._sources[-1], kept, self._filters, self._book.list_rules, now_ms
+                query, self._catalogue, self._sources[-1], kept, self._filters, self._rules().list_rules, now_ms
             )
         stages.done("fallback")
         return fallback_answer(slate, now_ms, stages, rungs)
@@ -337,7 +359,7 @@ class Pipeline:
             with self._catalogue.lock:
                 ids = [self._catalogue.table.ids[row] for row in answer.drawn.rows.tolist()]
             at = answer.drawn.at
-            log_candidates(made, ids, answer.scored.value[at], answer.drawn.phi, answer.scored.p_first[at])
+            log_candidates(made, ids, answer.scored.value[at], answer.scored.p_first[at], answer.drawn)
         reply = build_reply(query, answer, made, self._settings.namespace)
         data = reply.SerializeToString(deterministic=True)
         serve = query.mode == decision_pb2.MODE_SERVE and query.personal
@@ -358,6 +380,8 @@ class Pipeline:
                 made.rungs.append(degrade.UNLOGGED)
                 reply.rungs.append(degrade.UNLOGGED)
                 data = reply.SerializeToString(deterministic=True)
+        if serve or prefetch:
+            self._spend(shown)
         if query.personal:
             if not self._log.write(exposure if serve else None, made, answer.snapshot):
                 metrics.LOG_LOST.inc()
@@ -376,8 +400,14 @@ class Pipeline:
             self._replies.breaker.failed()
             return None, False
 
+    def _spend(self, shown: Shown) -> None:
+        """Pay for the new items that were explored."""
+        if self._budget is not None:
+            for at in np.flatnonzero(shown.budgeted).tolist():
+                self._budget.spend(shown.item_ids[at])
+
     def _wants_candidates(self, query: RankQuery) -> bool:
-        return query.debug or query.explain or fully_logged(query.request_id, self._settings.ranker.full_log_share)
+        return query.debug or query.explain or fully_logged(query.request_id, self._rules().settings.full_log_share)
 
 
 def keeps_replies(query: RankQuery) -> bool:

@@ -6,7 +6,7 @@ Read in the background; requests see one immutable `Belief` at a time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,12 +46,29 @@ class Belief:
     snapshot_bytes: bytes
     newest_ms: int
     versions: Mapping[int, bytes]
+    _others: dict[tuple[float, ...], Posterior] = field(default_factory=dict, compare=False, repr=False)
 
-    def without_learning(self) -> Posterior:
+    def under(self, head_weights: Sequence[float]) -> Posterior:
+        """The posterior under some head weights: what learning with them from the start would have given.
+
+        60 us the first time, then kept (for the newest few weights).
+        """
+        wanted = tuple(float(weight) for weight in head_weights)
+        if wanted == tuple(self.posterior.head_weights.tolist()):
+            return self.posterior
+        found = self._others.get(wanted)
+        if found is None:
+            if len(self._others) >= 8:
+                self._others.clear()
+            found = self._others[wanted] = Snapshot.from_bytes(self.snapshot_bytes).posterior(wanted)
+        return found
+
+    def without_learning(self, head_weights: Sequence[float] | None = None) -> Posterior:
         """The same uncertainty, nothing learned: what layer 0 would be without rewards."""
+        weights = self.posterior.head_weights if head_weights is None else head_weights
         statistics = Snapshot.from_bytes(self.snapshot_bytes).partial.statistics()
         silenced = type(statistics)(statistics.a, np.zeros_like(statistics.b), statistics.n_shown)
-        return Posterior(silenced, self.posterior.head_weights, self.posterior.prior)
+        return Posterior(silenced, weights, self.posterior.prior)
 
 
 def partial_key(namespace: str, generation: int, model_id: str, partition: int) -> str:

@@ -71,6 +71,13 @@ class SlateRules:
         The limits.
     available
         Candidates that may be shown at all, shape ``(n,)``; None = all.
+
+    Attributes
+    ----------
+    creators, categories, near
+        As given.
+    caps
+        Most slots of one creator, of one category.
     """
 
     def __init__(
@@ -82,13 +89,36 @@ class SlateRules:
         rules: ListRules,
         available: NDArray[np.bool_] | None = None,
     ) -> None:
+        caps = (rules.cap(rules.creator_share, k), rules.cap(rules.category_share, k))
+        self._begin(creators, categories, near, k, caps, available)
+
+    @classmethod
+    def capped(
+        cls,
+        creators: NDArray[np.int32],
+        categories: NDArray[np.int32],
+        near: NDArray[np.bool_] | None,
+        k: int,
+        caps: tuple[int, int],
+        available: NDArray[np.bool_] | None = None,
+    ) -> SlateRules:
+        """The same from most slots of one creator and of one category: as a decision logs them."""
+        rules = cls.__new__(cls)
+        rules._begin(creators, categories, near, k, caps, available)
+        return rules
+
+    def _begin(
+        self,
+        creators: NDArray[np.int32],
+        categories: NDArray[np.int32],
+        near: NDArray[np.bool_] | None,
+        k: int,
+        caps: tuple[int, int],
+        available: NDArray[np.bool_] | None,
+    ) -> None:
         n = len(creators)
-        self._groups = [
-            (codes, rules.cap(share, k))
-            for codes, share in ((creators, rules.creator_share), (categories, rules.category_share))
-            if rules.cap(share, k) < k
-        ]
-        self._near = near
+        self.creators, self.categories, self.near, self.caps = creators, categories, near, caps
+        self._groups = [(codes, cap) for codes, cap in zip((creators, categories), caps, strict=True) if cap < k]
         self._start = np.ones(n, dtype=np.bool_) if available is None else available.astype(np.bool_)
         self._prefix: list[int] = []
         self._mask = self._start.copy()
@@ -109,8 +139,8 @@ class SlateRules:
     def _place(self, at: int) -> None:
         self._prefix.append(at)
         self._mask[at] = False
-        if self._near is not None:
-            self._mask &= ~self._near[at]
+        if self.near is not None:
+            self._mask &= ~self.near[at]
         for (codes, cap), used in zip(self._groups, self._used, strict=True):
             code = int(codes[at])
             if code > 0:

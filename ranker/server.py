@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from features.apply import open_store
+from features.hot_settings import HotStore
 from features.item_load import load_from_feast
 from features.item_table import ItemTable
 from features.redis import connect, translated
@@ -29,10 +30,12 @@ from liverank.log import configure, get
 from liverank.settings import Settings, resolve
 from liverank.v1 import personalization_pb2 as pb
 from ranker import metrics
+from ranker.budget import NewItemBudget
 from ranker.catalogue import Catalogue
 from ranker.decisions import DecisionLog
 from ranker.feeds import CatalogueFeed, Feed, IndexFeed, ServingFeed, VectorFeed
 from ranker.grpc_server import FifoPool, GrpcServer
+from ranker.hot import HotFeed
 from ranker.http import HttpServer, application
 from ranker.models import load_model, models_dir
 from ranker.pipeline import Pipeline
@@ -128,7 +131,11 @@ class RankerProcess:
             lambda: generation,
             lambda: self.catalogue.table.space,
         )
+        self.hot = HotFeed(HotStore(redis, settings.namespace), settings.ranker)
+        budget = NewItemBudget(redis, settings.namespace, lambda: self.hot.current().exploring)
         self.feeds: list[Feed] = [
+            self.hot,
+            budget,
             catalogue_feed,
             VectorFeed(settings, self.catalogue, redis, catalogue_feed.loaded),
             self.serving,
@@ -146,6 +153,8 @@ class RankerProcess:
             replies=replies,
             clock_ms=now_ms,
             rng=random.SystemRandom(),
+            rules=self.hot.current,
+            budget=budget,
         )
         self.service = Service(
             pipeline=pipeline,

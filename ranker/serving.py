@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bandits import Prior, parse
+from bandits import Prior
+from liverank.hot import HotSettings
 from liverank.settings import RankerSettings
 from ranker.columns import FEATURE_SERVICE
 from ranker.errors import RankerConfigError
@@ -17,6 +18,7 @@ from ranker.models import Model, RateModel, rate_manifest
 from ranker.phi import SCHEMA
 from ranker.posterior import Belief
 from ranker.rules import ListRules
+from ranker.safety import ExploreRules, explore_rules
 from ranker.user_states import DEFAULT_STATES, UserState
 from ranker.value import ValueWeights
 
@@ -31,7 +33,7 @@ class Serving:
 
 @dataclass(frozen=True, kw_only=True)
 class Rulebook:
-    """Everything that operators decide about a request, from settings.
+    """Everything that operators decide about a request, from settings and hot settings.
 
     Attributes
     ----------
@@ -45,6 +47,12 @@ class Rulebook:
         Table of user states.
     prior
         Of the posterior.
+    exploring
+        Limits of exploration.
+    settings
+        Where all of it comes from: the process's settings under the hot ones.
+    version
+        Of the hot settings; 0 = none.
     """
 
     experiment: Experiment
@@ -52,17 +60,32 @@ class Rulebook:
     list_rules: ListRules
     states: tuple[UserState, ...]
     prior: Prior
+    exploring: ExploreRules
+    settings: RankerSettings
+    version: int = 0
 
 
-def rulebook(settings: RankerSettings) -> Rulebook:
+def rulebook(base: RankerSettings, hot: HotSettings | None = None, *, version: int = 0) -> Rulebook:
     """Read settings, each number checked.
+
+    Parameters
+    ----------
+    base
+        Settings of the process.
+    hot, version
+        What lies over them, and its version; None = nothing.
 
     Raises
     ------
     RankerConfigError
-        A number outside its range, shares that do not sum to 1, or a table of states that cannot be read.
+        A number outside its range, shares that do not sum to 1, an unknown policy, or a table of states that cannot be
+        read.
+    ConfigError
+        A hot setting that does not exist or cannot be changed while rankers serve.
     """
-    arms = tuple(Arm(name=name, policy=parse(name).name, share=share) for name, share in settings.arms.items())
+    hot = hot or HotSettings()
+    settings = hot.over(base)
+    arms = tuple(Arm(name=name, policy=name, share=share) for name, share in settings.arms.items())
     return Rulebook(
         experiment=Experiment(salt=settings.experiment_salt, arms=arms),
         weights=ValueWeights(
@@ -80,6 +103,9 @@ def rulebook(settings: RankerSettings) -> Rulebook:
         ),
         states=read_states(Path(settings.states)) if settings.states else DEFAULT_STATES,
         prior=Prior(sd=settings.prior_sd, noise_sd=settings.noise_sd),
+        exploring=explore_rules(settings, on=hot.exploration, policies=hot.policies),
+        settings=settings,
+        version=version,
     )
 
 

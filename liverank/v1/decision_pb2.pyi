@@ -20,7 +20,7 @@ MODE_PREFETCH: Mode
 MODE_SHADOW: Mode
 
 class Decision(_message.Message):
-    __slots__ = ("request_id", "user_id", "decided_ts_ms", "as_of_ms", "surface", "mode", "context", "policy", "arm", "seed", "n_draws", "floor", "base_model", "schema", "snapshot", "feature_service", "feature_names", "heads", "head_weights", "feasible_size", "feasible_hash", "slots", "candidates", "rungs", "stage_ms", "newest_event_ts_ms", "drawn", "space", "user_state", "feature_ages_ms", "cap", "greedy_slots")
+    __slots__ = ("request_id", "user_id", "decided_ts_ms", "as_of_ms", "surface", "mode", "context", "policy", "arm", "seed", "n_draws", "floor", "base_model", "schema", "snapshot", "feature_service", "feature_names", "heads", "head_weights", "feasible_size", "feasible_hash", "slots", "candidates", "rungs", "stage_ms", "newest_event_ts_ms", "drawn", "space", "user_state", "feature_ages_ms", "cap", "greedy_slots", "config_version", "k", "creator_cap", "category_cap", "near", "reserved_share")
     class StageMsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,12 @@ class Decision(_message.Message):
     FEATURE_AGES_MS_FIELD_NUMBER: _ClassVar[int]
     CAP_FIELD_NUMBER: _ClassVar[int]
     GREEDY_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_VERSION_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    CREATOR_CAP_FIELD_NUMBER: _ClassVar[int]
+    CATEGORY_CAP_FIELD_NUMBER: _ClassVar[int]
+    NEAR_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_SHARE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     user_id: str
     decided_ts_ms: int
@@ -99,10 +105,16 @@ class Decision(_message.Message):
     feature_ages_ms: _containers.ScalarMap[str, int]
     cap: float
     greedy_slots: int
-    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., decided_ts_ms: _Optional[int] = ..., as_of_ms: _Optional[int] = ..., surface: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., context: _Optional[_Union[_event_pb2.Context, _Mapping]] = ..., policy: _Optional[str] = ..., arm: _Optional[str] = ..., seed: _Optional[int] = ..., n_draws: _Optional[int] = ..., floor: _Optional[float] = ..., base_model: _Optional[str] = ..., schema: _Optional[str] = ..., snapshot: _Optional[str] = ..., feature_service: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., heads: _Optional[_Iterable[str]] = ..., head_weights: _Optional[_Iterable[float]] = ..., feasible_size: _Optional[int] = ..., feasible_hash: _Optional[bytes] = ..., slots: _Optional[_Iterable[_Union[DecisionSlot, _Mapping]]] = ..., candidates: _Optional[_Iterable[_Union[DecisionCandidate, _Mapping]]] = ..., rungs: _Optional[_Iterable[str]] = ..., stage_ms: _Optional[_Mapping[str, float]] = ..., newest_event_ts_ms: _Optional[int] = ..., drawn: _Optional[bool] = ..., space: _Optional[str] = ..., user_state: _Optional[str] = ..., feature_ages_ms: _Optional[_Mapping[str, int]] = ..., cap: _Optional[float] = ..., greedy_slots: _Optional[int] = ...) -> None: ...
+    config_version: int
+    k: int
+    creator_cap: int
+    category_cap: int
+    near: _containers.RepeatedScalarFieldContainer[int]
+    reserved_share: float
+    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., decided_ts_ms: _Optional[int] = ..., as_of_ms: _Optional[int] = ..., surface: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., context: _Optional[_Union[_event_pb2.Context, _Mapping]] = ..., policy: _Optional[str] = ..., arm: _Optional[str] = ..., seed: _Optional[int] = ..., n_draws: _Optional[int] = ..., floor: _Optional[float] = ..., base_model: _Optional[str] = ..., schema: _Optional[str] = ..., snapshot: _Optional[str] = ..., feature_service: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., heads: _Optional[_Iterable[str]] = ..., head_weights: _Optional[_Iterable[float]] = ..., feasible_size: _Optional[int] = ..., feasible_hash: _Optional[bytes] = ..., slots: _Optional[_Iterable[_Union[DecisionSlot, _Mapping]]] = ..., candidates: _Optional[_Iterable[_Union[DecisionCandidate, _Mapping]]] = ..., rungs: _Optional[_Iterable[str]] = ..., stage_ms: _Optional[_Mapping[str, float]] = ..., newest_event_ts_ms: _Optional[int] = ..., drawn: _Optional[bool] = ..., space: _Optional[str] = ..., user_state: _Optional[str] = ..., feature_ages_ms: _Optional[_Mapping[str, int]] = ..., cap: _Optional[float] = ..., greedy_slots: _Optional[int] = ..., config_version: _Optional[int] = ..., k: _Optional[int] = ..., creator_cap: _Optional[int] = ..., category_cap: _Optional[int] = ..., near: _Optional[_Iterable[int]] = ..., reserved_share: _Optional[float] = ...) -> None: ...
 
 class DecisionSlot(_message.Message):
-    __slots__ = ("item_id", "propensity", "pinned", "explored", "score", "p_shown", "p_first", "phi", "posterior_mean", "posterior_sd", "features", "sources", "effective_floor", "catalogue_version")
+    __slots__ = ("item_id", "propensity", "pinned", "explored", "score", "p_shown", "p_first", "phi", "posterior_mean", "posterior_sd", "features", "sources", "effective_floor", "catalogue_version", "n_feasible", "greedy_score", "budgeted")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     PROPENSITY_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +129,9 @@ class DecisionSlot(_message.Message):
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     EFFECTIVE_FLOOR_FIELD_NUMBER: _ClassVar[int]
     CATALOGUE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    N_FEASIBLE_FIELD_NUMBER: _ClassVar[int]
+    GREEDY_SCORE_FIELD_NUMBER: _ClassVar[int]
+    BUDGETED_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     propensity: float
     pinned: bool
@@ -131,16 +146,29 @@ class DecisionSlot(_message.Message):
     sources: _containers.RepeatedScalarFieldContainer[str]
     effective_floor: float
     catalogue_version: int
-    def __init__(self, item_id: _Optional[str] = ..., propensity: _Optional[float] = ..., pinned: _Optional[bool] = ..., explored: _Optional[bool] = ..., score: _Optional[float] = ..., p_shown: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ..., phi: _Optional[_Iterable[float]] = ..., posterior_mean: _Optional[float] = ..., posterior_sd: _Optional[float] = ..., features: _Optional[_Iterable[float]] = ..., sources: _Optional[_Iterable[str]] = ..., effective_floor: _Optional[float] = ..., catalogue_version: _Optional[int] = ...) -> None: ...
+    n_feasible: int
+    greedy_score: float
+    budgeted: bool
+    def __init__(self, item_id: _Optional[str] = ..., propensity: _Optional[float] = ..., pinned: _Optional[bool] = ..., explored: _Optional[bool] = ..., score: _Optional[float] = ..., p_shown: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ..., phi: _Optional[_Iterable[float]] = ..., posterior_mean: _Optional[float] = ..., posterior_sd: _Optional[float] = ..., features: _Optional[_Iterable[float]] = ..., sources: _Optional[_Iterable[str]] = ..., effective_floor: _Optional[float] = ..., catalogue_version: _Optional[int] = ..., n_feasible: _Optional[int] = ..., greedy_score: _Optional[float] = ..., budgeted: _Optional[bool] = ...) -> None: ...
 
 class DecisionCandidate(_message.Message):
-    __slots__ = ("item_id", "value", "phi", "p_first")
+    __slots__ = ("item_id", "value", "phi", "p_first", "creator", "category", "unavailable", "not_explorable", "reserved")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     PHI_FIELD_NUMBER: _ClassVar[int]
     P_FIRST_FIELD_NUMBER: _ClassVar[int]
+    CREATOR_FIELD_NUMBER: _ClassVar[int]
+    CATEGORY_FIELD_NUMBER: _ClassVar[int]
+    UNAVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    NOT_EXPLORABLE_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     value: float
     phi: _containers.RepeatedScalarFieldContainer[float]
     p_first: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, item_id: _Optional[str] = ..., value: _Optional[float] = ..., phi: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ...) -> None: ...
+    creator: int
+    category: int
+    unavailable: bool
+    not_explorable: bool
+    reserved: bool
+    def __init__(self, item_id: _Optional[str] = ..., value: _Optional[float] = ..., phi: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ..., creator: _Optional[int] = ..., category: _Optional[int] = ..., unavailable: _Optional[bool] = ..., not_explorable: _Optional[bool] = ..., reserved: _Optional[bool] = ...) -> None: ...
