@@ -28,7 +28,7 @@ MAX_CATEGORIES: Final = 16
 """Categories of one tile on one page."""
 
 N_RINGS: Final = _windows.N_KEYS
-_MIX: Final = 0x9E3779B97F4A7
+MIX: Final = 0x9E3779B97F4A7
 
 
 def category_windows(
@@ -144,7 +144,7 @@ class CategoryTiles:
         first, end = bisect_left(page.keys, (stamp, 0.0)), bisect_left(page.keys, (stamp, math.inf))
         if end - first <= MAX_CATEGORIES:
             return False
-        salt = int(stamp) * _MIX & ((1 << 53) - 1)
+        salt = int(stamp) * MIX & ((1 << 53) - 1)
         last = max(range(first, end), key=lambda at: int(page.keys[at][1]) ^ salt)
         dropped = page.keys[last]
         page.drop(last, self._width)

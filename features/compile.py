@@ -8,8 +8,11 @@ the bytes fields of its pages in place of the aggregated values, which are read 
 
 from __future__ import annotations
 
+import inspect
+import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any, Final
 
 import dill
@@ -99,12 +102,13 @@ def compile_view(view: StreamFeatureView, locator: Locator | None = None) -> Vie
     here = f"{locator.view(view.name)}view {view.name!r}"
     _check_tags(here, view.tags, VIEW_TAGS, "view")
     entity = _entity(view, here)
-    transformation = None
+    transformation, transformation_id = None, ""
     added: tuple[str, ...] = ()
     if view.udf is not None:
         if str(getattr(view.mode, "value", view.mode)) != "pandas":
             raise ProgramError(f"{here}: mode must be 'pandas' for a transformation, got {view.mode!r}")
         transformation = dill.dumps(view.udf, recurse=True)
+        transformation_id = sha256(_source(view).encode()).hexdigest()[:16]
         added = extra_columns(view.udf, here)
     aggregates = tuple(
         _aggregate(aggregation, f"{locator.aggregation(view.name, at)}view {view.name!r}", (*COLUMNS, *added))
@@ -131,6 +135,7 @@ def compile_view(view: StreamFeatureView, locator: Locator | None = None) -> Vie
             aggregates=aggregates,
             kinds=kinds,
             transformation=transformation,
+            transformation_id=transformation_id,
             extra_columns=added,
             fields=tuple(sorted(fields)),
         )
@@ -146,6 +151,7 @@ def complete(view: StreamFeatureView, locator: Locator | None = None) -> ViewPro
     if view.udf is not None:
         # As Feast's decorator does: pickled by value, because readers and workers do not have the operator's file.
         view.udf.__module__ = "__main__"
+        view.udf_string = _source(view)
     program = compile_view(view, locator)
     if program.layout.n_pages:
         kept = [field for field in view.features if field.name in program.fields]
@@ -191,6 +197,17 @@ def compile_registry(views: Iterable[Any], project: str, locator: Locator | None
                     f"already has an aggregate {name!r}; give one of them another name"
                 )
     return program
+
+
+def _source(view: StreamFeatureView) -> str:
+    """Source text of a view's transformation, stripped; what Feast shows of it."""
+    text, udf = view.udf_string or "", view.udf
+    if not text and udf is not None:
+        try:
+            text = inspect.getsource(udf)
+        except (OSError, TypeError):
+            text = udf.__code__.co_code.hex() + repr(udf.__code__.co_consts)
+    return textwrap.dedent(text).strip()
 
 
 def _entity(view: StreamFeatureView, here: str) -> Entity:

@@ -27,7 +27,7 @@ ENTITIES: Final[tuple[str, ...]] = get_args(Entity)
 MAX_TILES: Final = 192
 """Largest window / slide."""
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +99,8 @@ class ViewProgram:
         Columns that the transformation adds, after `COLUMNS` in a row.
     fields : tuple of str
         Stored fields that are not pages of tiles, in order of their names.
+    transformation_id : str
+        Hash of the transformation's source text: the pickle differs from run to run, this does not.
     """
 
     name: str
@@ -106,6 +108,7 @@ class ViewProgram:
     aggregates: tuple[Aggregate, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
     transformation: bytes | None = None
+    transformation_id: str = ""
     extra_columns: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
 
@@ -135,9 +138,31 @@ class ViewProgram:
         return compile_layout(self.aggregates, self.columns, packed=self.entity == "user_category")
 
     @cached_property
+    def tile_definition(self) -> str:
+        """What the bytes of the tiles depend on, as JSON; names of aggregates and windows that share a ring do not."""
+        layout, columns = self.layout, self.columns
+        rings = [[r.slide_ms, r.n_tiles, [[op, columns[column]] for op, column in r.cells]] for r in layout.rings]
+        distincts = [[d.slide_ms, d.n_tiles, columns[d.column]] for d in layout.distincts]
+        return json.dumps([self.entity, rings, distincts, self.transformation_id], separators=(",", ":"))
+
+    @cached_property
+    def digest(self) -> str:
+        """Six hex digits of `tile_definition`: a view whose tiles change their meaning gets pages of its own."""
+        return sha256(self.tile_definition.encode()).hexdigest()[:6]
+
+    @cached_property
+    def tiles_id(self) -> str:
+        """Name of its tiles, `<view>_<digest>`: the same for every declaration whose tiles mean the same."""
+        return f"{self.name}_{self.digest}"
+
+    @cached_property
     def page_names(self) -> tuple[str, ...]:
-        """Feature names of its pages, `<view>_pNN`: unique over views, because on-demand views see bare names."""
-        return tuple(f"{self.name}_p{page:02d}" for page in range(self.layout.n_pages))
+        """Feature names of its pages, `<view>_<digest>_pNN`.
+
+        Unique over views, because on-demand views see bare names, and over definitions of a view, so that an old and a
+        new one can be counted side by side.
+        """
+        return tuple(f"{self.tiles_id}_p{page:02d}" for page in range(self.layout.n_pages))
 
     @cached_property
     def page_fields(self) -> tuple[bytes, ...]:
@@ -167,6 +192,7 @@ class ViewProgram:
             "aggregates": [[a.name, a.column, a.function, a.window_ms, a.slide_ms] for a in self.aggregates],
             "kinds": dict(sorted(self.kinds.items())),
             "transformation": None if self.transformation is None else base64.b64encode(self.transformation).decode(),
+            "transformation_id": self.transformation_id,
             "extra_columns": list(self.extra_columns),
             "fields": list(self.fields),
         }
@@ -183,6 +209,7 @@ class ViewProgram:
             ),
             kinds=dict(data["kinds"]),
             transformation=None if packed is None else base64.b64decode(packed),
+            transformation_id=data["transformation_id"],
             extra_columns=tuple(data["extra_columns"]),
             fields=tuple(data["fields"]),
         )
@@ -244,5 +271,7 @@ class FeatureProgram:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the canonical JSON, 16 hex digits."""
-        return sha256(self.to_json().encode()).hexdigest()[:16]
+        """SHA-256 of what the program says, 16 hex digits; a transformation counts by its source text."""
+        views = [{**view.to_dict(), "transformation": None} for view in self.views]
+        body = json.dumps([FORMAT, self.project, views], sort_keys=True, separators=(",", ":"))
+        return sha256(body.encode()).hexdigest()[:16]

@@ -104,6 +104,13 @@ class Call:
     trim: bool = False
     owed: tuple[str, ...] = ()
 
+    @property
+    def holds_anything(self) -> bool:
+        """Whether there is something to write."""
+        return bool(
+            self.n_records or self.states or self.due or self.sources or self.outputs or self.effects or self.pages
+        )
+
     def seal(self) -> None:
         """Pack effects into outputs and write the outbox blob."""
         if self.effects:

@@ -27,6 +27,7 @@ from streams.fold import Parsed
 from streams.metrics import FoldMetrics, StepClock
 from streams.partition_fold import PartitionFold
 from streams.patience import InsistingReader, Patience, StoppingError
+from streams.program import PROGRAM_KEY
 from streams.publisher import KafkaSink, Pending, PositionBoard, RowSink, merge_calls
 from streams.takeover import FoldSetup, Takeover
 from streams.ticks import Ticker
@@ -235,7 +236,7 @@ class FoldEngine:
         meta = self._takeover.acquire(partition, least_epoch=self._least_epoch.get(partition, 0))
         self._least_epoch[partition] = meta.epoch
         fold = PartitionFold(
-            setup.fold,
+            setup.fold.for_partition(self._store.load(partition, [PROGRAM_KEY])[0]),
             partition=partition,
             n_partitions=setup.n_partitions,
             generation=setup.generation,

@@ -13,7 +13,7 @@ often as the key stays due. 3. `Fold.apply` of the record.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from features.item_version import CatalogueItem
@@ -54,12 +54,15 @@ class Parsed(NamedTuple):
         record and `apply` is not called. None: the record may lie in any partition (ticks, effects).
     tick : bool
         The record only moves the clock: `apply` is not called.
+    alone : bool
+        A control record: it shares no call with the records before it, and may take several calls.
     """
 
     keys: tuple[str, ...]
     body: object
     route: bytes | None = None
     tick: bool = False
+    alone: bool = False
 
 
 class Feed(NamedTuple):
@@ -112,6 +115,11 @@ class Context(Protocol):
         ...
 
     @property
+    def n_partitions(self) -> int:
+        """Partitions of the input."""
+        ...
+
+    @property
     def clock_ms(self) -> int:
         """The partition's clock, already advanced by this record; 0 before the first."""
         ...
@@ -137,6 +145,28 @@ class Context(Protocol):
         """Send an effect to the item fold; numbered by the engine and packed per (source, target) partition."""
         ...
 
+    def broadcast(self, make: Callable[[], ItemEffect]) -> None:
+        """Send an effect to every partition of the item fold, numbered like any other."""
+        ...
+
+    def reload(self) -> None:
+        """Write everything that waits and forget the states in memory: they are loaded anew when they are next asked
+        for. Only in records with `Parsed.alone`.
+        """
+        ...
+
+    def prefetch(self, keys: Sequence[str]) -> None:
+        """Load the missing states among `keys` in one round trip."""
+        ...
+
+    def split(self) -> None:
+        """Close the call here if it is full. Only in records with `Parsed.alone`, whose state says how far it is."""
+        ...
+
+    def erase(self, key: str, fields: Sequence[bytes]) -> None:
+        """Delete fields of a key that its state knows nothing of."""
+        ...
+
     def dead_letter(self, reason: str, detail: str) -> None:
         """Send the current record to the dead letters with this reason."""
         ...
@@ -159,7 +189,9 @@ class Context(Protocol):
 
 
 class Fold(Protocol):
-    """A pure fold. One instance serves all partitions of a worker, so it holds no state of its own but caches."""
+    """A pure fold. `parse` and `rows` of one instance serve all partitions of a worker; states are made by the instance
+    of their partition (`for_partition`).
+    """
 
     @property
     def name(self) -> str:
@@ -169,6 +201,16 @@ class Fold(Protocol):
     @property
     def kind(self) -> str:
         """``u`` or ``i``: names the keys of the state."""
+        ...
+
+    def for_partition(self, program: Mapping[bytes, bytes]) -> Fold:
+        """Return the instance of one partition.
+
+        Parameters
+        ----------
+        program : mapping of bytes to bytes
+            Stored fields of the state `#program`.
+        """
         ...
 
     def parse(self, record: Record) -> Parsed:

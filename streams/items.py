@@ -11,12 +11,15 @@ from features.online import Row
 from features.program import FeatureProgram
 from features.redis import VersionedValue, parse_version
 from features.state.item import ItemState
+from liverank.contract import INTERNAL_HEADER, header
 from liverank.errors import ContractError
 from liverank.settings import Settings
 from liverank.v1.stream_pb2 import ItemEffects, ItemRow
 from liverank.v1.stream_pb2 import Number as NumberMessage
+from streams.control import Command, apply_control, parse_control
 from streams.errors import FoldBugError
 from streams.fold import Context, Feed, KeyState, Number, Parsed, Record
+from streams.program import PROGRAM_KEY, ProgramState
 from streams.rows import plain_key, rows_of, state_key
 from streams.users import state_params
 
@@ -34,15 +37,25 @@ class ItemFold:
         Signal weights.
     program : FeatureProgram
         The views to keep.
+    token : bytes
+        The namespace's token: control records carry it; empty = none are taken.
     """
 
     name = "items"
     kind = "i"
 
-    def __init__(self, settings: Settings, program: FeatureProgram) -> None:
-        self._program = program
+    def __init__(self, settings: Settings, program: FeatureProgram, *, token: bytes = b"") -> None:
+        self._settings = settings
+        self._base = program
+        self._program = ProgramState(program, {})
         self._signals = state_params(settings).signals
-        self._text = any(view.needs_text or view.transformation is not None for view in program.of_entity("item"))
+        self._token = token
+
+    def for_partition(self, program: Mapping[bytes, bytes]) -> ItemFold:
+        """See `Fold.for_partition`."""
+        fold = ItemFold(self._settings, self._base, token=self._token)
+        fold._program = ProgramState(self._base, program)
+        return fold
 
     def parse(self, record: Record) -> Parsed:
         """Decode a record of packed effects; see `Fold.parse`."""
@@ -50,18 +63,26 @@ class ItemFold:
             effects = ItemEffects.FromString(record.value)
         except DecodeError as error:
             raise ContractError("corrupt_effects", f"not a protobuf ItemEffects ({error}); report it") from error
+        if effects.HasField("control"):
+            if not self._token or header(record.headers, INTERNAL_HEADER) != self._token:
+                raise ContractError("not_allowed", "a control record needs the namespace's token")
+            return Parsed((PROGRAM_KEY,), parse_control(effects.control), alone=True)
         keys: dict[str, None] = {}
+        alone = False
         for effect in effects.effects:
             kind = effect.WhichOneof("effect")
             if kind == "event":
                 keys[state_key(effect.event.item_id)] = None
             elif kind == "pairs":
                 keys[state_key(effect.pairs.item_id)] = None
+            elif kind == "control":
+                keys[PROGRAM_KEY] = None
+                alone = True
             elif kind is None:
                 raise ContractError(
-                    "corrupt_effects", "an effect sets event, pairs or clock_ms, got neither; report it"
+                    "corrupt_effects", "an effect sets event, pairs, clock_ms or control, got none; report it"
                 )
-        return Parsed(tuple(keys), effects)
+        return Parsed(tuple(keys), effects, alone=alone)
 
     def new(self, key: str) -> KeyState:
         """See `Fold.new`."""
@@ -69,10 +90,15 @@ class ItemFold:
 
     def load(self, key: str, fields: Mapping[bytes, bytes]) -> KeyState:
         """See `Fold.load`."""
-        return ItemState(plain_key(key), fields, self._program, self._signals)
+        if key == PROGRAM_KEY:
+            return self._program
+        return ItemState(plain_key(key), fields, self._program.program, self._signals)
 
     def apply(self, record: Record, body: object, ctx: Context) -> None:
         """Fold the effects of one source partition, each once; see `Fold.apply`."""
+        if isinstance(body, Command):
+            apply_control(body, self._program, ctx, home=self._settings.home, offset=record.offset)
+            return
         if not isinstance(body, ItemEffects):
             raise FoldBugError(f"the item fold folds effects, got {type(body).__name__}")
         generation, source = body.generation, body.source_partition
@@ -80,19 +106,24 @@ class ItemFold:
         def failed(view: str, detail: str) -> None:
             ctx.dead_letter("transformation_failed", f"view {view!r}: {detail}; the effects count for all other views")
 
+        skip = self._program.skipped(source)
         for effect in body.effects:
+            kind = effect.WhichOneof("effect")
+            if kind == "control":
+                ctx.reload()  # before it is taken: a new owner must find it untaken or applied
             if not ctx.take(source, Number(generation, effect.offset, effect.step, effect.index)):
                 continue
-            kind = effect.WhichOneof("effect")
             if kind == "event":
                 event = effect.event
-                category = ""
-                if self._text:
-                    item = ctx.item(event.item_id, record.append_ts_ms)
-                    category = item.category if item is not None else ""
-                _item(ctx, event.item_id).observe(event, category, failed=failed)
+                _item(ctx, event.item_id).observe(event, failed=failed, skip=skip)
             elif kind == "pairs":
                 _item(ctx, effect.pairs.item_id).meet(effect.pairs)
+            elif kind == "control":
+                command = parse_control(effect.control)
+                apply_control(
+                    command, self._program, ctx, home=self._settings.home, offset=effect.offset, source=source
+                )
+                skip = self._program.skipped(source)
             else:
                 ctx.source_clock(source, effect.clock_ms)
 
@@ -104,6 +135,8 @@ class ItemFold:
         self, key: str, fields: Mapping[bytes, bytes], state: KeyState, version: bytes
     ) -> Sequence[Row | VersionedValue | Feed]:
         """Feast rows of an item, and the change for rankers; see `Fold.rows`."""
+        if isinstance(state, ProgramState):
+            return []
         if not isinstance(state, ItemState):
             raise FoldBugError(f"state of {key!r} is a {type(state).__name__}")
         item_id, event_ts_ms = state.item_id, state.newest_event_ts_ms

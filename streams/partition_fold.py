@@ -167,7 +167,7 @@ class PartitionFold:
         """Fold one record; closed calls are appended to `calls`."""
         self._record = record
         self._place = 0
-        if isinstance(parsed, Parsed) and self._n_keys() + len(parsed.keys) > self._limits.keys:
+        if isinstance(parsed, Parsed) and (parsed.alone or self._n_keys() + len(parsed.keys) > self._limits.keys):
             self.close()
         if isinstance(parsed, ContractError):
             self._advance(record, tick=False)
@@ -265,6 +265,43 @@ class PartitionFold:
             target = self._targets[item_id] = partition_of(item_id.encode(), self._n_partitions)
         self._number(effect, target)
 
+    @property
+    def n_partitions(self) -> int:
+        """See `Context.n_partitions`."""
+        return self._n_partitions
+
+    def broadcast(self, make: Callable[[], ItemEffect]) -> None:
+        """See `Context.broadcast`."""
+        for target in range(self._n_partitions):
+            self._number(make(), target)
+
+    def reload(self) -> None:
+        """See `Context.reload`."""
+        self._finish_touched()
+        self._settle()
+        if self._call.holds_anything:
+            self._close_step()
+        self._spill()
+        self._cache.clear()
+
+    def prefetch(self, keys: Sequence[str]) -> None:
+        """See `Context.prefetch`."""
+        self._prefetch(keys)
+
+    def split(self) -> None:
+        """See `Context.split`."""
+        self._finish_touched()
+        if self._n_keys() >= self._limits.keys or self._call.size_bytes >= self._limits.size_bytes:
+            self._settle()
+            self._close_step()
+        elif len(self._unsettled) * self._bytes_per_key > self._limits.size_bytes / 8:
+            self._settle()
+
+    def erase(self, key: str, fields: Sequence[bytes]) -> None:
+        """See `Context.erase`."""
+        self.state(key)
+        self._call.pages.setdefault(key, {}).update(dict.fromkeys(fields, b""))
+
     def dead_letter(self, reason: str, detail: str) -> None:
         """See `Context.dead_letter`."""
         record = self._record
@@ -319,8 +356,7 @@ class PartitionFold:
 
     def _pass_clock_on(self) -> None:
         if not self._numbered_input:
-            for target in range(self._n_partitions):
-                self._number(ItemEffect(clock_ms=self.clock_ms), target)
+            self.broadcast(lambda: ItemEffect(clock_ms=self.clock_ms))
 
     def _advance(self, record: Record, *, tick: bool) -> None:
         """Move the clock to this record and do everything that is due by then."""

@@ -1,26 +1,250 @@
-"""Which feature program a namespace runs: the one that was in Redis when its first worker started.
+"""The feature program of a partition: fenced state like any other, changed by control records alone.
 
-A program that the registry publishes later is not taken up by live state (that needs a backfill); it is ignored with
-an alarm that says so.
+A namespace begins with the program that was in Redis when its first worker started (*pinned*). Every later change of
+the registry reaches a partition as records in its log (docs/specs/control.md), so that what a view counts is a function
+of the log.
 """
 
 from __future__ import annotations
 
-import threading
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
-from features.program import FeatureProgram
+from features.errors import ProgramError
+from features.program import FeatureProgram, ViewProgram
 from features.redis import Redis, translated
-from liverank import log
-from liverank.errors import UnavailableError
+from liverank.errors import ContractError, CorruptError
 from streams.errors import WorkerConfigError
-from streams.metrics import PROGRAM_CHANGED
 
-__all__ = ["ProgramWatch", "pinned_program"]
+__all__ = ["PROGRAM_KEY", "ProgramState", "Running", "pin_published", "pinned_program", "published_program"]
 
-_log = log.get(__name__)
+PROGRAM_KEY: Final = "#program"
+"""State key of a partition's program."""
+
+_FIELD: Final = b"_program"
+_FORMAT: Final = 1
 
 
-def _published(client: Redis, namespace: str) -> FeatureProgram | None:
+@dataclass(slots=True)
+class Running:
+    """A view that a partition counts.
+
+    Attributes
+    ----------
+    activation : str
+        Which activation; empty = it counts from the first record.
+    offset : int
+        Record of `activate`; -1 = none.
+    sources : set of int or None
+        Item fold: source partitions from which it counts; None = all.
+    merged : bool
+        Whether it holds what was counted before it was activated.
+    """
+
+    view: ViewProgram
+    activation: str = ""
+    offset: int = -1
+    sources: set[int] | None = None
+    merged: bool = True
+
+
+class ProgramState:
+    """What one partition counts; a `streams.fold.KeyState` under the key `#program`.
+
+    Parameters
+    ----------
+    base : FeatureProgram
+        The pinned program: in force while nothing is stored.
+    fields : mapping of bytes to bytes
+        Stored fields.
+    """
+
+    def __init__(self, base: FeatureProgram, fields: Mapping[bytes, bytes]) -> None:
+        self._project = base.project
+        self.views = [Running(view) for view in base.views]
+        self._leaving: dict[str, list[str]] = {}
+        self._progress = ("", 0)
+        self._changed = False
+        stored = fields.get(_FIELD)
+        if stored:
+            self._read(stored)
+        self._follow()
+
+    # -- reading
+
+    def running(self, activation: str) -> Running | None:
+        """The view of an activation."""
+        return next((each for each in self.views if each.activation == activation), None)
+
+    def is_running(self, activation: str, source: int | None) -> bool:
+        """Whether it counts already (what this source sends)."""
+        found = self.running(activation)
+        return found is not None and (source is None or found.sources is None or source in found.sources)
+
+    def of_tiles(self, tiles_id: str) -> Running | None:
+        """The running view with these tiles."""
+        return next((each for each in self.views if each.view.tiles_id == tiles_id and each.view.aggregates), None)
+
+    @property
+    def leaving(self) -> Mapping[str, Sequence[str]]:
+        """Fields of removed views that may still lie in the state, by activation."""
+        return self._leaving
+
+    def leaving_fields(self, activations: Collection[str]) -> set[bytes]:
+        """The same as bytes, of these activations."""
+        return {field.encode() for name in activations for field in self._leaving.get(name, ())}
+
+    def skipped(self, source: int) -> frozenset[str]:
+        """`tiles_id` of the views that do not count what this source sends yet."""
+        return frozenset(each.view.tiles_id for each in self._partly if source not in (each.sources or ()))
+
+    def check_new(self, activation: str, view: ViewProgram) -> None:
+        """Refuse an activation that would count twice, or on top of what a removed view left.
+
+        Raises
+        ------
+        ContractError
+            `bad_control`.
+        """
+        if self.running(activation) is not None:
+            return
+        if self.of_tiles(view.tiles_id) is not None:
+            raise ContractError("bad_control", f"view {view.name!r} with these tiles counts already")
+        left = {field for fields in self._leaving.values() for field in fields}
+        if left.intersection(field.decode() for field in view.page_fields):
+            raise ContractError("bad_control", f"tiles of an earlier {view.name!r} are not swept yet")
+
+    # -- changes
+
+    def activate(self, activation: str, view: ViewProgram, offset: int, source: int | None, n_sources: int) -> None:
+        """Count `view` from now on, or what `source` sends from now on."""
+        found = self.running(activation)
+        if found is None:
+            found = Running(view, activation, offset, None if source is None else set(), merged=not view.aggregates)
+            self.views.append(found)
+        if source is not None and found.sources is not None:
+            found.sources.add(source)
+            if len(found.sources) == n_sources:
+                found.sources = None
+        self._touch()
+
+    def remove(self, activation: str) -> None:
+        """Stop counting; the fields wait to be swept."""
+        found = self.running(activation)
+        if found is not None:
+            self.views.remove(found)
+            if found.view.aggregates:
+                self._leaving[activation] = [field.decode() for field in found.view.page_fields]
+            self._touch()
+
+    def begin(self, digest: str) -> int:
+        """Begin a staging file, or go on with it; return the first key that is not done.
+
+        Raises
+        ------
+        ContractError
+            `bad_control`: another file was begun and not ended.
+        """
+        if self._progress[0] not in ("", digest):
+            raise ContractError("bad_control", f"another staging file ({self._progress[0][:12]}...) is not done yet")
+        return self._progress[1] if self._progress[0] else 0
+
+    def begun(self) -> str:
+        """Hash of the staging file that was begun and not ended; empty = none."""
+        return self._progress[0]
+
+    def done(self, n: int, digest: str) -> None:
+        """Note that the first `n` keys of the staging file are done."""
+        self._progress = (digest, n)
+        self._changed = True
+
+    def merged(self, activations: Collection[str]) -> None:
+        """Note that these activations hold their past."""
+        for each in self.views:
+            if each.activation in activations:
+                each.merged = True
+        self._progress = ("", 0)
+        self._touch()
+
+    def swept(self, activations: Collection[str]) -> None:
+        """Note that nothing of these is left."""
+        for name in activations:
+            self._leaving.pop(name, None)
+        self._progress = ("", 0)
+        self._touch()
+
+    # -- KeyState
+
+    def due_ms(self) -> int | None:
+        """A program is never due."""
+        return None
+
+    def dirty(self) -> dict[bytes, bytes]:
+        """The stored form, if it changed since the last call."""
+        if not self._changed:
+            return {}
+        self._changed = False
+        body = {
+            "format": _FORMAT,
+            "views": [
+                {
+                    "view": each.view.to_dict(),
+                    "activation": each.activation,
+                    "offset": each.offset,
+                    "sources": None if each.sources is None else sorted(each.sources),
+                    "merged": each.merged,
+                }
+                for each in self.views
+            ],
+            "leaving": self._leaving,
+            "progress": list(self._progress),
+        }
+        return {_FIELD: json.dumps(body, sort_keys=True, separators=(",", ":")).encode()}
+
+    # -- inside
+
+    def _touch(self) -> None:
+        self._changed = True
+        self._follow()
+
+    def _follow(self) -> None:
+        self.program = FeatureProgram(project=self._project, views=tuple(each.view for each in self.views))
+        self._partly = [each for each in self.views if each.sources is not None]
+
+    def _read(self, stored: bytes) -> None:
+        try:
+            body = json.loads(stored)
+            if body["format"] != _FORMAT:
+                raise CorruptError(
+                    f"a partition's program has format {body['format']}, this build reads {_FORMAT}; "
+                    "run `liverank rebuild`"
+                )
+            self.views = [
+                Running(
+                    ViewProgram.from_dict(each["view"]),
+                    each["activation"],
+                    each["offset"],
+                    None if each["sources"] is None else set(each["sources"]),
+                    each["merged"],
+                )
+                for each in body["views"]
+            ]
+            self._leaving = dict(body["leaving"])
+            self._progress = (body["progress"][0], body["progress"][1])
+        except (KeyError, IndexError, TypeError, ValueError, ProgramError) as error:
+            raise CorruptError(f"a partition's program cannot be read ({error}); run `liverank rebuild`") from error
+
+
+def published_program(client: Redis, namespace: str) -> FeatureProgram | None:
+    """What the registry holds now; None before the first `feast apply`.
+
+    Raises
+    ------
+    ProgramError
+        It cannot be read.
+    """
     with translated("reading the feature program"):
         text = client.get(f"{namespace}:program")
     return FeatureProgram.from_json(text) if text else None
@@ -32,64 +256,35 @@ def pinned_program(client: Redis, namespace: str) -> FeatureProgram:
     Raises
     ------
     WorkerConfigError
+        No program was ever published, or the state is of an older release.
+    """
+    with translated("reading the pinned feature program"):
+        text = client.get(f"{namespace}:program:pinned")
+    if not text:
+        return pin_published(client, namespace)
+    try:
+        return FeatureProgram.from_json(text)
+    except ProgramError as error:
+        raise WorkerConfigError(
+            f"the state of namespace {namespace} was made by another release ({error}); run `liverank rebuild` after "
+            "`feast apply`"
+        ) from error
+
+
+def pin_published(client: Redis, namespace: str, *, anew: bool = False) -> FeatureProgram:
+    """Pin the published program; `anew` replaces the pinned one: only while no state of it is left.
+
+    Raises
+    ------
+    WorkerConfigError
         No program was ever published.
     """
-    key = f"{namespace}:program:pinned"
-    with translated("reading the pinned feature program"):
-        text = client.get(key)
-    if text:
-        return FeatureProgram.from_json(text)
-    program = _published(client, namespace)
+    program = published_program(client, namespace)
     if program is None:
         raise WorkerConfigError(
             f"there is no feature program at {namespace}:program: run `liverank up` (or `feast apply`) first"
         )
+    key = f"{namespace}:program:pinned"
     with translated("pinning the feature program"):
-        client.set(key, program.to_json(), nx=True)
+        client.set(key, program.to_json(), nx=not anew)
         return FeatureProgram.from_json(client.get(key))
-
-
-class ProgramWatch:
-    """Looks at the published program now and then and raises the alarm once per change.
-
-    Parameters
-    ----------
-    running : FeatureProgram
-        What this worker runs.
-    """
-
-    def __init__(self, client: Redis, namespace: str, running: FeatureProgram, *, every_s: float = 10.0) -> None:
-        self._client = client
-        self._namespace = namespace
-        self._running = running.hash
-        self._seen = self._running
-        self._every_s = every_s
-        self._stop = threading.Event()
-
-    def run(self) -> None:
-        """Watch until `stop`."""
-        while not self._stop.wait(self._every_s):
-            try:
-                self.look()
-            except UnavailableError as error:
-                _log.debug("cannot look at the feature program now", error=str(error))
-
-    def stop(self) -> None:
-        """End `run`."""
-        self._stop.set()
-
-    def look(self) -> bool:
-        """Return whether the registry holds another program than the running one; say so once per change."""
-        program = _published(self._client, self._namespace)
-        found = self._running if program is None else program.hash
-        changed = found != self._running
-        PROGRAM_CHANGED.set(1 if changed else 0)
-        if changed and found != self._seen:
-            _log.error(
-                "the feature registry was changed after this namespace was created. The change is ignored, "
-                "workers keep the program they started with; put the old definitions back, or make a new namespace",
-                running=self._running,
-                published=found,
-            )
-        self._seen = found
-        return changed

@@ -88,7 +88,7 @@ class _Half:
         self.reader = _KnownReader(self.store)
         self.parts = [
             PartitionFold(
-                fold,
+                fold.for_partition({}),
                 partition=partition,
                 n_partitions=n_partitions,
                 generation=generation,

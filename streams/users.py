@@ -17,12 +17,13 @@ from features.redis import VersionedValue
 from features.state.params import state_params
 from features.state.user import UserState
 from liverank.contract import decode_event, event_key, header, validate_event
-from liverank.errors import ContractError
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType, Exposure
 from liverank.v1.stream_pb2 import Example, ItemEffect, ItemEvent, UserChange
+from streams.control import Command, apply_control, parse_control
 from streams.errors import FoldBugError
 from streams.fold import Context, KeyState, Parsed, Record
+from streams.program import PROGRAM_KEY, ProgramState
 from streams.rows import plain_key, rows_of, state_key
 from streams.statistics import PREFIX, StatisticsState, statistics_key
 
@@ -50,17 +51,28 @@ class UserFold:
         The views to keep.
     token : bytes
         The namespace's token: ticks and control records carry it in the header ``liverank-internal``.
+    follow : bool
+        Follow control records. False: they only move the clock, `program` holds to the end (rebuild, backfill).
     """
 
     name = "users"
     kind = "u"
 
-    def __init__(self, settings: Settings, program: FeatureProgram, *, token: bytes) -> None:
+    def __init__(self, settings: Settings, program: FeatureProgram, *, token: bytes, follow: bool = True) -> None:
+        self._settings = settings
         self._namespace = settings.namespace
         self._wall = settings.clock == "wall"
-        self._program = program
+        self._base = program
+        self._program = ProgramState(program, {})
         self._params = state_params(settings)
         self._token = token
+        self._follow = follow
+
+    def for_partition(self, program: Mapping[bytes, bytes]) -> UserFold:
+        """See `Fold.for_partition`."""
+        fold = UserFold(self._settings, self._base, token=self._token, follow=self._follow)
+        fold._program = ProgramState(self._base, program)
+        return fold
 
     def parse(self, record: Record) -> Parsed:
         """Decode and validate an event; see `Fold.parse`."""
@@ -72,7 +84,8 @@ class UserFold:
         if event.type == _TICK:
             return Parsed((), None, tick=True)
         if event.type == _CONTROL:
-            raise ContractError("bad_control", f"no control record of kind {event.control.kind[:32]!r} is known")
+            command = parse_control(event.control)
+            return Parsed((PROGRAM_KEY,), command, alone=True) if self._follow else Parsed((), None)
         key = event_key(event)
         return Parsed((state_key(key.decode()),), event, key)
 
@@ -84,10 +97,17 @@ class UserFold:
         """See `Fold.load`."""
         if key.startswith(PREFIX):
             return StatisticsState(key, fields)
-        return UserState(plain_key(key), fields, self._program, self._params)
+        if key == PROGRAM_KEY:
+            return self._program
+        return UserState(plain_key(key), fields, self._program.program, self._params)
 
     def apply(self, record: Record, body: object, ctx: Context) -> None:
         """Fold one event; see `Fold.apply`."""
+        if isinstance(body, Command):
+            apply_control(body, self._program, ctx, home=self._settings.home, offset=record.offset)
+            return
+        if body is None:
+            return  # a control record that is not followed
         if not isinstance(body, Event):
             raise FoldBugError(f"the user fold folds events, got {type(body).__name__}")
         state = _user(ctx, state_key(body.user_id or body.session_id))
@@ -108,6 +128,8 @@ class UserFold:
         """Feast rows of a user, or the statistics' partial; see `Fold.rows`."""
         if isinstance(state, StatisticsState):
             return [state.value(self._namespace, fields, version)]
+        if isinstance(state, ProgramState):
+            return []
         if not isinstance(state, UserState):
             raise FoldBugError(f"state of {key!r} is a {type(state).__name__}")
         return rows_of("user_id", state.user_id, fields, state.newest_event_ts_ms, version)

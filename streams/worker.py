@@ -28,7 +28,7 @@ from streams.catalogue import CatalogueReader
 from streams.engine import FoldEngine, FoldSetup
 from streams.errors import WorkerConfigError
 from streams.items import ItemFold
-from streams.program import ProgramWatch, pinned_program
+from streams.program import pinned_program
 from streams.services import ThreadService
 from streams.users import UserFold
 
@@ -86,7 +86,7 @@ class Worker(Service):
             archive_holds=lambda name, partition: archive_holds(settings, name, partition),
         )
         items = FoldSetup(
-            fold=ItemFold(settings, program),
+            fold=ItemFold(settings, program, token=token),
             topic=settings.topic("item-effects", self.generation),
             n_partitions=n_partitions,
             generation=self.generation,
@@ -95,7 +95,6 @@ class Worker(Service):
         )
         self.engines = [FoldEngine(users, settings, self.catalogue), FoldEngine(items, settings)]
         self.archiver = Archiver(settings, self.generation, member=self.member)
-        self.watch = ProgramWatch(client, settings.namespace, program)
         self.folds: list[ThreadService] = []
 
     def on_init_dependencies(self) -> Iterable[Service]:
@@ -107,7 +106,6 @@ class Worker(Service):
         return [
             *self.folds,
             ThreadService("archive", self.archiver.run, self.archiver.stop),
-            ThreadService("program-watch", self.watch.run, self.watch.stop),
             build_app(self.settings, self.member, services),
         ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final, cast
 
 from features.program import FeatureProgram
@@ -53,7 +53,9 @@ class ItemState:
         self.newest_event_ts_ms: int = _CORE.unpack(body(_CORE_FIELD, core, _CORE.size))[0] if core else 0
         self._core_dirty = False
 
-    def observe(self, effect: ItemEvent, category: str = "", *, failed: Failed | None = None) -> None:
+    def observe(
+        self, effect: ItemEvent, category: str = "", *, failed: Failed | None = None, skip: Collection[str] = ()
+    ) -> None:
         """Count an event on the item, or take one back (`sign` -1).
 
         Parameters
@@ -63,13 +65,15 @@ class ItemState:
             The item's main category; only views over text columns want it.
         failed : callable, optional
             Gets the name of a view whose transformation raised, and what.
+        skip : collection of str
+            `ViewProgram.tiles_id` of views that do not count it.
         """
         kind, ts_ms, value, sign = effect.type, effect.event_ts_ms, effect.value, effect.sign
         expected = effect.expected if kind == _IMPRESSION else None
         event = Event(
             type=cast(EventType, kind), item_id=effect.item_id, value=value, surface=effect.surface, event_ts_ms=ts_ms
         )
-        self._views.add(event, category, sign, expected=expected, failed=failed)
+        self._views.add(event, category, sign, expected=expected, failed=failed, skip=skip)
         good = max(0.0, self._signals.of(kind, value))
         if good or expected:
             self._trend.add(
@@ -83,6 +87,10 @@ class ItemState:
             self._neighbours = Neighbours(self._fields)
         self._neighbours.add(pairs.other_hashes, pairs.weights, pairs.event_ts_ms)
         self._newer(pairs.event_ts_ms)
+
+    def merge(self, pages: Mapping[bytes, bytes]) -> None:
+        """Add tiles that were counted apart: the past of a view that was activated later."""
+        self._views.merge(pages)
 
     def due_ms(self) -> int | None:
         """Nothing of an item is ever due: its windows are right when read."""

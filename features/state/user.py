@@ -180,6 +180,10 @@ class UserState:
             self._action(event, append_ts_ms, clock_ms, emit, bot)
         return True
 
+    def merge(self, pages: Mapping[bytes, bytes]) -> None:
+        """Add tiles that were counted apart: the past of a view that was activated later."""
+        self._views.merge(pages)
+
     def due_ms(self) -> int | None:
         """When `on_due` is wanted next (partition clock); None = never."""
         due_ms = self._next_leaving_ms()

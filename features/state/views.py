@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from features import tiles
 from features.columns import NUMERIC, TEXT, event_columns, text_hash
 from features.errors import ProgramError
 from features.program import Entity, FeatureProgram, ViewProgram
+from features.tile_merge import merge_fields
 from features.tiles import TileState
 from liverank.v1.event_pb2 import Event, EventType
 
@@ -33,10 +34,11 @@ class ViewTiles:
         Stored fields; kept, and decoded when first used.
     """
 
-    __slots__ = ("_plain", "_text", "_transformed")
+    __slots__ = ("_merged", "_plain", "_text", "_transformed")
 
     def __init__(self, program: FeatureProgram, entities: Sequence[Entity], fields: Mapping[bytes, bytes]) -> None:
         self._text = program.needs_text
+        self._merged: dict[bytes, bytes] = {}
         self._plain: list[TileState] = []
         self._transformed: list[TileState] = []
         for view in program.of_entity(*entities):
@@ -52,6 +54,7 @@ class ViewTiles:
         *,
         expected: float | None = None,
         failed: Failed | None = None,
+        skip: Collection[str] = (),
     ) -> None:
         """Count an event in every view, or take it back (`sign` -1).
 
@@ -64,12 +67,18 @@ class ViewTiles:
             Expected clicks of a slot.
         failed : callable, optional
             Gets the name of a view whose transformation raised, and what; the event counts for all others.
+        skip : collection of str
+            `ViewProgram.tiles_id` of views that do not count it.
         """
         ts_ms = event.event_ts_ms
         row = event_columns(event, category, expected=expected, text=self._text)
-        for tile in self._plain:
+        plain, transformed = self._plain, self._transformed
+        if skip:
+            plain = [tile for tile in plain if tile.view.tiles_id not in skip]
+            transformed = [tile for tile in transformed if tile.view.tiles_id not in skip]
+        for tile in plain:
             tile.add(ts_ms, row, sign, category)
-        for tile in self._transformed:
+        for tile in transformed:
             try:
                 own = _transform(tile.view, event, row, category)
             except Exception as error:  # noqa: BLE001 - an operator's function may raise anything
@@ -79,9 +88,21 @@ class ViewTiles:
             if own is not None:
                 tile.add(ts_ms, own, sign, category)
 
+    def merge(self, pages: Mapping[bytes, bytes]) -> None:
+        """Add tiles that were counted apart, by field `view:page`."""
+        for tiles_of in (self._plain, self._transformed):
+            for at, tile in enumerate(tiles_of):
+                names = tile.view.page_fields
+                if any(name in pages for name in names):
+                    ours = dict(zip(names, tile.pages(), strict=True))
+                    self._merged |= tile.dirty() | merge_fields(tile.view, ours, pages)
+                    tiles_of[at] = tiles.load(
+                        tile.view, ours | {n: self._merged[n] for n in names if n in self._merged}
+                    )
+
     def dirty(self) -> dict[bytes, bytes]:
         """Fields changed since the last call."""
-        changed: dict[bytes, bytes] = {}
+        changed, self._merged = self._merged, {}
         for tile in self._plain:
             changed |= tile.dirty()
         for tile in self._transformed:

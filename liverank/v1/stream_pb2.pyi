@@ -1,3 +1,4 @@
+from liverank.v1 import event_pb2 as _event_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -109,30 +110,34 @@ class ItemRow(_message.Message):
     def __init__(self, number: _Optional[_Union[Number, _Mapping]] = ..., item_id: _Optional[str] = ..., pages: _Optional[_Mapping[str, bytes]] = ..., event_ts_ms: _Optional[int] = ...) -> None: ...
 
 class ItemEffects(_message.Message):
-    __slots__ = ("generation", "source_partition", "effects")
+    __slots__ = ("generation", "source_partition", "effects", "control")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     SOURCE_PARTITION_FIELD_NUMBER: _ClassVar[int]
     EFFECTS_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
     generation: int
     source_partition: int
     effects: _containers.RepeatedCompositeFieldContainer[ItemEffect]
-    def __init__(self, generation: _Optional[int] = ..., source_partition: _Optional[int] = ..., effects: _Optional[_Iterable[_Union[ItemEffect, _Mapping]]] = ...) -> None: ...
+    control: _event_pb2.Control
+    def __init__(self, generation: _Optional[int] = ..., source_partition: _Optional[int] = ..., effects: _Optional[_Iterable[_Union[ItemEffect, _Mapping]]] = ..., control: _Optional[_Union[_event_pb2.Control, _Mapping]] = ...) -> None: ...
 
 class ItemEffect(_message.Message):
-    __slots__ = ("offset", "step", "index", "event", "pairs", "clock_ms")
+    __slots__ = ("offset", "step", "index", "event", "pairs", "clock_ms", "control")
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     EVENT_FIELD_NUMBER: _ClassVar[int]
     PAIRS_FIELD_NUMBER: _ClassVar[int]
     CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
     offset: int
     step: int
     index: int
     event: ItemEvent
     pairs: ItemPairs
     clock_ms: int
-    def __init__(self, offset: _Optional[int] = ..., step: _Optional[int] = ..., index: _Optional[int] = ..., event: _Optional[_Union[ItemEvent, _Mapping]] = ..., pairs: _Optional[_Union[ItemPairs, _Mapping]] = ..., clock_ms: _Optional[int] = ...) -> None: ...
+    control: _event_pb2.Control
+    def __init__(self, offset: _Optional[int] = ..., step: _Optional[int] = ..., index: _Optional[int] = ..., event: _Optional[_Union[ItemEvent, _Mapping]] = ..., pairs: _Optional[_Union[ItemPairs, _Mapping]] = ..., clock_ms: _Optional[int] = ..., control: _Optional[_Union[_event_pb2.Control, _Mapping]] = ...) -> None: ...
 
 class ItemEvent(_message.Message):
     __slots__ = ("item_id", "type", "event_ts_ms", "value", "sign", "surface", "expected", "position")

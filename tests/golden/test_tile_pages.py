@@ -22,7 +22,9 @@ def aggregate(name: str, column: str, function: str, days: int) -> Aggregate:
 
 def test_names_of_pages() -> None:
     view = ViewProgram(name="v", entity="user", aggregates=(aggregate("n", "one", "sum", 192),))
-    assert view.page_fields == tuple(f"v:v_p{at:02d}".encode() for at in range(3))
+    assert view.tile_definition == '["user",[[86400000,193,[[0,"one"]]]],[],""]'
+    assert view.page_fields == tuple(f"v:v_{view.digest}_p{at:02d}".encode() for at in range(3))
+    assert view.digest == "d5fd44"
     assert view.layout.rings[0].tiles_per_page == 65
 
 
@@ -49,7 +51,7 @@ def test_a_ring_page() -> None:
     state.add(T0, row_of(dwell_s=2.5))
     state.add(T0, row_of(dwell_s=4.0))
     state.add(T0 - DAY, row_of(click=1, dwell_s=0.5))
-    assert state.dirty() == {b"v:v_p00": page((19_999, 1, 0.5, 1, 0.5, 0.5), (20_000, 0, 6.5, 2, 2.5, 4.0))}
+    assert state.dirty() == {view.page_fields[0]: page((19_999, 1, 0.5, 1, 0.5, 0.5), (20_000, 0, 6.5, 2, 2.5, 4.0))}
 
 
 def test_a_distinct_page() -> None:
@@ -63,7 +65,7 @@ def test_a_distinct_page() -> None:
     expected = {}
     for name, tile in (("a", 20_000), ("b", 19_999)):
         number = int(text_hash(name)) % 8
-        expected[f"v:v_p{number:02d}".encode()] = page((tile, text_hash(name)))
+        expected[view.page_fields[number]] = page((tile, text_hash(name)))
     assert state.dirty() == expected
 
 
@@ -81,7 +83,7 @@ def test_a_category_page() -> None:
     number = int(text_hash("jazz")) % 8
     hours, days = T0 // (DAY // 12) * 8, 20_000 * 8 + 1
     jazz = text_hash("jazz")
-    assert state.dirty() == {f"v:v_p{number:02d}".encode(): page(*sorted([(hours, jazz, 1), (days, jazz, 1)]))}
+    assert state.dirty() == {view.page_fields[number]: page(*sorted([(hours, jazz, 1), (days, jazz, 1)]))}
 
 
 def test_hashes_of_texts() -> None:

@@ -52,6 +52,9 @@ class _Fold:
     name = "users"
     kind = "u"
 
+    def for_partition(self, program: Mapping[bytes, bytes]) -> _Fold:
+        return self
+
     def new(self, key: str) -> KeyState:
         return CountState({"n": 0, "closed": 0, "ids": [], "ts": 0})
 

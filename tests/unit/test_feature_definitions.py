@@ -83,8 +83,8 @@ def test_a_plain_definition_becomes_pages_and_an_on_demand_view(write: Write) ->
     assert [feature.name for feature in view.features] == ["saves_6h"]
     (stored,) = stream_views(repo)
     names = {field.name for field in stored.features}
-    assert names == {"saves_p00", "user_id"}
     program = compile_registry([stored], "liverank_live").view("saves")
+    assert names == {f"saves_{program.digest}_p00", "user_id"}
     assert program.entity == "user"
     assert program.names == ("saves_6h",)
     assert program.layout.rings[0].n_tiles == 73

@@ -19,8 +19,25 @@ def test_a_program_survives_json_and_keeps_its_hash() -> None:
     again = FeatureProgram.from_json(program.to_json())
     assert again == program
     assert again.hash == program.hash
-    assert again.view("v").page_fields == (b"v:v_p00",)
+    assert again.view("v").page_fields == (f"v:v_{view.digest}_p00".encode(),)
     assert FeatureProgram(project="other", views=(view,)).hash != program.hash
+
+
+def test_only_what_changes_the_tiles_changes_the_pages() -> None:
+    def view(**changes: object) -> ViewProgram:
+        return ViewProgram(**{"name": "v", "entity": "user", "aggregates": (ONE,), **changes})  # type: ignore[arg-type]
+
+    digest = view().digest
+    shorter = Aggregate(name="clicks_2d", column="click", function="sum", window_ms=2 * DAY, slide_ms=DAY)
+    renamed = Aggregate(name="other", column="click", function="sum", window_ms=7 * DAY, slide_ms=DAY)
+    assert view(aggregates=(ONE, shorter)).digest == view(aggregates=(renamed,)).digest == digest
+    longer = Aggregate(name="clicks_9d", column="click", function="sum", window_ms=9 * DAY, slide_ms=DAY)
+    likes = Aggregate(name="likes", column="like", function="sum", window_ms=7 * DAY, slide_ms=DAY)
+    changed = [{"aggregates": (longer,)}, {"aggregates": (ONE, likes)}, {"transformation_id": "f"}, {"entity": "item"}]
+    assert len({digest, *(view(**each).digest for each in changed)}) == 5
+    program = FeatureProgram(project="p", views=(view(transformation=b"one run", transformation_id="f"),))
+    again = FeatureProgram(project="p", views=(view(transformation=b"another run", transformation_id="f"),))
+    assert again.hash == program.hash
 
 
 def test_an_unknown_view_names_the_known_ones() -> None:

@@ -1,0 +1,266 @@
+"""Control records that change the feature program of a partition (docs/specs/control.md).
+
+A view starts to count at the record `activate`, gets what was counted before it by `merge`, stops at `remove`, and its
+fields leave the state by `sweep`. Each record is applied once, like an event; applying it again changes nothing. Views
+of items are told to the item fold by the user fold, numbered like any effect, so that they start at the same record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, Protocol, runtime_checkable
+
+from features.errors import ProgramError
+from features.program import ViewProgram
+from liverank.errors import ContractError
+from liverank.v1.event_pb2 import Control
+from liverank.v1.stream_pb2 import ItemEffect
+from streams.fold import Context, KeyState
+from streams.program import PROGRAM_KEY, ProgramState
+
+__all__ = [
+    "KINDS",
+    "Activate",
+    "Command",
+    "Merge",
+    "Remove",
+    "Sweep",
+    "apply_control",
+    "control",
+    "parse_control",
+    "staged",
+    "write_staged",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activate:
+    """Count `view` from this record on."""
+
+    activation: str
+    view: ViewProgram
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remove:
+    """Stop counting the view of this activation."""
+
+    activation: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Add what was counted before the activations: pages by key, in the file at `path` with this hash."""
+
+    activations: tuple[str, ...]
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Delete the fields of removed views from the keys that the file names."""
+
+    activations: tuple[str, ...]
+    path: str
+    sha256: str
+
+
+Command = Activate | Remove | Merge | Sweep
+KINDS: Final = ("activate", "merge", "remove", "sweep")
+
+
+@runtime_checkable
+class _Merging(Protocol):
+    """A state that takes pages counted apart."""
+
+    def merge(self, pages: Mapping[bytes, bytes]) -> None:
+        """Add the tiles of these pages."""
+        ...
+
+
+def control(command: Command) -> Control:
+    """The record's body."""
+    match command:
+        case Activate(activation=activation, view=view):
+            body: dict[str, Any] = {"activation": activation, "view": view.to_dict()}
+        case Remove(activation=activation):
+            body = {"activation": activation}
+        case Merge() | Sweep():
+            body = {"activations": list(command.activations), "path": command.path, "sha256": command.sha256}
+    payload = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    return Control(kind=type(command).__name__.lower(), payload=payload)
+
+
+def parse_control(record: Control) -> Command:
+    """Read a control record.
+
+    Raises
+    ------
+    ContractError
+        `bad_control`: unknown kind, or a body that is not one of that kind.
+    """
+    try:
+        body = json.loads(record.payload)
+        match record.kind:
+            case "activate":
+                return Activate(activation=str(body["activation"]), view=ViewProgram.from_dict(body["view"]))
+            case "remove":
+                return Remove(activation=str(body["activation"]))
+            case "merge" | "sweep":
+                kind = Merge if record.kind == "merge" else Sweep
+                return kind(
+                    activations=tuple(map(str, body["activations"])), path=str(body["path"]), sha256=str(body["sha256"])
+                )
+    except (KeyError, TypeError, ValueError, ProgramError) as error:
+        raise ContractError("bad_control", f"the body of {record.kind!r} cannot be read: {error}") from error
+    raise ContractError("bad_control", f"kind must be one of {', '.join(KINDS)}, got {record.kind[:32]!r}")
+
+
+def staged(path: Path, digest: str) -> list[tuple[str, dict[bytes, bytes]]]:
+    """Fields by key of a staging file, in the order of the keys.
+
+    Raises
+    ------
+    ContractError
+        `bad_control`: the file is not there, or is not the one that was meant.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ContractError("bad_control", f"the staging file cannot be read: {error}") from error
+    if sha256(data).hexdigest() != digest:
+        raise ContractError("bad_control", f"{path} is not the staging file that was meant: its hash differs")
+    table = pq.read_table(pa.BufferReader(data))
+    found: dict[str, dict[bytes, bytes]] = {}
+    for key, field, page in zip(*(table.column(name).to_pylist() for name in ("key", "field", "page")), strict=True):
+        found.setdefault(key, {})[field] = page
+    return list(found.items())
+
+
+def apply_control(
+    command: Command, state: ProgramState, ctx: Context, *, home: Path, offset: int, source: int | None = None
+) -> None:
+    """Apply a control record to a partition.
+
+    Parameters
+    ----------
+    command : Command
+    state : ProgramState
+        The program of the partition.
+    ctx : Context
+    home : Path
+        Folder that paths of staging files count from.
+    offset : int
+        Of the record, for `activate`.
+    source : int, optional
+        Item fold: source partition from which the view counts; the caller has called `Context.reload` then. None = the
+        record stands in the fold's own log.
+
+    Raises
+    ------
+    ContractError
+        `bad_control`; nothing more was changed.
+    """
+    match command:
+        case Activate(activation=activation, view=view):
+            if state.is_running(activation, source):
+                return
+            state.check_new(activation, view)
+            if source is None:
+                ctx.reload()
+            ctx.state(PROGRAM_KEY)
+            state.activate(activation, view, offset, source, ctx.n_partitions)
+            _pass_on(command, view, ctx, source)
+        case Remove(activation=activation):
+            running = state.running(activation)
+            if running is None:
+                return
+            if source is None:
+                ctx.reload()
+            ctx.state(PROGRAM_KEY)
+            state.remove(activation)
+            _pass_on(command, running.view, ctx, source)
+        case Merge(activations=activations):
+            wanted = [found for name in activations if (found := state.running(name)) is not None and not found.merged]
+            if not wanted:
+                return
+            fields = {field for each in wanted for field in each.view.page_fields}
+            for key, pages in _chunks(command, state, ctx, home):
+                own = {field: page for field, page in pages.items() if field in fields}
+                if own:
+                    _merging(ctx.state(key), key).merge(own)
+            state.merged(activations)
+        case Sweep(activations=activations):
+            gone = state.leaving_fields(activations)
+            if not gone:
+                return
+            for key, pages in _chunks(command, state, ctx, home):
+                ctx.erase(key, [field for field in pages if field in gone])
+            state.swept(activations)
+
+
+def _pass_on(command: Command, view: ViewProgram, ctx: Context, source: int | None) -> None:
+    if source is None and view.entity == "item":
+        ctx.broadcast(lambda: ItemEffect(control=control(command)))
+
+
+def _chunks(
+    command: Merge | Sweep, state: ProgramState, ctx: Context, home: Path
+) -> Iterator[tuple[str, dict[bytes, bytes]]]:
+    """Keys of the staging file that are not done yet; each call notes how far it is, so that a new owner goes on."""
+    rows = staged(home / command.path, command.sha256)
+    start = state.begin(command.sha256)
+    ctx.state(PROGRAM_KEY)
+    for at in range(start, len(rows)):
+        if (at - start) % _PREFETCH == 0:
+            ctx.prefetch([key for key, _ in rows[at : at + _PREFETCH]])
+        yield rows[at]
+        ctx.state(PROGRAM_KEY)
+        state.done(at + 1, command.sha256)
+        ctx.split()
+    ctx.state(PROGRAM_KEY)
+
+
+_PREFETCH: Final = 100
+
+
+def _merging(state: KeyState, key: str) -> _Merging:
+    if not isinstance(state, _Merging):
+        raise ContractError("bad_control", f"the staging file names {key!r}, which holds no tiles")
+    return state
+
+
+def write_staged(path: Path, rows: Sequence[tuple[str, Mapping[bytes, bytes]]]) -> str:
+    """Write a staging file, keys in order; return its hash. Equal rows give equal bytes.
+
+    Raises
+    ------
+    OSError
+        The disk refuses.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    flat = [(key, field, page) for key, fields in sorted(rows) for field, page in sorted(fields.items())]
+    columns = list(zip(*flat, strict=True)) if flat else [(), (), ()]
+    schema = pa.schema([("key", pa.string()), ("field", pa.binary()), ("page", pa.binary())])
+    table = pa.Table.from_arrays(
+        [pa.array(column, each.type) for column, each in zip(columns, schema, strict=True)], schema=schema
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}.tmp")
+    try:
+        pq.write_table(table, staging, compression="zstd")
+        digest = sha256(staging.read_bytes()).hexdigest()
+        staging.rename(path)
+    finally:
+        staging.unlink(missing_ok=True)
+    return digest
