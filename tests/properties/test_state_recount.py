@@ -105,6 +105,28 @@ def test_ING_7_late_outcomes_give_one_correction_row(seed: int, n: int) -> None:
     assert differences(world, log, end_ms) == []
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds, n=st.integers(2, 80), most_min=st.sampled_from([5, 40, 200]))
+def test_ING_7_anything_late_in_any_order_equals_the_play_of_arrivals(seed: int, n: int, most_min: int) -> None:
+    """Exposures and outcomes alike arrive up to 200 minutes late: after the close, after the exposure was dropped,
+    exposures whose window is over, outcomes that move to another exposure when both are closed.
+    """
+    rng = random.Random(seed)
+    events = scene(rng, n, rng.choice([10 * MINUTE_MS, HOUR_MS, 5 * HOUR_MS]), exposures=0.4, users=1)
+    arrivals = sorted(
+        (event.event_ts_ms + (rng.randrange(most_min * MINUTE_MS) if rng.random() < 0.5 else 0), at)
+        for at, event in enumerate(events)
+    )
+    log = [Logged(events[at], append_ts_ms) for append_ts_ms, at in arrivals]
+    for _ in range(rng.randrange(4)):
+        at = rng.randrange(len(log))
+        log.insert(at, Logged(None, log[at].append_ts_ms))
+    end_ms = log[-1].append_ts_ms + rng.choice([0, 20 * MINUTE_MS, 4 * HOUR_MS])
+    log.append(Logged(None, end_ms))
+    world = play(log, crash_rate=0.1, write_rate=0.5, seed=seed)
+    assert differences(world, log, end_ms) == []
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=seeds, n=st.integers(1, 60))
 def test_ING_4_repeats_change_nothing(seed: int, n: int) -> None:

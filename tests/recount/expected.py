@@ -20,6 +20,7 @@ from features.item_version import CatalogueItem
 from features.state.params import StateParams
 from liverank.contract import polarity
 from liverank.v1.event_pb2 import Event, EventType
+from tests.recount.joins import Joined, Slate
 
 IMPRESSION, CLICK, DWELL, LIKE, SAVE, RATING, PURCHASE = 1, 2, 3, 4, 5, 6, 7
 SEARCH, SKIP, DISMISS, THUMBS_DOWN, NOT_INTERESTED, SESSION_END, SURVEY = 8, 9, 10, 11, 12, 13, 14
@@ -128,7 +129,7 @@ class Recount:
             else:
                 self.beyond.append(event.event_id)
         for user_id, arrived in by_user.items():
-            self._count_user(user_id, arrived, clocks)
+            self._count_user(user_id, arrived, clocks, dedups[user_id].bot_until_ms)
             self.users[user_id].bound_ms = dedups[user_id].bound_ms
             self.users[user_id].ids = {entry[0] for entry in dedups[user_id].kept}
 
@@ -144,7 +145,7 @@ class Recount:
         category = category_hash(item.category) if item else 0
         return (ts_ms, item_hash(item_id), kind, round(weight * 16), version, category)
 
-    def _count_user(self, user_id: str, arrived: list[Arrived], clocks: list[int]) -> None:
+    def _count_user(self, user_id: str, arrived: list[Arrived], clocks: list[int], bot_until_ms: int) -> None:
         user = self.users[user_id]
         user.newest_ms = max(each.event.event_ts_ms for each in arrived)
         marks: Counter[tuple[int, int]] = Counter()
@@ -172,7 +173,7 @@ class Recount:
                 acts[key] = max(acts.get(key, 0), ts_ms // 1000)
         user.history = Counter(sorted(entries)[-128:])
         self._count_sessions(user_id, user, arrived, clocks[-1])
-        self._count_exposures(user, arrived, clocks, marks)
+        self._count_exposures(user, arrived, clocks[-1], marks, bot_until_ms)
         for hashed in {each for each, _ in marks} | {each for each, _ in acts}:
             clicked_s = acts.get((hashed, "clicked"))
             shown = sum(n for (each, ts_s), n in marks.items() if each == hashed and ts_s > (clicked_s or 0))
@@ -225,112 +226,51 @@ class Recount:
                 user.abandoned[self._entry(closes_ms, item_id, ABANDON, self.params.signals.abandon, append_ts_ms)] += 1
 
     def _count_exposures(
-        self, user: UserCount, arrived: list[Arrived], clocks: list[int], marks: Counter[tuple[int, int]]
+        self, user: UserCount, arrived: list[Arrived], end_ms: int, marks: Counter[tuple[int, int]], bot_until_ms: int
     ) -> None:
-        window_ms, late_ms = self.params.attribution_window_ms, self.params.late_outcome_ms
-        exposures = {each.event.event_id: each for each in arrived if each.event.type == EXPOSURE}
-        joined: dict[tuple[str, int], list[Arrived]] = defaultdict(list)
-        for each in arrived:
-            event = each.event
-            bits = _labels(event)
-            if event.type == EXPOSURE or bits is None:
-                continue
-            target = self._target(event, exposures)
-            if target is None or each.clock_ms >= target.event.event_ts_ms + window_ms + late_ms:
-                continue
-            if target.index > each.index and target.clock_ms >= event.event_ts_ms + window_ms:
-                continue  # It waited until its time was over.
-            joined[target.event.event_id, _slot(target.event, event)].append(each)
-        for request_id, shown in exposures.items():
-            self._count_exposure(
-                user, shown, [joined[request_id, at] for at in range(len(shown.event.exposure.slots))], clocks, marks
-            )
+        slates = Joined(self.params, _labels).play(arrived, end_ms, lambda due_ms: due_ms < bot_until_ms)
+        for slate in slates:
+            shown = slate.arrival
+            event = slate.event
+            for at, was_seen in enumerate(slate.inferred):
+                if was_seen:
+                    item_id = slate.items[at]
+                    category = self._category(item_id, shown.append_ts_ms)
+                    fact = Fact(event.event_ts_ms, IMPRESSION, 0.0, item_id, category)
+                    user.facts.append(fact)
+                    marks[item_hash(item_id), event.event_ts_ms // 1000] += 1
+                    if not shown.bot:
+                        self.items[item_id].facts.append(fact._replace(expected=1 / math.log2(2 + at)))
+            for at, (labels, seen, corrected) in slate.told.items():
+                self.rows[event.event_id, at + 1] = Row(tuple(sorted(labels)), seen, corrected)
+            if event.exposure.drawn and event.exposure.heads and event.exposure.slots[0].phi and not shown.bot:
+                self._count_sums(slate)
 
-    def _target(self, event: Event, exposures: dict[str, Arrived]) -> Arrived | None:
-        window_ms = self.params.attribution_window_ms
-        if event.request_id:
-            found = exposures.get(event.request_id)
-            if found is None or abs(event.event_ts_ms - found.event.event_ts_ms) >= window_ms:
-                return None
-            return found if event.item_id in [slot.item_id for slot in found.event.exposure.slots] else None
-        fitting = [
-            each
-            for each in exposures.values()
-            if 0 <= event.event_ts_ms - each.event.event_ts_ms < window_ms
-            and event.item_id in [slot.item_id for slot in each.event.exposure.slots]
-        ]
-        return max(fitting, key=lambda each: (each.event.event_ts_ms, each.event.event_id), default=None)
-
-    def _count_exposure(
-        self,
-        user: UserCount,
-        shown: Arrived,
-        outcomes: list[list[Arrived]],
-        clocks: list[int],
-        marks: Counter[tuple[int, int]],
-    ) -> None:
-        event, slate = shown.event, shown.event.exposure
-        closes_ms = event.event_ts_ms + self.params.attribution_window_ms
-        closing = next((i for i in range(shown.index + 1, len(clocks)) if clocks[i] >= closes_ms), None)
-        closed = closing is not None
-        labels: list[set[str]] = []
-        corrected: list[bool] = []
-        for slot in outcomes:
-            own: set[str] = set()
-            fixed = False
-            for each in sorted(slot, key=lambda one: one.index):
-                more = _labels(each.event) or set()
-                if closing is None or each.index < closing:
-                    own |= more
-                elif not more <= own and not fixed:
-                    own |= more
-                    fixed = True
-            labels.append(own)
-            corrected.append(fixed)
-
-        def inferred(before: int | None) -> list[bool]:
-            told = [[each for each in slot if before is None or each.index < before] for slot in outcomes]
-            explicit = [any(each.event.type == IMPRESSION for each in slot) for slot in told]
-            touched = [any(each.event.type != IMPRESSION for each in slot) for slot in told]
-            if any(explicit):
-                return [touch and not told_so for touch, told_so in zip(touched, explicit, strict=True)]
-            last = max((at for at, touch in enumerate(touched, 1) if touch), default=0)
-            return [at < last + 2 for at in range(len(outcomes))]
-
-        for at, was_seen in enumerate(inferred(None)):
-            if was_seen:
-                item_id = slate.slots[at].item_id
-                category = self._category(item_id, shown.append_ts_ms)
-                fact = Fact(event.event_ts_ms, IMPRESSION, 0.0, item_id, category)
-                user.facts.append(fact)
-                marks[item_hash(item_id), event.event_ts_ms // 1000] += 1
-                if not shown.bot:
-                    self.items[item_id].facts.append(fact._replace(expected=1 / math.log2(2 + at)))
-        if closed:
-            guessed = inferred(closing)
-            for at, own in enumerate(labels):
-                told_so = any(each.event.type == IMPRESSION and each.index < closing for each in outcomes[at])  # type: ignore[operator]
-                self.rows[event.event_id, at + 1] = Row(
-                    tuple(sorted(own)), guessed[at] or told_so or corrected[at], corrected[at]
-                )
-        if slate.drawn and slate.heads and slate.slots[0].phi and not shown.bot:
-            self._count_sums(slate, labels, closed)
-
-    def _count_sums(self, slate: Any, labels: list[set[str]], closed: bool) -> None:
-        phi = on_phi_grid([slot.phi for slot in slate.slots])
-        key = (slate.base_model, slate.schema)
-        n_heads, dim = len(slate.heads), phi.shape[1]
+    def _count_sums(self, slate: Slate) -> None:
+        exposure = slate.event.exposure
+        phi = on_phi_grid([slot.phi for slot in exposure.slots])
+        key = (exposure.base_model, exposure.schema)
+        n_heads, dim = len(exposure.heads), phi.shape[1]
         a, b, n = self.sums.get(key, (np.zeros((dim, dim)), np.zeros((n_heads, dim)), 0))
         a = a + phi.T @ phi
         b = b.copy()
-        for head, name in enumerate(slate.heads):
+        for head, name in enumerate(exposure.heads):
             label = {"long_dwell": "dwell", "like_save": "like", "save": "like"}.get(name, name)
             if label not in ("click", "dismiss", "dwell", "like", "purchase"):
                 continue
-            if label in ("click", "dismiss") or closed:
-                for at, slot in enumerate(slate.slots):
-                    b[head] += phi[at] * ((label in labels[at]) - slot.p_shown[head])
-        self.sums[key] = (a, b, n + len(slate.slots))
+            fast = label in ("click", "dismiss")
+            outcome = np.zeros(len(exposure.slots))
+            expected = np.array([slot.p_shown[head] for slot in exposure.slots])
+            if fast or (slate.closed and not slate.closed_as_bot):
+                b[head] -= expected @ phi
+            for slot, moved, sign, bot, closed in slate.moves:
+                if slot < 0 and not fast and not bot:
+                    for early, other, way, _, late in slate.moves:
+                        outcome[early] += way * (other == label and not late) if early >= 0 else 0
+                elif moved == label and not bot and (fast or closed):
+                    outcome[slot] += sign
+            b[head] += outcome @ phi
+        self.sums[key] = (a, b, n + len(exposure.slots))
 
     def _count_pairs(self, arrived: list[Arrived]) -> None:
         good = sorted(
@@ -401,13 +341,6 @@ def _labels(event: Event) -> set[str] | None:
     if kind == PURCHASE:
         return {"purchase"}
     return {"dismiss"} if kind in (DISMISS, THUMBS_DOWN, NOT_INTERESTED) else set()
-
-
-def _slot(shown: Event, event: Event) -> int:
-    items = [slot.item_id for slot in shown.exposure.slots]
-    if 1 <= event.position <= len(items) and items[event.position - 1] == event.item_id:
-        return event.position - 1
-    return items.index(event.item_id)
 
 
 def _shown_item(event: Event) -> str:
