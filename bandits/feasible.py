@@ -38,6 +38,24 @@ class Feasible(Protocol):
         ...
 
 
+class Shrinking(Feasible, Protocol):
+    """Rules under which a candidate that may not be placed now may not be placed later either.
+
+    A draw then asks what each placement takes out, instead of a whole mask a slot.
+    """
+
+    def blocked(self, prefix: Sequence[int]) -> Sequence[int]:
+        """Candidates that the last placement of `prefix` took out, itself among them; may name some that were out
+        before.
+
+        Parameters
+        ----------
+        prefix : sequence of int
+            Candidates placed so far, at least one.
+        """
+        ...
+
+
 class Everything:
     """No rule.
 
@@ -79,7 +97,7 @@ class GroupCaps:
     [False, False, True]
     """
 
-    __slots__ = ("_allowed", "_caps", "_columns", "_groups", "_mask", "_members", "_prefix")
+    __slots__ = ("_allowed", "_caps", "_columns", "_mask", "_members", "_out", "_prefix", "_rows")
 
     def __init__(self, allowed: Bools, groups: Ints, caps: Sequence[int]) -> None:
         n = allowed.shape[0]
@@ -88,7 +106,7 @@ class GroupCaps:
                 f"groups of shape ({len(caps)}, {n}) and caps >= 1 wanted, got {groups.shape} and {list(caps)}"
             )
         self._allowed = allowed
-        self._groups = groups
+        self._rows = groups.tolist()
         self._columns = groups.T.tolist()
         self._caps = tuple(caps)
         self._start()
@@ -96,27 +114,43 @@ class GroupCaps:
     def mask(self, prefix: Sequence[int]) -> Bools:
         """See `Feasible.mask`; 1 us where the prefix grew by one since the last call, as it does in a draw."""
         n_known = len(self._prefix)
-        if list(prefix[:n_known]) != self._prefix:
+        wanted = list(prefix)
+        if wanted[:n_known] != self._prefix:
             self._start()
             n_known = 0
-        for index in prefix[n_known:]:
+        for index in wanted[n_known:]:
             self._place(index)
+        if self._out:
+            self._mask[self._out] = False
+            self._out.clear()
         return self._mask.copy()
+
+    def blocked(self, prefix: Sequence[int]) -> list[int]:
+        """See `Shrinking.blocked`; 0.4 us."""
+        if self._prefix != prefix[:-1]:
+            self.mask(prefix[:-1])
+        return self._place(prefix[-1])
 
     def _start(self) -> None:
         self._prefix: list[int] = []
         self._mask: Bools = self._allowed.copy()
         self._members: list[dict[int, int]] = [{} for _ in self._caps]
+        self._out: list[int] = []  # not yet taken out of the mask
 
-    def _place(self, index: int) -> None:
+    def _place(self, index: int) -> list[int]:
         self._prefix.append(index)
-        self._mask[index] = False
+        out = [index]
         for rule, group in enumerate(self._columns[index]):
             if group >= 0:
                 members = self._members[rule]
                 count = members[group] = members.get(group, 0) + 1
                 if count == self._caps[rule]:
-                    self._mask[self._groups[rule] == group] = False
+                    row, at = self._rows[rule], -1
+                    for _ in range(row.count(group)):
+                        at = row.index(group, at + 1)
+                        out.append(at)
+        self._out += out
+        return out
 
 
 class AllOf:

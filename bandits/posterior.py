@@ -161,7 +161,8 @@ class Posterior:
 
     def mean(self, phi: Floats) -> Floats:
         """Posterior means, shape (n,)."""
-        return phi_of(phi, self.dim) @ self.theta
+        mean: Floats = phi_of(phi, self.theta.shape[0]).dot(self.theta)
+        return mean
 
     def sd(self, phi: Floats) -> Floats:
         """Posterior standard deviations, shape (n,)."""

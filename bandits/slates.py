@@ -16,6 +16,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, compress
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from bandits.errors import InvalidStatisticsError
 from bandits.feasible import Feasible
-from bandits.laws import Law, mix_uniform
+from bandits.laws import Law, StaticLaw, mix_uniform
 from bandits.posterior import RewardPosterior
 
 if TYPE_CHECKING:
@@ -94,8 +95,10 @@ class Problem:
                 "floor and cap in [0, 1], k and n_greedy_slots >= 0 wanted, "
                 f"got {self.floor}, {self.cap}, {self.k}, {self.n_greedy_slots}"
             )
-        object.__setattr__(self, "value", value)
-        object.__setattr__(self, "phi", phi)
+        if value is not self.value:
+            object.__setattr__(self, "value", value)
+        if phi is not self.phi:
+            object.__setattr__(self, "phi", phi)
 
     @property
     def n(self) -> int:
@@ -237,43 +240,80 @@ def fill_slate(
     """
     rules, cap, n_greedy_slots = problem.feasible, problem.cap, problem.n_greedy_slots
     ranking = (-score).argsort(kind="stable").tolist()
-    free: Bools = np.ones(problem.n, dtype=np.bool_)
-    ones = np.ones(problem.n)
+    # Rules that only take candidates out say which; others are asked for a mask at every slot.
+    blocked = getattr(rules, "blocked", None)
+    masked = rules is not None and blocked is None
+    feasible: Bools = np.ones(problem.n, dtype=np.bool_) if rules is None else rules.mask([]).copy()
+    free, n_feasible = feasible.tolist(), int(np.count_nonzero(feasible))
+    # A static law's weights stand still but for what is taken out. Lists: for some 50 candidates they are faster.
+    static = type(law) is StaticLaw and not masked
+    live: list[float] = law.weights(feasible).tolist() if static and n_feasible else []
     order: list[int] = []
-    rows: list[tuple[float, bool, bool, float, float, int]] = []
+    propensities: list[float] = []
+    explored: list[bool] = []
+    floors: list[float] = []
+    shares: list[float] = []
+    sizes: list[int] = []
     for slot, uniform in enumerate(uniforms):
-        feasible = free if rules is None else rules.mask(order) & free
-        n_feasible = int(np.count_nonzero(feasible))
         if not n_feasible:
             break
         for greedy in ranking:
-            if feasible[greedy]:
+            if free[greedy]:
                 break
         if slot < n_greedy_slots:
             chosen = greedy if given is None else given[slot]
-            rows.append((float(chosen == greedy), True, chosen != greedy, 0.0, 0.0, n_feasible))
+            propensities.append(float(chosen == greedy))
+            floors.append(0.0)
+            shares.append(0.0)
         else:
-            weights = law.weights(feasible)
-            total = float(weights.dot(ones))
+            if not static:
+                live = law.weights(feasible).tolist()
+            total = sum(live)
             floor = problem.floor if total else 1.0
             scale, each = (1.0 - floor) / (total or 1.0), floor / n_feasible
-            elsewhere = max(0.0, 1.0 - (weights.item(greedy) * scale + each))
-            share = 1.0 if elsewhere <= cap else cap / elsewhere
-            chosen = _invert(uniform, greedy, share, floor, feasible, weights) if given is None else given[slot]
-            if chosen == greedy:
-                propensity = 1.0 - share * elsewhere
-            elif feasible[chosen]:
-                propensity = min(1.0, share * (weights.item(chosen) * scale + each))
+            elsewhere = 1.0 - (live[greedy] * scale + each)
+            if elsewhere <= cap:
+                elsewhere, share = max(0.0, elsewhere), 1.0
             else:
-                propensity = 0.0
-            rows.append((propensity, False, chosen != greedy, share * each, share * floor, n_feasible))
-        free[chosen] = False
+                share = cap / elsewhere
+            if given is not None:
+                chosen = given[slot]
+            elif uniform < 1.0 - share:
+                chosen = greedy
+            else:
+                chosen = _invert((uniform - (1.0 - share)) / share, floor, free, live)
+            if chosen == greedy:
+                propensities.append(1.0 - share * elsewhere)
+            elif free[chosen]:
+                propensities.append(min(1.0, share * (live[chosen] * scale + each)))
+            else:
+                propensities.append(0.0)
+            floors.append(share * each)
+            shares.append(share * floor)
+        explored.append(chosen != greedy)
+        sizes.append(n_feasible)
         order.append(chosen)
-    propensities, pinned, explored, floors, shares, sizes = zip(*rows, strict=True) if rows else [()] * 6
+        if masked and slot + 1 < len(uniforms):
+            feasible = rules.mask(order).copy()  # type: ignore[union-attr]
+            feasible[order] = False
+            free = feasible.tolist()
+            n_feasible = free.count(True)
+        if masked:
+            continue
+        for out in (chosen,) if blocked is None else blocked(order):
+            if free[out]:
+                free[out] = False
+                n_feasible -= 1
+                if static:
+                    live[out] = 0.0
+                else:
+                    feasible[out] = False
+    pinned: Bools = np.zeros(len(order), dtype=np.bool_)
+    pinned[:n_greedy_slots] = True
     return Slate(
         order=tuple(order),
         propensity=np.array(propensities, dtype=np.float64),
-        pinned=np.array(pinned, dtype=np.bool_),
+        pinned=pinned,
         explored=np.array(explored, dtype=np.bool_),
         effective_floor=np.array(floors, dtype=np.float64),
         floor_share=np.array(shares, dtype=np.float64),
@@ -282,19 +322,12 @@ def fill_slate(
     )
 
 
-def _invert(uniform: float, greedy: int, share: float, floor: float, feasible: Bools, weights: Floats) -> int:
-    """Draw from the mixture of greedy (1 - share), uniform (share * floor) and the law, with one uniform number in
-    [0, 1).
-    """
-    rest = 1.0 - share
-    if uniform < rest:
-        return greedy
-    uniform = (uniform - rest) / share
+def _invert(uniform: float, floor: float, free: list[bool], weights: list[float]) -> int:
+    """Draw from the mixture of uniform (floor) and the law, with one uniform number in [0, 1)."""
     if uniform < floor:
-        places = np.flatnonzero(feasible)
-        return places.item(min(int(uniform / floor * places.shape[0]), places.shape[0] - 1))
-    running = np.add.accumulate(weights)
-    total = float(running[-1])
+        places = list(compress(range(len(free)), free))
+        return places[min(int(uniform / floor * len(places)), len(places) - 1)]
+    running = list(accumulate(weights))
+    total = running[-1]
     # Below the total whatever rounding does; bisecting to the right never stops at a weight of 0.
-    target = min((uniform - floor) / (1.0 - floor) * total, math.nextafter(total, 0.0))
-    return bisect_right(running, target)
+    return bisect_right(running, min((uniform - floor) / (1.0 - floor) * total, math.nextafter(total, 0.0)))

@@ -59,7 +59,7 @@ class Agent:
     act : str
         thompson, linucb, epsilon_greedy, boltzmann, greedy or uniform.
     knob : float
-        alpha of linucb, epsilon, or temperature.
+        alpha of linucb, epsilon, temperature, or how many posterior sds thompson's draws spread.
     floor : float
         Share of uniform choice on top.
     half_life : float
@@ -68,6 +68,9 @@ class Agent:
         Of each coefficient.
     refresh : int
         Rounds between refreshes of the posterior.
+    pending : bool
+        What was shown enters the second moments at once, with residual 0 until its reward arrives, as the fold treats
+        heads that mature late; else both enter with the reward.
     """
 
     act: str
@@ -76,6 +79,7 @@ class Agent:
     half_life: float = np.inf
     prior_sd: float = 0.05
     refresh: int = 10
+    pending: bool = False
 
 
 class Seeds:
@@ -128,6 +132,7 @@ def run(world: World, agent: Agent, seeds: list[int]) -> Floats:
     decay = 0.5 ** (agent.refresh / agent.half_life)
     theta, factor = _posterior(a, b, ridge)
     waiting: list[tuple[Floats, Floats]] = []
+    shown: list[Floats] = []
     regret = np.empty((world.n_rounds, n_seeds))
     best = state.rates.max(axis=1)
     for round_ in range(world.n_rounds):
@@ -137,15 +142,27 @@ def run(world: World, agent: Agent, seeds: list[int]) -> Floats:
         rate = state.rates[rows, arm]
         regret[round_] = best - rate
         residual: Floats = np.where(rng.random(n_seeds) < rate, 1.0, 0.0) - BASE_RATE
-        waiting.append((state.phi[rows, arm], residual))
-        if round_ % agent.refresh == agent.refresh - 1 and len(waiting) > world.delay:
-            ready, waiting = waiting[: len(waiting) - world.delay], waiting[len(waiting) - world.delay :]
-            x = np.stack([one[0] for one in ready], axis=1)
-            e = np.stack([one[1] for one in ready], axis=1)
-            a = a * decay + x.transpose(0, 2, 1) @ x
-            b = b * decay + np.einsum("snd,sn->sd", x, e)
+        features = state.phi[rows, arm]
+        waiting.append((features, residual))
+        shown.append(features)
+        if round_ % agent.refresh == agent.refresh - 1 and (agent.pending or len(waiting) > world.delay):
+            ready, waiting = _ripe(waiting, world.delay)
+            if ready:
+                x = np.stack([one[0] for one in ready], axis=1)
+                e = np.stack([one[1] for one in ready], axis=1)
+                b = b * decay + np.einsum("snd,sn->sd", x, e)
+            seen = np.stack(shown, axis=1) if agent.pending else x
+            a = a * decay + seen.transpose(0, 2, 1) @ seen
+            shown.clear()
             theta, factor = _posterior(a, b, ridge)
     return regret
+
+
+def _ripe(
+    waiting: list[tuple[Floats, Floats]], delay: int
+) -> tuple[list[tuple[Floats, Floats]], list[tuple[Floats, Floats]]]:
+    n_ripe = max(len(waiting) - delay, 0)
+    return waiting[:n_ripe], waiting[n_ripe:]
 
 
 def _posterior(a: Floats, b: Floats, ridge: Floats) -> tuple[Floats, Floats]:
@@ -161,7 +178,7 @@ def _choose(agent: Agent, phi: Floats, theta: Floats, factor: Floats, rng: Gener
         return anywhere
     drawn = theta
     if agent.act == "thompson":
-        drawn = theta + np.matmul(rng.standard_normal((n_seeds, 1, theta.shape[1])), factor)[:, 0]
+        drawn = theta + agent.knob * np.matmul(rng.standard_normal((n_seeds, 1, theta.shape[1])), factor)[:, 0]
     scores = np.matmul(phi, drawn[:, :, None])[:, :, 0]
     if agent.act == "linucb":
         spread = np.matmul(phi, factor.transpose(0, 2, 1))
