@@ -7,6 +7,7 @@ NotReadyError          (UnavailableError)       the ranker has not loaded what i
 TrackUnavailableError  (UnavailableError)       the broker did not acknowledge in time; retry with the same key
 DecisionNotFoundError  (NotFoundError)          no decision with this request id in the log
 ItemNotFoundError      (NotFoundError)          an item that the catalogue does not know
+NotReproducibleError   (NotFoundError)          the log does not hold what the draw of a decision depends on
 RequestTimeoutError    (DeadlineExceededError)  the deadline passed before a reply could be made
 """
 
@@ -37,6 +38,10 @@ class TrackUnavailableError(UnavailableError):
 
 class DecisionNotFoundError(NotFoundError):
     """No decision with this request id lies in the log."""
+
+
+class NotReproducibleError(NotFoundError):
+    """The log does not hold what the draw of a decision depends on."""
 
 
 class RequestTimeoutError(DeadlineExceededError):

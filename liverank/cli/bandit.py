@@ -1,7 +1,10 @@
-"""``liverank bandit off | on | policy``: exploration, for operators."""
+"""``liverank bandit off | on | policy | report | arms | verify``: exploration, for operators."""
 
 from __future__ import annotations
 
+import json as _json
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +22,17 @@ bandit.add_typer(policy, name="policy")
 
 Surface = Annotated[str, typer.Option(help="Surface; `*` = every one.")]
 ArmName = Annotated[str, typer.Option("--arm", help="Experiment arm; `*` = every one.")]
+
+Days = Annotated[float, typer.Option("--days", min=0.0, help="Only decisions of the last so many days; 0 = all.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON to this file.")]
+
+
+class By(StrEnum):
+    """What counts as an arm."""
+
+    item = "item"
+    position = "position"
+    policy = "policy"
 
 
 def register(app: typer.Typer) -> None:
@@ -84,6 +98,69 @@ def policy_list() -> None:
     if book.exploring.excluded:
         console.print(f"never on the surfaces {', '.join(sorted(book.exploring.excluded))}")
     console.print(f"policies: {', '.join(sorted({*registered(), 'vowpal'}))}")
+
+
+@bandit.command("report")
+def report(
+    days: Days = 7.0,
+    plots: Annotated[Path | None, typer.Option(help="Also draw plots into this folder.")] = None,
+    svg: Annotated[bool, typer.Option("--svg", help="Plots as SVG instead of PNG.")] = False,
+    json: JsonFile = None,
+) -> None:
+    """Per surface, arm and policy: pulls, reward, what exploring cost, weights; the age of the posterior."""
+    from evaluation.exploration import LogReader, draw_plots, exploration_report, report_tables
+    from liverank.settings import Settings, resolve
+
+    settings = resolve(Settings())
+    made = exploration_report(LogReader(settings), days=days)
+    console = _console()
+    for table in report_tables(made):
+        console.print(table)
+    if plots is not None:
+        for path in draw_plots(made, plots, "svg" if svg else "png"):
+            console.print(f"plot {path}", soft_wrap=True)
+    if json is not None:
+        json.write_text(_json.dumps(made.to_json(), indent=2) + "\n")
+
+
+@bandit.command("arms")
+def arms(
+    by: Annotated[By, typer.Option(help="What counts as an arm.")] = By.item,
+    top: Annotated[int, typer.Option(min=1, help="How many, most pulled first.")] = 30,
+    days: Days = 7.0,
+    json: JsonFile = None,
+) -> None:
+    """What was pulled: shown, explored, reward with its interval, mean belief."""
+    from evaluation.exploration import LogReader, arm_table, arms_of
+    from liverank.settings import Settings, resolve
+
+    found = arms_of(LogReader(resolve(Settings())), by=by.value, days=days)[:top]
+    _console().print(arm_table(found, by.value))
+    if json is not None:
+        json.write_text(_json.dumps([vars(one) for one in found], indent=2) + "\n")
+
+
+@bandit.command("verify")
+def verify(
+    sample: Annotated[int, typer.Option(min=1, help="Fully logged decisions to recompute, newest first.")] = 200,
+    days: Days = 7.0,
+    min_rows: Annotated[
+        int, typer.Option(min=100, help="Decisions that a mean weight is judged by; days are pooled up to it.")
+    ] = 1_000,
+    json: JsonFile = None,
+) -> None:
+    """Recompute logged draws bit by bit, and check that the mean weight of a known policy is 1; exits 1 on a fault."""
+    from evaluation.exploration import LogReader, verify_log
+    from liverank.settings import Settings, resolve
+
+    found = verify_log(LogReader(resolve(Settings())), sample=sample, days=days, min_rows=min_rows)
+    console = _console()
+    for line in found.lines():
+        console.print(line, soft_wrap=True, highlight=False)
+    if json is not None:
+        json.write_text(_json.dumps(found.to_json(), indent=2) + "\n")
+    if found.faults:
+        raise typer.Exit(1)
 
 
 def _console() -> Console:
