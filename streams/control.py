@@ -39,16 +39,16 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Activate:
-    """Count `view` from this record on."""
+    """Count these views, each under the name of its activation, from this record on."""
 
-    activation: str
-    view: ViewProgram
+    views: tuple[tuple[str, ViewProgram], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remove:
-    """Stop counting the view of this activation."""
+    """Stop counting these tiles, if they count by this activation."""
 
+    tiles_id: str
     activation: str
 
 
@@ -63,9 +63,9 @@ class Merge:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Delete the fields of removed views from the keys that the file names."""
+    """Delete the fields of removed tiles from the keys that the file names."""
 
-    activations: tuple[str, ...]
+    tiles_id: str
     path: str
     sha256: str
 
@@ -86,12 +86,14 @@ class _Merging(Protocol):
 def control(command: Command) -> Control:
     """The record's body."""
     match command:
-        case Activate(activation=activation, view=view):
-            body: dict[str, Any] = {"activation": activation, "view": view.to_dict()}
-        case Remove(activation=activation):
-            body = {"activation": activation}
-        case Merge() | Sweep():
-            body = {"activations": list(command.activations), "path": command.path, "sha256": command.sha256}
+        case Activate(views=views):
+            body: dict[str, Any] = {"views": [[activation, view.to_dict()] for activation, view in views]}
+        case Remove(tiles_id=tiles_id, activation=activation):
+            body = {"tiles_id": tiles_id, "activation": activation}
+        case Merge(activations=activations):
+            body = {"activations": list(activations), "path": command.path, "sha256": command.sha256}
+        case Sweep(tiles_id=tiles_id):
+            body = {"tiles_id": tiles_id, "path": command.path, "sha256": command.sha256}
     payload = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
     return Control(kind=type(command).__name__.lower(), payload=payload)
 
@@ -108,14 +110,14 @@ def parse_control(record: Control) -> Command:
         body = json.loads(record.payload)
         match record.kind:
             case "activate":
-                return Activate(activation=str(body["activation"]), view=ViewProgram.from_dict(body["view"]))
+                return Activate(views=tuple((str(name), ViewProgram.from_dict(view)) for name, view in body["views"]))
             case "remove":
-                return Remove(activation=str(body["activation"]))
-            case "merge" | "sweep":
-                kind = Merge if record.kind == "merge" else Sweep
-                return kind(
-                    activations=tuple(map(str, body["activations"])), path=str(body["path"]), sha256=str(body["sha256"])
-                )
+                return Remove(tiles_id=str(body["tiles_id"]), activation=str(body["activation"]))
+            case "merge":
+                names = tuple(map(str, body["activations"]))
+                return Merge(activations=names, path=str(body["path"]), sha256=str(body["sha256"]))
+            case "sweep":
+                return Sweep(tiles_id=str(body["tiles_id"]), path=str(body["path"]), sha256=str(body["sha256"]))
     except (KeyError, TypeError, ValueError, ProgramError) as error:
         raise ContractError("bad_control", f"the body of {record.kind!r} cannot be read: {error}") from error
     raise ContractError("bad_control", f"kind must be one of {', '.join(KINDS)}, got {record.kind[:32]!r}")
@@ -170,24 +172,34 @@ def apply_control(
         `bad_control`; nothing more was changed.
     """
     match command:
-        case Activate(activation=activation, view=view):
-            if state.is_running(activation, source):
-                return
-            state.check_new(activation, view)
-            if source is None:
-                ctx.reload()
-            ctx.state(PROGRAM_KEY)
-            state.activate(activation, view, offset, source, ctx.n_partitions)
-            _pass_on(command, view, ctx, source)
-        case Remove(activation=activation):
-            running = state.running(activation)
-            if running is None:
+        case Activate(views=views):
+            new = [
+                (activation, view)
+                for activation, view in views
+                if not state.is_running(activation, source) and not state.counts_apart_from(activation, view)
+            ]
+            for _, view in new:
+                state.check_swept(view)
+            if not new:
                 return
             if source is None:
                 ctx.reload()
             ctx.state(PROGRAM_KEY)
-            state.remove(activation)
-            _pass_on(command, running.view, ctx, source)
+            for activation, view in new:
+                state.activate(activation, view, offset, source, ctx.n_partitions)
+            of_items = tuple((activation, view) for activation, view in new if view.entity == "item")
+            if source is None and of_items:
+                ctx.broadcast(lambda: ItemEffect(control=control(Activate(views=of_items))))
+        case Remove(tiles_id=tiles_id, activation=activation):
+            running = state.of_tiles(tiles_id)
+            if running is None or running.activation != activation:
+                return
+            if source is None:
+                ctx.reload()
+            ctx.state(PROGRAM_KEY)
+            state.remove(running)
+            if source is None and running.view.entity == "item":
+                ctx.broadcast(lambda: ItemEffect(control=control(command)))
         case Merge(activations=activations):
             wanted = [found for name in activations if (found := state.running(name)) is not None and not found.merged]
             if not wanted:
@@ -198,18 +210,13 @@ def apply_control(
                 if own:
                     _merging(ctx.state(key), key).merge(own)
             state.merged(activations)
-        case Sweep(activations=activations):
-            gone = state.leaving_fields(activations)
+        case Sweep(tiles_id=tiles_id):
+            gone = {field.encode() for field in state.leaving.get(tiles_id, ())}
             if not gone:
                 return
             for key, pages in _chunks(command, state, ctx, home):
                 ctx.erase(key, [field for field in pages if field in gone])
-            state.swept(activations)
-
-
-def _pass_on(command: Command, view: ViewProgram, ctx: Context, source: int | None) -> None:
-    if source is None and view.entity == "item":
-        ctx.broadcast(lambda: ItemEffect(control=control(command)))
+            state.swept(tiles_id)
 
 
 def _chunks(

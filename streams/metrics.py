@@ -7,7 +7,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-__all__ = ["PROGRAM_CHANGED", "FoldMetrics", "StepClock"]
+__all__ = ["PROGRAM_INVALID", "PROGRAM_PENDING", "FoldMetrics", "StepClock"]
 
 _FAST: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -28,9 +28,8 @@ _PUBLISH_S = Histogram("liverank_fold_publish_seconds", "Publish of a poll", ["f
 _WAIT_S = Histogram("liverank_fold_catalogue_wait_s", "Wait of a poll for the catalogue", ["fold"], buckets=_FAST)
 _FRESH_S = Histogram("liverank_fold_freshness_seconds", "From append to published", ["fold"], buckets=_FAST)
 
-# : 1 while the registry's program differs from the one the namespace was created with (it is not taken up by live
-# workers).
-PROGRAM_CHANGED = Gauge("liverank_program_change_ignored", "The registry holds a program that workers ignore")
+PROGRAM_INVALID = Gauge("liverank_program_invalid", "1 while the published feature program is invalid and ignored")
+PROGRAM_PENDING = Gauge("liverank_program_pending_views", "Views of the registry that are not served in full yet")
 
 
 class FoldMetrics:

@@ -89,29 +89,26 @@ class ProgramState:
 
     @property
     def leaving(self) -> Mapping[str, Sequence[str]]:
-        """Fields of removed views that may still lie in the state, by activation."""
+        """Fields of removed views that may still lie in the state, by `tiles_id`."""
         return self._leaving
-
-    def leaving_fields(self, activations: Collection[str]) -> set[bytes]:
-        """The same as bytes, of these activations."""
-        return {field.encode() for name in activations for field in self._leaving.get(name, ())}
 
     def skipped(self, source: int) -> frozenset[str]:
         """`tiles_id` of the views that do not count what this source sends yet."""
         return frozenset(each.view.tiles_id for each in self._partly if source not in (each.sources or ()))
 
-    def check_new(self, activation: str, view: ViewProgram) -> None:
-        """Refuse an activation that would count twice, or on top of what a removed view left.
+    def counts_apart_from(self, activation: str, view: ViewProgram) -> bool:
+        """Whether these tiles count already by another activation (a rebuild counts all views from the start)."""
+        found = self.of_tiles(view.tiles_id)
+        return found is not None and found.activation != activation
+
+    def check_swept(self, view: ViewProgram) -> None:
+        """Refuse to count on top of what a removed view left.
 
         Raises
         ------
         ContractError
             `bad_control`.
         """
-        if self.running(activation) is not None:
-            return
-        if self.of_tiles(view.tiles_id) is not None:
-            raise ContractError("bad_control", f"view {view.name!r} with these tiles counts already")
         left = {field for fields in self._leaving.values() for field in fields}
         if left.intersection(field.decode() for field in view.page_fields):
             raise ContractError("bad_control", f"tiles of an earlier {view.name!r} are not swept yet")
@@ -130,14 +127,11 @@ class ProgramState:
                 found.sources = None
         self._touch()
 
-    def remove(self, activation: str) -> None:
+    def remove(self, running: Running) -> None:
         """Stop counting; the fields wait to be swept."""
-        found = self.running(activation)
-        if found is not None:
-            self.views.remove(found)
-            if found.view.aggregates:
-                self._leaving[activation] = [field.decode() for field in found.view.page_fields]
-            self._touch()
+        self.views.remove(running)
+        self._leaving[running.view.tiles_id] = [field.decode() for field in running.view.page_fields]
+        self._touch()
 
     def begin(self, digest: str) -> int:
         """Begin a staging file, or go on with it; return the first key that is not done.
@@ -150,10 +144,6 @@ class ProgramState:
         if self._progress[0] not in ("", digest):
             raise ContractError("bad_control", f"another staging file ({self._progress[0][:12]}...) is not done yet")
         return self._progress[1] if self._progress[0] else 0
-
-    def begun(self) -> str:
-        """Hash of the staging file that was begun and not ended; empty = none."""
-        return self._progress[0]
 
     def done(self, n: int, digest: str) -> None:
         """Note that the first `n` keys of the staging file are done."""
@@ -168,10 +158,9 @@ class ProgramState:
         self._progress = ("", 0)
         self._touch()
 
-    def swept(self, activations: Collection[str]) -> None:
-        """Note that nothing of these is left."""
-        for name in activations:
-            self._leaving.pop(name, None)
+    def swept(self, tiles_id: str) -> None:
+        """Note that nothing of these tiles is left."""
+        self._leaving.pop(tiles_id, None)
         self._progress = ("", 0)
         self._touch()
 

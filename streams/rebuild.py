@@ -18,11 +18,11 @@ from streams.catalogue import Catalogue, History
 from streams.history import imported_parts, maintenance, merged, recompute_vectors
 from streams.items import ItemFold
 from streams.outbox import Output
-from streams.program import pinned_program
+from streams.program import pin_published
 from streams.replayer import Replayer
 from streams.users import UserFold
 
-__all__ = ["RebuildReport", "rebuild"]
+__all__ = ["RebuildReport", "read_catalogue", "rebuild"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class RebuildReport:
     items: int
 
 
-def _catalogue(settings: Settings, n_partitions: int) -> tuple[Catalogue, int]:
+def read_catalogue(settings: Settings, n_partitions: int) -> tuple[Catalogue, int]:
     """Return the catalogue's versions, as archive and topic hold them together, and how many there are."""
     found = {(record.partition, record.offset): record for record in read_archive(settings, "items")}
     topic = settings.topic("items")
@@ -101,9 +101,10 @@ def rebuild(settings: Settings, *, on_progress: Callable[[str, int], None] | Non
         )
     n_partitions = partition_counts(settings.kafka.bootstrap, [topic]).get(topic, settings.stack.partitions)
     with maintenance(client, settings, "rebuild"):
-        program = pinned_program(client, settings.namespace)
+        # Every view of the registry counts from the first record, so nothing is left to be backfilled.
+        program = pin_published(client, settings.namespace, anew=True)
         token = namespace_token(client, settings.namespace)
-        table, n_items = _catalogue(settings, n_partitions)
+        table, n_items = read_catalogue(settings, n_partitions)
 
         def discard(_outputs: Sequence[Output]) -> None:
             """Label rows, dead letters and changes are there already."""
@@ -112,7 +113,7 @@ def rebuild(settings: Settings, *, on_progress: Callable[[str, int], None] | Non
             return Replayer(
                 settings,
                 client,
-                users=UserFold(settings, program, token=token),
+                users=UserFold(settings, program, token=token, follow=False),
                 items=ItemFold(settings, program),
                 n_partitions=n_partitions,
                 generation=number,

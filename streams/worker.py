@@ -21,6 +21,7 @@ from liverank import log, metrics
 from liverank.errors import LiverankError, UnavailableError
 from liverank.kafka import partition_counts
 from liverank.settings import Settings, resolve
+from streams.activation import Steward
 from streams.agents import AgentServices
 from streams.app import build_app
 from streams.archive import Archiver, archive_holds
@@ -95,6 +96,9 @@ class Worker(Service):
         )
         self.engines = [FoldEngine(users, settings, self.catalogue), FoldEngine(items, settings)]
         self.archiver = Archiver(settings, self.generation, member=self.member)
+        self.steward = Steward(
+            client, settings, program, generation=self.generation, n_partitions=n_partitions, token=token
+        )
         self.folds: list[ThreadService] = []
 
     def on_init_dependencies(self) -> Iterable[Service]:
@@ -106,6 +110,7 @@ class Worker(Service):
         return [
             *self.folds,
             ThreadService("archive", self.archiver.run, self.archiver.stop),
+            ThreadService("steward", self.steward.run, self.steward.stop),
             build_app(self.settings, self.member, services),
         ]
 

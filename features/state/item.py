@@ -10,17 +10,37 @@ from features.program import FeatureProgram
 from features.state.neighbours import Neighbours
 from features.state.pages import HEAD, body
 from features.state.params import SignalWeights
-from features.state.trend import Trend
+from features.state.trend import CHOICES, Trend
 from features.state.views import Failed, ViewTiles
 from liverank.v1.event_pb2 import Event, EventType
 from liverank.v1.stream_pb2 import ItemEvent, ItemPairs
 
-__all__ = ["ItemState"]
+__all__ = ["ItemState", "count_effect"]
 
 _CORE: Final = struct.Struct("<q")
 _CORE_FIELD: Final = b"_i"
 _CLICK: Final = int(EventType.EVENT_TYPE_CLICK)
 _IMPRESSION: Final = int(EventType.EVENT_TYPE_IMPRESSION)
+
+
+def count_effect(
+    views: ViewTiles,
+    effect: ItemEvent,
+    category: str = "",
+    *,
+    failed: Failed | None = None,
+    skip: Collection[str] = (),
+) -> None:
+    """Count an effect in an item's views. Parameters as `ItemState.observe`."""
+    event = Event(
+        type=cast(EventType, effect.type),
+        item_id=effect.item_id,
+        value=effect.value,
+        surface=effect.surface,
+        event_ts_ms=effect.event_ts_ms,
+    )
+    expected = effect.expected if effect.type == _IMPRESSION else None
+    views.add(event, category, effect.sign, expected=expected, failed=failed, skip=skip)
 
 
 class ItemState:
@@ -70,14 +90,16 @@ class ItemState:
         """
         kind, ts_ms, value, sign = effect.type, effect.event_ts_ms, effect.value, effect.sign
         expected = effect.expected if kind == _IMPRESSION else None
-        event = Event(
-            type=cast(EventType, kind), item_id=effect.item_id, value=value, surface=effect.surface, event_ts_ms=ts_ms
-        )
-        self._views.add(event, category, sign, expected=expected, failed=failed, skip=skip)
+        count_effect(self._views, effect, category, failed=failed, skip=skip)
         good = max(0.0, self._signals.of(kind, value))
-        if good or expected:
+        chosen = kind in CHOICES
+        if good or expected or chosen:
             self._trend.add(
-                ts_ms, good=sign * good, clicks=sign if kind == _CLICK else 0.0, expected=sign * (expected or 0.0)
+                ts_ms,
+                good=sign * good,
+                clicks=sign if kind == _CLICK else 0.0,
+                expected=sign * (expected or 0.0),
+                chosen=sign if chosen else 0.0,
             )
         self._newer(ts_ms)
 

@@ -14,11 +14,12 @@ from liverank.kafka import Record
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import DeadLetter, Event, EventType
 from liverank.v1.stream_pb2 import Example, ItemEffects, ItemRow, UserChange
-from streams.calls import Position
+from streams.calls import LIMITS, Limits, Position
 from streams.fold import Feed, Fold, KeyState
 from streams.items import ItemFold
 from streams.outbox import Output
 from streams.partition_fold import PartitionFold
+from streams.program import PROGRAM_KEY
 from streams.users import UserFold
 from tests.recount.program import PROGRAM
 
@@ -65,8 +66,11 @@ class Store:
 class Runner:
     """One partition of one fold, with its store; `crash` drops everything that is not stored."""
 
-    def __init__(self, fold: Fold, catalogue: Catalogue | None, *, clock: str, numbered: bool) -> None:
+    def __init__(
+        self, fold: Fold, catalogue: Catalogue | None, *, clock: str, numbered: bool, limits: Limits = LIMITS
+    ) -> None:
         self.fold = fold
+        self._limits = limits
         self.store = Store()
         self.rows: dict[str, dict[str, bytes]] = {}
         self.outputs: list[Output] = []
@@ -81,7 +85,7 @@ class Runner:
 
     def _open(self) -> PartitionFold:
         return PartitionFold(
-            self.fold,
+            self.fold.for_partition(self.store.load(0, [PROGRAM_KEY])[0]),
             partition=0,
             n_partitions=1,
             generation=1,
@@ -94,6 +98,7 @@ class Runner:
             numbered_input=self._numbered,
             spill=self.write,
             cache_states=10_000,
+            limits=self._limits,
         )
 
     def feed(self, record: Record) -> None:
@@ -106,10 +111,10 @@ class Runner:
             parsed = error
         self.partition.feed(record, parsed)
 
-    def write(self) -> None:
-        """Write every closed call."""
+    def write(self, n_calls: int | None = None) -> None:
+        """Write every closed call; `n_calls`: only so many of them, then the memory must be lost."""
         self.partition.close()
-        for call in self.partition.calls:
+        for call in self.partition.calls[:n_calls]:
             for key, fields in call.pages.items():
                 stored = self.store.fields.setdefault(key, {})
                 for name, page in fields.items():
@@ -172,14 +177,16 @@ class World:
         crash_rate: float = 0.0,
         write_rate: float = 1.0,
         seed: int = 0,
+        limits: Limits = LIMITS,
     ) -> None:
         self.settings = settings or Settings()
         self.catalogue = catalogue or Catalogue()
         self._rng = random.Random(seed)
         self._crash_rate, self._write_rate = crash_rate, write_rate
         clock = self.settings.clock
-        self.users = Runner(UserFold(self.settings, program, token=TOKEN), self.catalogue, clock=clock, numbered=False)
-        self.items = Runner(ItemFold(self.settings, program), self.catalogue, clock=clock, numbered=True)
+        users, items = UserFold(self.settings, program, token=TOKEN), ItemFold(self.settings, program, token=TOKEN)
+        self.users = Runner(users, self.catalogue, clock=clock, numbered=False, limits=limits)
+        self.items = Runner(items, self.catalogue, clock=clock, numbered=True, limits=limits)
         self._offset = self._effects_offset = 0
         self._sent = 0
 
