@@ -30,6 +30,7 @@ from liverank.errors import ConfigError, UnavailableError
 from liverank.settings import Settings
 
 __all__ = [
+    "Link",
     "Redis",
     "RedisConfigError",
     "RedisUnavailableError",
@@ -89,11 +90,39 @@ def translated(doing: str) -> Iterator[None]:
         raise RedisUnavailableError(f"{doing}: {error}; is Redis up (`liverank status`)?") from error
 
 
-def connect(settings: Settings, *, timeout_s: float | None = None, retries: int = 0) -> Redis:
+class Link:
+    """Notices that a connection to Redis was lost: Redis may have come back older than it was.
+
+    The command that meets the new connection is not sent: it raises once, so that whoever relies on what Redis held
+    before can look first.
+
+    Attributes
+    ----------
+    lost : bool
+        A connection was made after the first one; set it to False when everything was read anew.
+    """
+
+    def __init__(self) -> None:
+        self.lost = False
+        self._first = True
+
+    def made(self, connection: Any) -> None:
+        """Called by redis-py in place of `on_connect`."""
+        connection.on_connect()
+        if self._first:
+            self._first = False
+        elif not self.lost:
+            self.lost = True
+            raise ConnectionError("the connection was lost; what Redis holds must be read anew")
+
+
+def connect(settings: Settings, *, timeout_s: float | None = None, retries: int = 0, link: Link | None = None) -> Redis:
     """Return a client that speaks bytes. Makes no connection yet.
 
     Parameters
     ----------
+    link : Link, optional
+        Told about every connection; for a client of one thread.
     timeout_s : float, optional
         Socket timeout; default `settings.redis.socket_timeout_s`.
     retries : int
@@ -122,6 +151,8 @@ def connect(settings: Settings, *, timeout_s: float | None = None, retries: int 
     }
     if password is not None:
         options["password"] = password
+    if link is not None:
+        options["redis_connect_func"] = link.made
     try:
         return _redis.Redis.from_url(url, **options)
     except ValueError as error:

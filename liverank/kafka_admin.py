@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
 from liverank.errors import ConfigError, CorruptError, LiverankError, UnavailableError
@@ -215,6 +215,24 @@ class OffsetClient:
     def begins(self, tps: Iterable[Tp], *, timeout_s: float = 10.0) -> dict[Tp, int]:
         """Return for each partition the first offset that is still there."""
         return self._ask(tps, _EARLIEST, timeout_s)
+
+    def committed(self, group: str, tps: Iterable[Tp], *, timeout_s: float = 10.0) -> dict[Tp, int]:
+        """Return the offset that a consumer group would go on at, by partition; without those it never committed."""
+        asked = [TopicPartition(tp.topic, tp.partition) for tp in tps]
+        if not asked:
+            return {}
+        try:
+            futures = self._admin.list_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(group, asked)], request_timeout=timeout_s
+            )
+            found = futures[group].result(timeout=timeout_s + 5).topic_partitions
+        except KafkaException as error:
+            raise translate(error.args[0], f"asking {self._bootstrap} for the offsets of group {group}") from error
+        except TimeoutError as error:
+            raise KafkaUnavailableError(
+                f"asking {self._bootstrap} for the offsets of group {group}: no answer in {timeout_s:g} s"
+            ) from error
+        return {Tp(one.topic, one.partition): int(one.offset) for one in found if one.offset >= 0}
 
     def at(self, tps: Iterable[Tp], ts_ms: int, *, timeout_s: float = 10.0) -> dict[Tp, int]:
         """Return for each partition the first offset appended at or after `ts_ms`; -1 = none."""

@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from features.redis import connect
+from features.redis import Link, connect
 from liverank import log
 from liverank.errors import ContractError, UnavailableError
 from liverank.kafka import BatchConsumer, OffsetClient, Record, Tp
 from liverank.settings import Settings
 from streams.calls import Call
 from streams.catalogue import CatalogueReader
-from streams.errors import StateLostError
+from streams.errors import FenceError, StateLostError
 from streams.failpoints import Failpoints
 from streams.fence import FencedStore
 from streams.fold import Parsed
@@ -28,7 +28,7 @@ from streams.metrics import FoldMetrics, StepClock
 from streams.partition_fold import PartitionFold
 from streams.patience import InsistingReader, Patience, StoppingError
 from streams.program import PROGRAM_KEY
-from streams.publisher import KafkaSink, Pending, PositionBoard, RowSink, merge_calls
+from streams.publisher import KafkaSink, Pending, PositionBoard, RowSink, announced, merge_calls
 from streams.takeover import FoldSetup, Takeover
 from streams.ticks import Ticker
 
@@ -43,7 +43,13 @@ _POLL_S = 0.1
 
 @dataclass(slots=True)
 class _Owned:
-    """A partition that this engine owns."""
+    """A partition that this engine owns.
+
+    Attributes
+    ----------
+    trim : bool
+        Everything in the stored outbox is published and confirmed, or named in `owed`.
+    """
 
     fold: PartitionFold
     epoch: int
@@ -105,7 +111,8 @@ class FoldEngine:
             A rule was broken.
         """
         setup, settings = self.setup, self.settings
-        client = connect(settings)
+        self._link = Link()
+        client = connect(settings, link=self._link)
         self._store = FencedStore(
             client, namespace=settings.namespace, generation=setup.generation, kind=setup.fold.kind
         )
@@ -206,7 +213,8 @@ class FoldEngine:
             calls = []
             for partition, owned in self._owned.items():
                 position = owned.fold.position
-                calls.append(Call(partition, position, position, owned.fold.clock_ms, trim=True))
+                if owned.trim and not self._link.lost:
+                    calls.append(Call(partition, position, position, owned.fold.clock_ms, trim=True))
             self._store.fence({p: owned.epoch for p, owned in self._owned.items()}, calls)
         except UnavailableError as error:
             self._log.warning("left with an outbox that the next owner drains", error=str(error))
@@ -220,6 +228,8 @@ class FoldEngine:
         wanted = [p for p, at_s in self._acquire_at_s.items() if at_s <= now_s]
         if not wanted:
             return
+        if not self._owned:
+            self._link.lost = False
         for partition in wanted:
             owned = self._patience.insist(partial(self._acquire, partition), "taking a partition over")
             if partition in self._acquire_at_s:
@@ -354,6 +364,7 @@ class FoldEngine:
             closed, owned.fold.calls = owned.fold.calls, []
             if closed:
                 closed[0].trim, closed[0].owed = owned.trim, tuple(owned.owed)
+                owned.trim = False
                 calls += closed
         if not calls:
             return
@@ -375,20 +386,32 @@ class FoldEngine:
     def _fence(self, calls: list[Call]) -> list[Call]:
         """Write calls; return those that hold. Partitions that another owner has moved are dropped."""
         epochs = {p: owned.epoch for p, owned in self._owned.items()}
+        refused: dict[int, FenceError] = {}
         if self._failpoints.name in ("between_calls", "in_record"):
             for call in calls[:-1]:
-                self._patience.insist(partial(self._store.fence, epochs, [call]), "fencing")
+                refused |= self._patience.insist(partial(self._fence_now, epochs, [call]), "fencing")
                 self._failpoints.hit("between_calls")
                 if call.end.step:
                     self._failpoints.hit("in_record")
-            refused = self._patience.insist(lambda: self._store.fence(epochs, calls[-1:]), "fencing")
+            refused |= self._patience.insist(partial(self._fence_now, epochs, calls[-1:]), "fencing")
         else:
-            refused = self._patience.insist(lambda: self._store.fence(epochs, calls), "fencing")
+            refused = self._patience.insist(partial(self._fence_now, epochs, calls), "fencing")
         for partition, error in refused.items():
             self.metrics.refused.inc()
             self._log.warning("fence refused", partition=partition, reason=str(error))
             self._dispossess(partition)
         return [call for call in calls if call.partition in self._owned and call.partition not in refused]
+
+    def _fence_now(self, epochs: Mapping[int, int], calls: Sequence[Call]) -> dict[int, FenceError]:
+        """Fence, unless Redis was away since the partitions were taken over.
+
+        A Redis that comes back may be a second older. The position tells only if it is: rows and statistics that were
+        published after the position moved would be lost in silence. So all partitions are taken over again, which
+        publishes the stored outbox.
+        """
+        if self._link.lost:
+            return {p: FenceError(p, "Redis was away: it may have come back older") for p in self._owned}
+        return self._store.fence(epochs, calls)
 
     def _dispossess(self, partition: int) -> None:
         """The store moved without this owner: another owner, or a store rolled back. Ask for it again if the group
@@ -419,14 +442,14 @@ class FoldEngine:
                     owned.owed_since_s = now_s
                 owned.owed[key] = change
                 del merged[partition, key]
-        for call in calls:
-            if call.outputs:
-                self._patience.insist(partial(self._sink.send, call.outputs), "producing")
+        early, late = announced([output for call in calls for output in call.outputs])
+        self._patience.insist(partial(self._sink.send, early), "producing")
         self.steps.mark("produce")
         visible = self._rows.build(merged)
         self._patience.insist(lambda: self._sink.send(visible.feed), "producing")
         self.steps.mark("row")
         self._patience.insist(lambda: self._rows.write(visible), "writing rows")
+        self._patience.insist(partial(self._sink.send, late), "producing")
         self.steps.mark("row write")
         self._confirm()
         ends = {call.partition: call.end.offset + 1 for call in calls}

@@ -20,10 +20,14 @@ from streams.errors import FoldBugError
 from streams.fold import Feed, Fold, KeyState
 from streams.outbox import Output
 
-__all__ = ["KafkaSink", "Pending", "PositionBoard", "RowSink", "Sink", "Visible", "merge_calls"]
+__all__ = ["KafkaSink", "Pending", "PositionBoard", "RowSink", "Sink", "Visible", "announced", "merge_calls"]
 
 #: Delivery waits for ever: a record given up would be a gap in a numbered stream.
 _FOR_EVER = {"delivery.timeout.ms": 0, "enable.gapless.guarantee": True}
+
+
+#: What tells a reader to look at a row must not come before the row.
+_ANNOUNCES_ROWS = "user-changes"
 
 
 @dataclass(slots=True)
@@ -60,6 +64,14 @@ def merge_calls(calls: Sequence[Call]) -> dict[tuple[int, str], Pending]:
                 found.fields.update(public)
                 found.version = call.version
     return merged
+
+
+def announced(outputs: Sequence[Output]) -> tuple[list[Output], list[Output]]:
+    """Split outputs, in order, into those that stand for themselves and those that announce rows: the latter are sent
+    after the rows are written.
+    """
+    early = [output for output in outputs if output.topic != _ANNOUNCES_ROWS]
+    return early, [output for output in outputs if output.topic == _ANNOUNCES_ROWS]
 
 
 class RowSink:

@@ -12,7 +12,7 @@ from streams.errors import StateLostError
 from streams.fence import FencedStore, Meta
 from streams.fold import Fold
 from streams.outbox import Output, decode_outbox
-from streams.publisher import Pending, RowSink, Sink
+from streams.publisher import Pending, RowSink, Sink, announced
 
 __all__ = ["FoldSetup", "Takeover"]
 
@@ -107,5 +107,7 @@ class Takeover:
             public = dict(stored) if wanted is None else {name: stored.get(name, b"") for name in wanted}
             pending[partition, key] = Pending(self._setup.fold.load(key, stored), public, meta.version)
         visible = self._rows.build(pending)
-        self._sink.send([*outputs, *visible.feed])
+        early, late = announced(outputs)
+        self._sink.send([*early, *visible.feed])
         self._rows.write(visible)
+        self._sink.send(late)

@@ -15,12 +15,10 @@ from typing import Any, Final, Protocol
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from features.redis import Redis
 from liverank import log
 from liverank.errors import LiverankError
 from liverank.kafka import Record
 from streams.agents.services import AgentServices
-from streams.publisher import PositionBoard
 
 _log = log.get(__name__)
 
@@ -103,25 +101,6 @@ async def attempt(
             _BATCH_S.labels(handler.name).observe(time.monotonic() - start_s)
             _AGE_S.labels(handler.name).set(time.time() - min(record.append_ts_ms for record in records) / 1000)
             return True
-
-
-class Positioned:
-    """A handler that says how far it has come once a batch is done: `<ns>:position:<name>:<partition>`."""
-
-    def __init__(self, handler: Handler, client: Redis, namespace: str) -> None:
-        self._handler = handler
-        self._board = PositionBoard(client, namespace, handler.name)
-        self.name = handler.name
-
-    def handle(self, records: Sequence[Record]) -> None:
-        """The handler, then the next offsets; both again if Redis goes away in between."""
-        self._handler.handle(records)
-        ends: dict[str, dict[int, int]] = {}
-        for record in records:
-            partitions = ends.setdefault(record.topic, {})
-            partitions[record.partition] = max(partitions.get(record.partition, 0), record.offset + 1)
-        for topic, offsets in ends.items():
-            self._board.write(topic, offsets)
 
 
 async def drive(stream: Any, handler: Handler, services: AgentServices, pace: Pace) -> None:

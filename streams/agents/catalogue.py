@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from features.item_vectors import VIEW as SEMANTIC
 from features.item_vectors import activate_space, active_space
@@ -18,8 +18,9 @@ from liverank.errors import ContractError
 from liverank.kafka import Record
 from liverank.settings import Settings
 from liverank.v1.item_pb2 import Item, ItemChange
-from streams.agents.batches import Pace, Positioned, drive
+from streams.agents.batches import Pace
 from streams.agents.dead import DeadLetterWriter
+from streams.agents.positions import host
 from streams.agents.services import AgentServices
 
 if TYPE_CHECKING:
@@ -135,10 +136,4 @@ def register(app: faust.App, services: AgentServices) -> None:
     provider = provider_of(settings.llm) if settings.llm.provider == "local" else None
     writer = OnlineWriter(client, settings.feast_project)
     handler = CatalogueHandler(client, settings, writer, provider, DeadLetterWriter(settings))
-    positioned = Positioned(handler, client, settings.namespace)
-    topic = app.topic(settings.topic("items"), key_type=bytes, value_type=bytes, value_serializer="raw")
-
-    async def catalogue(stream: Any) -> None:
-        await drive(stream, positioned, services, PACE)
-
-    app.agent(topic, name="liverank.catalogue", concurrency=1)(catalogue)
+    host(app, services, "items", handler, PACE)

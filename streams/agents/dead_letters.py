@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 from prometheus_client import Counter
 
-from features.redis import connect
 from liverank import log
 from liverank.kafka import Record
 from liverank.v1.event_pb2 import DeadLetter
-from streams.agents.batches import Pace, Positioned, drive
+from streams.agents.batches import Pace
+from streams.agents.positions import host
 from streams.agents.services import AgentServices
 
 if TYPE_CHECKING:
@@ -57,11 +57,4 @@ class DeadLetterCounter:
 
 def register(app: faust.App, services: AgentServices) -> None:
     """Add the agent to the worker."""
-    settings = services.settings
-    handler = Positioned(DeadLetterCounter(), connect(settings), settings.namespace)
-    topic = app.topic(settings.topic("dead-letter"), key_type=bytes, value_type=bytes, value_serializer="raw")
-
-    async def dead_letters(stream: Any) -> None:
-        await drive(stream, handler, services, PACE)
-
-    app.agent(topic, name="liverank.dead-letters", concurrency=1)(dead_letters)
+    host(app, services, "dead-letter", DeadLetterCounter(), PACE)

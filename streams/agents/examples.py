@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
 from features.examples import examples_dir, write_examples
-from features.redis import connect
 from liverank.errors import UnavailableError
 from liverank.kafka import Record
 from liverank.v1.stream_pb2 import Example
-from streams.agents.batches import Pace, Positioned, drive
+from streams.agents.batches import Pace
 from streams.agents.dead import DeadLetterWriter
+from streams.agents.positions import host
 from streams.agents.services import AgentServices
 
 if TYPE_CHECKING:
@@ -58,11 +58,4 @@ class ExampleSink:
 def register(app: faust.App, services: AgentServices) -> None:
     """Add the agent to the worker."""
     settings = services.settings
-    sink = ExampleSink(examples_dir(settings), DeadLetterWriter(settings))
-    handler = Positioned(sink, connect(settings), settings.namespace)
-    topic = app.topic(settings.topic("examples"), key_type=bytes, value_type=bytes, value_serializer="raw")
-
-    async def examples(stream: Any) -> None:
-        await drive(stream, handler, services, PACE)
-
-    app.agent(topic, name="liverank.examples", concurrency=1)(examples)
+    host(app, services, "examples", ExampleSink(examples_dir(settings), DeadLetterWriter(settings)), PACE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
@@ -12,8 +12,9 @@ from features.near_line import Change, NearLine
 from features.redis import connect, format_version
 from liverank.kafka import Record
 from liverank.v1.stream_pb2 import UserChange
-from streams.agents.batches import Pace, Positioned, drive
+from streams.agents.batches import Pace
 from streams.agents.dead import DeadLetterWriter
+from streams.agents.positions import host
 from streams.agents.services import AgentServices
 
 if TYPE_CHECKING:
@@ -73,12 +74,5 @@ def register(app: faust.App, services: AgentServices) -> None:
     settings = services.settings
     client = connect(settings)
     near_line = NearLine(client, settings, ItemVectors(client, settings, services.name_of))
-    handler = Positioned(VectorHandler(near_line, DeadLetterWriter(settings)), client, settings.namespace)
-    topic = app.topic(settings.topic("user-changes"), key_type=bytes, value_type=bytes, value_serializer="raw")
-
-    pace = PACE if settings.clock == "wall" else REPLAY_PACE
-
-    async def vectors(stream: Any) -> None:
-        await drive(stream, handler, services, pace)
-
-    app.agent(topic, name="liverank.vectors", concurrency=1)(vectors)
+    handler = VectorHandler(near_line, DeadLetterWriter(settings))
+    host(app, services, "user-changes", handler, PACE if settings.clock == "wall" else REPLAY_PACE)
