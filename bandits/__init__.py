@@ -11,7 +11,7 @@ from bandits.explorable import Explorable, Reserved
 from bandits.feasible import AllOf, Everything, Feasible, GroupCaps, RelevanceFloor
 from bandits.fit import fit_prior
 from bandits.partials import Partial, Statistics, on_phi_grid, total
-from bandits.policies import Boltzmann, EpsilonGreedy, Greedy, LinUCB, Thompson, Uniform
+from bandits.policies import Boltzmann, EpsilonGreedy, Greedy, LinUCB, Thompson, TwoLevel, Uniform
 from bandits.policy import Policy, parse, registered, specification
 from bandits.posterior import Posterior, Prior, RewardPosterior
 from bandits.slates import Problem, Slate, draw_slate, generator, recompute
@@ -41,6 +41,7 @@ __all__ = [
     "Slate",
     "Statistics",
     "Thompson",
+    "TwoLevel",
     "Uniform",
     "UnknownPolicyError",
     "draw_slate",

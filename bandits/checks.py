@@ -22,6 +22,7 @@ from bandits.policy import Policy, parse, registered, specification
 from bandits.posterior import Posterior, Prior, RewardPosterior
 from bandits.slates import Problem, draw_slate, fill_slate, generator, recompute, slot_pmf
 from bandits.snapshot import Snapshot
+from bandits.variants import OneOfEach
 
 Floats: TypeAlias = NDArray[np.float64]
 PosteriorMaker: TypeAlias = Callable[[], RewardPosterior]
@@ -50,6 +51,8 @@ class Case:
             "floor": 0.1,
             "cap": 1.0,
         }
+        n = len(changes.get("value", settings["value"]))
+        settings["arms"] = np.arange(n) % 2
         return Problem(**(settings | changes))
 
 
@@ -217,7 +220,10 @@ def check_relabelling(case: Case) -> None:
     """Renaming candidates renames the answers."""
     problem = case.problem(2, feasible=None)
     order = np.random.default_rng(0).permutation(N)
-    renamed = case.problem(2, feasible=None, value=problem.value[order], phi=problem.phi[order])
+    assert problem.arms is not None
+    renamed = case.problem(
+        2, feasible=None, value=problem.value[order], phi=problem.phi[order], arms=problem.arms[order]
+    )
     before, after = _first_pmf(case.policy, problem), _first_pmf(case.policy, renamed)
     assert np.abs(before[order] - after).max() < 1e-6
 
@@ -249,6 +255,7 @@ def check_bad_input_is_refused(case: Case) -> None:
         {"value": np.where(np.arange(N) == 3, np.inf, problem.value)},
         {"value": problem.value[:-1]},
         {"phi": problem.phi[:, :-1]},
+        {"arms": np.zeros(N + 1, dtype=np.int64)},
         {"floor": 1.5},
         {"cap": -0.1},
     ]
@@ -263,6 +270,27 @@ def check_bad_input_is_refused(case: Case) -> None:
     assert np.array_equal(after.propensity, before.propensity)
 
 
+def check_variants(case: Case) -> None:
+    """One variant of each placed item: slot by slot one of its own, the law over its variants sums to 1, keeps the
+    floor and is what is logged, and recomputing gives the same bits.
+    """
+    items = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3])
+    for seed in range(20):
+        problem = case.problem(seed, k=4, feasible=OneOfEach(items))
+        slate = draw_slate(case.policy, problem, generator(seed))
+        law = case.policy.law(problem, slate.score, generator(seed))
+        assert items[list(slate.order)].tolist() == [0, 1, 2, 3]
+        for slot, chosen in enumerate(slate.order):
+            own = items == slot
+            pmf = slot_pmf(law, slate.score, own, floor=problem.floor, cap=problem.cap)
+            assert abs(pmf.sum() - 1.0) < 1e-12
+            assert (pmf[~own] == 0.0).all()
+            assert pmf[own].min() >= problem.floor / own.sum() * (1 - 1e-9)
+            assert abs(pmf[chosen] - slate.propensity[slot]) < 1e-12
+        again = recompute(case.policy, case.problem(seed, k=4, feasible=OneOfEach(items)), generator(seed), slate.order)
+        assert np.array_equal(again.propensity, slate.propensity)
+
+
 CHECKS: tuple[Callable[[Case], None], ...] = (
     check_parameters_round_trip,
     check_every_parameter_acts,
@@ -273,6 +301,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     check_observed_frequency,
     check_relabelling,
     check_none_one_new_removed,
+    check_variants,
     check_bad_input_is_refused,
 )
 

@@ -130,3 +130,52 @@ class VoteLaw:
             scores[:, ~feasible] = -np.inf
             self._winners[stale] = scores.argmax(axis=1)
         return np.bincount(self._winners, minlength=feasible.shape[0]).astype(np.float64)
+
+
+class TwoLevelLaw:
+    """Votes for arms, then votes within each arm: the product of both shares.
+
+    Parameters
+    ----------
+    scores : ndarray of float64, shape (n_draws, n)
+        One row a posterior draw; kept, not changed.
+    arms : ndarray of int64, shape (n,)
+        Arm of each candidate.
+    top : int
+        Candidates whose mean speaks for their arm in a draw.
+    """
+
+    __slots__ = ("_inner", "_last", "_members", "_top", "_worth")
+
+    def __init__(self, scores: Floats, arms: NDArray[np.int64], top: int) -> None:
+        self._top = top
+        grouped = [np.flatnonzero(arms == arm) for arm in np.unique(arms)]
+        self._members = [(places, scores[:, places]) for places in grouped]
+        self._worth: Floats = np.full((scores.shape[0], len(self._members)), -np.inf)
+        self._inner: Floats = np.zeros(scores.shape[1])
+        self._last: Bools | None = None
+
+    def weights(self, feasible: Bools) -> Floats:
+        """See `Law.weights`; arms whose feasible candidates did not change are not looked at again."""
+        last = self._last
+        for arm, (places, scores) in enumerate(self._members):
+            here = feasible[places]
+            if last is None or not np.array_equal(here, last[places]):
+                self._look(arm, places[here], scores[:, here])
+                self._inner[places[~here]] = 0.0
+        self._last = feasible.copy()
+        winners = np.bincount(self._worth.argmax(axis=1), minlength=len(self._members))
+        weights = np.zeros(feasible.shape[0])
+        for arm in winners.nonzero()[0].tolist():
+            places = self._members[arm][0]
+            weights[places] = winners[arm] * self._inner[places]
+        return weights
+
+    def _look(self, arm: int, places: NDArray[np.int64], scores: Floats) -> None:
+        n_draws, n = scores.shape
+        if not n:
+            self._worth[:, arm] = -np.inf
+            return
+        best = scores if n <= self._top else np.partition(scores, n - self._top, axis=1)[:, n - self._top :]
+        self._worth[:, arm] = best.mean(axis=1)
+        self._inner[places] = np.bincount(scores.argmax(axis=1), minlength=n) / n_draws

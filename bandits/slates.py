@@ -66,6 +66,8 @@ class Problem:
         Largest probability of a drawn slot on candidates other than the greedy one, in [0, 1]; 1 = no cap.
     n_greedy_slots : int, default 0
         Slots at the top that greed fills.
+    arms : ndarray of int64, shape (n,), optional
+        Row or category of each candidate, for policies that choose in two levels.
 
     Raises
     ------
@@ -81,6 +83,7 @@ class Problem:
     floor: float = DEFAULT_FLOOR
     cap: float = DEFAULT_CAP
     n_greedy_slots: int = 0
+    arms: Ints | None = None
 
     def __post_init__(self) -> None:
         value = np.asarray(self.value, dtype=np.float64)
@@ -95,6 +98,8 @@ class Problem:
                 "floor and cap in [0, 1], k and n_greedy_slots >= 0 wanted, "
                 f"got {self.floor}, {self.cap}, {self.k}, {self.n_greedy_slots}"
             )
+        if self.arms is not None and self.arms.shape != value.shape:
+            raise InvalidStatisticsError(f"arms of shape {value.shape} wanted, got {self.arms.shape}")
         if value is not self.value:
             object.__setattr__(self, "value", value)
         if phi is not self.phi:

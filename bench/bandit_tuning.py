@@ -29,7 +29,7 @@ GRIDS: dict[str, tuple[float, ...]] = {
 }
 HALF_LIVES = (np.inf, 20_000.0, 10_000.0, 5_000.0, 2_500.0)
 
-PRIOR_SD = 0.02
+PRIOR_SD = 0.01
 TUNED: dict[str, float] = {"thompson": 0.5, "linucb": 2.0, "epsilon_greedy": 0.05, "boltzmann": 0.005}
 """Knobs chosen on `TUNING_SEEDS`."""
 DRIFT_HALF_LIFE: dict[str, float] = {}

@@ -39,7 +39,7 @@ from evaluation.off_policy import (
 Floats: TypeAlias = NDArray[np.float64]
 
 HOLDS: dict[Kind, tuple[str, ...]] = {
-    "independent": ("slate_ips", "slate_snips", "iips", "rips", "snrips", "cascade_dr", "wpi"),
+    "independent": ("slate_ips", "slate_snips", "iips", "rips", "snrips", "cascade_dr", "pi", "wpi"),
     "cascade": ("slate_ips", "slate_snips", "rips", "snrips", "cascade_dr"),
     "interacting": ("slate_ips", "slate_snips"),
 }

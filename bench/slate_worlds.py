@@ -8,7 +8,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from evaluation.off_policy import SlateLog, slate_weights
+from evaluation.off_policy import SlateLog
+from evaluation.off_policy.pseudo_inverse import slot_item_weights, weights_of_slates
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -35,7 +36,7 @@ class SlateWorld:
         Slates drawn for truth, slot marginals and second moments.
     """
 
-    def __init__(self, kind: Kind, seed: int = 0, n_reference: int = 200_000) -> None:
+    def __init__(self, kind: Kind, seed: int = 0, n_reference: int = 400_000) -> None:
         rng = np.random.default_rng([seed, 11])
         self.kind = kind
         self.appeal = rng.uniform(0.1, 0.7, N_ITEMS)
@@ -45,10 +46,10 @@ class SlateWorld:
         # The target likes one group, so its slates repeat themselves more than the logger's.
         self.target = 0.5 * self.logger + self.appeal + 0.9 * (self.group == 0)
         drawn_by_logger, _ = draw(self.logger, n_reference, rng)
-        self._drawn_by_target, _ = draw(self.target, n_reference, rng)
-        self._drawn_by_logger = drawn_by_logger[:40_000]
-        self._marginals = marginals(drawn_by_logger), marginals(self._drawn_by_target)
-        self.truth = float(self.rates(self._drawn_by_target).sum(axis=1).mean())
+        drawn_by_target, _ = draw(self.target, n_reference, rng)
+        self._additive = slot_item_weights(drawn_by_logger, drawn_by_target, N_ITEMS)
+        self._marginals = marginals(drawn_by_logger), marginals(drawn_by_target)
+        self.truth = float(self.rates(drawn_by_target).sum(axis=1).mean())
 
     def rates(self, slates: Ints) -> Floats:
         """Reward rates of the slots, shape (n, K)."""
@@ -79,7 +80,7 @@ class SlateWorld:
             target=np.take_along_axis(laws, slates[:, :, None], axis=2)[:, :, 0],
             marginal_propensity=logged[slots, slates],
             marginal_target=wanted[slots, slates],
-            slate_weight=slate_weights(slates, self._drawn_by_logger, self._drawn_by_target[:40_000], N_ITEMS),
+            slate_weight=weights_of_slates(slates, self._additive),
             predicted=model[slots, slates],
             expected=np.einsum("nki,ki->nk", laws, model),
         )

@@ -4,7 +4,8 @@ from bandits.policies.boltzmann import Boltzmann
 from bandits.policies.epsilon_greedy import EpsilonGreedy
 from bandits.policies.greedy import Greedy
 from bandits.policies.thompson import Thompson
+from bandits.policies.two_level import TwoLevel
 from bandits.policies.ucb import LinUCB
 from bandits.policies.uniform import Uniform
 
-__all__ = ["Boltzmann", "EpsilonGreedy", "Greedy", "LinUCB", "Thompson", "Uniform"]
+__all__ = ["Boltzmann", "EpsilonGreedy", "Greedy", "LinUCB", "Thompson", "TwoLevel", "Uniform"]

@@ -4,56 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 
-from evaluation.off_policy import (
-    DR,
-    IPS,
-    SNIPS,
-    Log,
-    NoSupportError,
-    SwitchDR,
-    cross_fit,
-    evaluate,
-    shrunk_rates,
-)
+from bench.open_bandit import random_to_thompson, thompson_to_random
+from evaluation.off_policy import DR, IPS, SNIPS, NoSupportError, SwitchDR, evaluate
 
-
-def campaign(data: Path, policy: str, name: str) -> pd.DataFrame:
-    return pd.read_csv(data / "obd-men-women" / policy / name / f"{name}.csv")
-
-
-def random_to_thompson(data: Path, name: str) -> tuple[Log, float]:
-    """Random log; target = mean logged propensity per item and slot of the Thompson log, normalised per slot."""
-    random, thompson = campaign(data, "random", name), campaign(data, "bts", name)
-    n_items = int(max(random.item_id.max(), thompson.item_id.max())) + 1
-    law = thompson.groupby(["item_id", "position"]).propensity_score.mean().unstack(fill_value=0.0)
-    law = law.reindex(range(n_items), fill_value=0.0).to_numpy()
-    law = law / law.sum(axis=0)
-    item, slot = random.item_id.to_numpy(), random.position.to_numpy() - 1
-    reward = random.click.to_numpy(dtype=np.float64)
-    fit = shrunk_rates(item, reward, n_items)
-    predicted, expected = cross_fit(fit, item, law[:, slot].T, np.random.default_rng(0))
-    log = Log(
-        reward=reward,
-        propensity=random.propensity_score.to_numpy(),
-        target=law[item, slot],
-        predicted=predicted,
-        expected=expected,
-    )
-    return log, float(thompson.click.mean())
-
-
-def thompson_to_random(data: Path, name: str) -> Log:
-    thompson = campaign(data, "bts", name)
-    n_items = int(thompson.item_id.max()) + 1
-    return Log(
-        reward=thompson.click.to_numpy(dtype=np.float64),
-        propensity=thompson.propensity_score.to_numpy(),
-        target=np.full(len(thompson), 1.0 / n_items),
-    )
+FOLDER = "obd-men-women"
 
 
 @pytest.mark.data
@@ -64,7 +20,7 @@ def thompson_to_random(data: Path, name: str) -> Log:
 def test_EVA_3_open_bandit_random_to_thompson(
     data: Path, name: str, ips: float, snips: float, dr: float, effective: float, max_weight: float
 ) -> None:
-    log, on_policy = random_to_thompson(data, name)
+    log, on_policy = random_to_thompson(data / FOLDER, name)
     found = {one.estimator: one for one in evaluate(log, [IPS(), SNIPS(), DR(), SwitchDR(tau=5.0)])}
     assert 100 * found["ips"].value == pytest.approx(ips, abs=0.0006)
     assert 100 * found["snips"].value == pytest.approx(snips, abs=0.0006)
@@ -77,7 +33,7 @@ def test_EVA_3_open_bandit_random_to_thompson(
 
 @pytest.mark.data
 def test_EVA_3_open_bandit_reverse_direction_of_women_is_refused(data: Path) -> None:
-    log = thompson_to_random(data, "women")
+    log = thompson_to_random(data / FOLDER, "women")
     with pytest.raises(NoSupportError, match=r"effective sample size 2\.1 of 10000"):
         evaluate(log, [IPS(), SNIPS()])
     ips, snips = evaluate(log, [IPS(), SNIPS()], refuse=False)
@@ -88,7 +44,7 @@ def test_EVA_3_open_bandit_reverse_direction_of_women_is_refused(data: Path) -> 
 
 @pytest.mark.data
 def test_EVA_3_open_bandit_reverse_direction_of_men_is_weak_but_usable(data: Path) -> None:
-    log = thompson_to_random(data, "men")
+    log = thompson_to_random(data / FOLDER, "men")
     ips, snips = evaluate(log, [IPS(), SNIPS()])
     assert 100 * ips.value == pytest.approx(0.301, abs=0.001)
     assert 100 * snips.value == pytest.approx(0.319, abs=0.001)
