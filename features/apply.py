@@ -157,7 +157,7 @@ def materialize(settings: Settings, views: Sequence[str], *, days: int = 3650) -
         raise ProgramError(f"{error}; views are applied by `liverank up` or `feast apply`") from error
 
 
-def open_store(settings: Settings, *, timeout_s: float = 0.5) -> FeatureStore:
+def open_store(settings: Settings, *, timeout_s: float = 0.5, frozen: bool = False) -> FeatureStore:
     """Feast store of the namespace, registry loaded.
 
     Parameters
@@ -166,6 +166,8 @@ def open_store(settings: Settings, *, timeout_s: float = 0.5) -> FeatureStore:
         Resolved.
     timeout_s : float
         How long a call waits for Redis; nothing is repeated, so that a request can fall back in time.
+    frozen : bool
+        Keep the registry as it is now. Otherwise Feast reads it anew every 10 s.
 
     Raises
     ------
@@ -173,11 +175,15 @@ def open_store(settings: Settings, *, timeout_s: float = 0.5) -> FeatureStore:
         Nothing was applied yet.
     """
     from feast import FeatureStore
+    from feast.repo_config import load_repo_config
 
     path = store_yaml(settings)
     if not path.exists():
         raise ProgramError(f"there is no {path}; run `liverank up`")
-    store = FeatureStore(repo_path=str(path.parent), fs_yaml_file=path)
+    config = load_repo_config(path.parent, path)
+    if frozen:
+        config.registry.cache_ttl_seconds = 0  # Feast's word for ever
+    store = FeatureStore(repo_path=str(path.parent), config=config)
     store.registry.refresh(store.project)
     # Feast's own client repeats timed out calls for seconds.
     online: Any = store.provider.online_store

@@ -5,6 +5,7 @@ Rows come by pipelined HMGET in Feast's wire format, and enter the columns 500 a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Difference", "item_ids", "load_from_feast", "parity"]
 
 _CHUNK: Final = 500
+_PATIENCE: Final = 50
 _SEMANTIC: Final = ("item_semantic:vector", "item_semantic:space")
 _CATALOGUE: Final = ("available", "price", "creator", "categories", "published_ts_ms", "version")
 
@@ -59,7 +61,13 @@ def item_ids(client: Redis, project: str) -> Iterator[str]:
 
 
 def load_from_feast(
-    table: ItemTable, client: Redis, project: str, ids: Sequence[str] | None = None, *, catalogue: bool = True
+    table: ItemTable,
+    client: Redis,
+    project: str,
+    ids: Sequence[str] | None = None,
+    *,
+    catalogue: bool = True,
+    bare: bool = False,
 ) -> int:
     """Read items' rows into the table.
 
@@ -74,6 +82,9 @@ def load_from_feast(
         Items to read; None = all that have a row.
     catalogue : bool
         Take catalogue fields too (regions and attributes are in the topic `items` only).
+    bare : bool
+        Take the folds' pages only, neither catalogue fields nor vectors; where the change feed was ahead of a row,
+        read it again until it is as new.
 
     Returns
     -------
@@ -86,46 +97,59 @@ def load_from_feast(
         Redis is away; what was read stays.
     """
     ids = sorted(item_ids(client, project)) if ids is None else ids
-    pages = table.page_fields
-    views = sorted({field.partition(":")[0] for field in pages})
-    names = (*pages, *_SEMANTIC, *(f"item_catalogue:{feature}" for feature in _CATALOGUE))
-    fields = [feature_field(*name.split(":", 1)) for name in names]
-    fields += [timestamp_field(view) for view in views] + [version_field(view) for view in views]
     for start in range(0, len(ids), _CHUNK):
         some = ids[start : start + _CHUNK]
-        with translated("loading items"):
-            pipe = client.pipeline(transaction=False)
-            for item_id in some:
-                pipe.hmget(entity_key(project, ("item_id",), (item_id,)), fields)
-            replies = pipe.execute()
-        vectors: dict[tuple[str, int], tuple[list[str], list[np.ndarray[tuple[int], np.dtype[np.float32]]]]] = {}
-        stated: list[str] = []
-        newest: list[tuple[int, int, int, int]] = []
-        times_ms: list[int] = []
-        columns: dict[str, list[bytes]] = {field: [] for field in pages}
-        for item_id, reply in zip(some, replies, strict=True):
-            values = dict(zip(names, reply, strict=False))
-            stamps = reply[len(names) : len(names) + len(views)]
-            versions = [parse_version(text) for text in reply[len(names) + len(views) :] if text]
-            if versions:
-                stated.append(item_id)
-                newest.append((*max(versions), 0))
-                times_ms.append(max(unpack_timestamp_ms(stamp) for stamp in stamps))
-                for field in pages:
-                    columns[field].append(unpack_bytes(values[field]))
-            if catalogue and values["item_catalogue:version"]:
-                _set_catalogue(table, item_id, values)
-            vector = unpack_floats(values["item_semantic:vector"])
-            if vector.size:
-                space = unpack_string(values["item_semantic:space"])
-                known, matrix = vectors.setdefault((space, vector.size), ([], []))
-                known.append(item_id)
-                matrix.append(vector)
-        table.set_many_pages(stated, columns, newest, times_ms)
-        for (space, _), (known, matrix) in vectors.items():
-            if space and space == (table.space or space):
-                table.set_vectors(known, np.stack(matrix), space)
+        for _ in range(_PATIENCE):
+            if _load(table, client, project, some, catalogue=catalogue, bare=bare) or not bare:
+                break
+            time.sleep(0.01)  # the change feed is a moment ahead of the rows
     return len(ids)
+
+
+def _load(table: ItemTable, client: Redis, project: str, ids: Sequence[str], *, catalogue: bool, bare: bool) -> bool:
+    """Read some items; False where the table already has a newer version of one."""
+    pages = table.page_fields
+    views = sorted({field.partition(":")[0] for field in pages})
+    names = tuple(pages)
+    if not bare:
+        names += (*_SEMANTIC, *(f"item_catalogue:{feature}" for feature in _CATALOGUE))
+    fields = [feature_field(*name.split(":", 1)) for name in names]
+    fields += [timestamp_field(view) for view in views] + [version_field(view) for view in views]
+    with translated("loading items"):
+        pipe = client.pipeline(transaction=False)
+        for item_id in ids:
+            pipe.hmget(entity_key(project, ("item_id",), (item_id,)), fields)
+        replies = pipe.execute()
+    vectors: dict[tuple[str, int], tuple[list[str], list[np.ndarray[tuple[int], np.dtype[np.float32]]]]] = {}
+    stated: list[str] = []
+    newest: list[tuple[int, int, int, int]] = []
+    times_ms: list[int] = []
+    columns: dict[str, list[bytes]] = {field: [] for field in pages}
+    for item_id, reply in zip(ids, replies, strict=True):
+        values = dict(zip(names, reply, strict=False))
+        stamps = reply[len(names) : len(names) + len(views)]
+        versions = [parse_version(text) for text in reply[len(names) + len(views) :] if text]
+        if versions:
+            stated.append(item_id)
+            newest.append((*max(versions), 0))
+            times_ms.append(max(unpack_timestamp_ms(stamp) for stamp in stamps))
+            for field in pages:
+                columns[field].append(unpack_bytes(values[field]))
+        if bare:
+            continue
+        if catalogue and values["item_catalogue:version"]:
+            _set_catalogue(table, item_id, values)
+        vector = unpack_floats(values["item_semantic:vector"])
+        if vector.size:
+            space = unpack_string(values["item_semantic:space"])
+            known, matrix = vectors.setdefault((space, vector.size), ([], []))
+            known.append(item_id)
+            matrix.append(vector)
+    taken = table.set_many_pages(stated, columns, newest, times_ms)
+    for (space, _), (known, matrix) in vectors.items():
+        if space and space == (table.space or space):
+            table.set_vectors(known, np.stack(matrix), space)
+    return taken == len(stated)
 
 
 def _set_catalogue(table: ItemTable, item_id: str, values: dict[str, bytes | None]) -> None:

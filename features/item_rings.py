@@ -121,6 +121,7 @@ class ItemRings:
     """
 
     def __init__(self, views: Sequence[ViewProgram], capacity: int) -> None:
+        self.views = list(views)
         self.names = tuple(name for view in views for name in view.names)
         self._views = [
             (

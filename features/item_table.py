@@ -7,6 +7,7 @@ rows beyond `len(table)` are unused. A row is never given to another item.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +17,7 @@ from features.columns import text_hash
 from features.errors import SpaceError
 from features.hashing import item_hash
 from features.item_rings import ItemRings
-from features.program import FeatureProgram
+from features.program import FeatureProgram, ViewProgram
 from features.state import neighbours as _neighbours
 from features.state import trend as _trend
 from liverank.v1 import event_pb2, item_pb2, stream_pb2
@@ -101,6 +102,7 @@ class ItemTable:
         self._neighbour_rows: dict[int, tuple[Rows, NDArray[np.float64]]] = {}
         self._bucketed: dict[str, tuple[int, NDArray[np.float32], set[int]]] = {}
         self._rings = ItemRings([], capacity)
+        self._next: ItemRings | None = None
         if program is not None:
             self.set_program(program)
 
@@ -116,12 +118,31 @@ class ItemTable:
     @property
     def page_fields(self) -> tuple[str, ...]:
         """`view:feature` of every bytes field that `apply_row` takes."""
-        return (*self._rings.fields, *_NEIGHBOUR_FIELDS, _TREND_FIELD)
+        coming = self._next.fields if self._next is not None else ()
+        return (*dict.fromkeys((*self._rings.fields, *coming)), *_NEIGHBOUR_FIELDS, _TREND_FIELD)
 
     def set_program(self, program: FeatureProgram) -> None:
         """Follow a program: windows are empty until rows are loaded again."""
-        views = [view for view in program.of_entity("item") if view.aggregates]
-        self._rings = ItemRings(views, self._capacity)
+        self._rings = ItemRings(_counted(program), self._capacity)
+        self._next = None
+
+    def prepare(self, program: FeatureProgram) -> bool:
+        """Fill the windows of another program beside those that are read, from now on; `adopt` swaps them.
+
+        Returns
+        -------
+        bool
+            Whether rows must be loaded before: False where the items' views are the same.
+        """
+        if _counted(program) == self._rings.views:
+            return False
+        self._next = ItemRings(_counted(program), self._capacity)
+        return True
+
+    def adopt(self) -> None:
+        """Read the windows that `prepare` began."""
+        if self._next is not None:
+            self._rings, self._next = self._next, None
 
     # -- catalogue
 
@@ -302,7 +323,10 @@ class ItemTable:
         rows = np.array([all_rows[at] for at in taken], dtype=np.int64)
         for field, column in pages.items():
             data = [column[at] for at in taken]
-            if self._rings.set_pages(field, rows, data):
+            taken_up = self._rings.set_pages(field, rows, data)
+            if self._next is not None:
+                taken_up = self._next.set_pages(field, rows, data) or taken_up
+            if taken_up:
                 continue
             if field == _TREND_FIELD:
                 for row, page in zip(rows.tolist(), data, strict=True):
@@ -327,6 +351,13 @@ class ItemTable:
     def popularity(self, as_of_ms: int) -> NDArray[np.float32]:
         """Good news of every item, half-life 1 day, at the last multiple of 10 s, shape (len(self),)."""
         return self._at("popularity", _trend.popularity, as_of_ms)
+
+    def demand(self, as_of_ms: int, half_life: int = 1) -> NDArray[np.float32]:
+        """Decayed choices of every item at the last multiple of 10 s, shape (len(self),).
+
+        `half_life` is an index into `features.state.trend.HALF_LIVES_MS`: 1 h, 1 d, 7 d, 30 d.
+        """
+        return self._at(f"demand_{half_life}", partial(_trend.demand, half_life=half_life), as_of_ms)
 
     def neighbours(self, row: int, as_of_ms: int | None = None) -> tuple[Rows, NDArray[np.float32]]:
         """Items that met this one in users' histories, heaviest first.
@@ -416,7 +447,13 @@ class ItemTable:
             new[: len(old)] = old
             setattr(self, name, new)
         self._rings.grow(capacity)
+        if self._next is not None:
+            self._next.grow(capacity)
         self._capacity = capacity
+
+
+def _counted(program: FeatureProgram) -> list[ViewProgram]:
+    return [view for view in program.of_entity("item") if view.aggregates]
 
 
 _TREND_FIELD: Final = _trend.FIELD.decode()

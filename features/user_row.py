@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from features.tiles import windows
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-__all__ = ["UserRow", "UserRowReader", "UserSchema"]
+__all__ = ["Reading", "UserRow", "UserRowReader", "UserSchema"]
 
 VECTORS: Final = "user_vectors"
 VECTOR_FEATURES: Final = ("vector_1w", "vector_1m", "vector_6m")
@@ -199,6 +199,14 @@ class UserRow:
         return ages
 
 
+class Reading(NamedTuple):
+    """A way to read users."""
+
+    store: FeatureStore
+    wanted: list[str]
+    schema: UserSchema
+
+
 class UserRowReader:
     """Reads users through Feast: one `get_online_features`, one round trip to Redis.
 
@@ -213,17 +221,31 @@ class UserRowReader:
     """
 
     def __init__(self, store: FeatureStore, *, category_of_hash: Mapping[float, str] = _NO_NAMES) -> None:
-        self._store = store
         self._names = category_of_hash
-        self.refresh()
+        self._reading = self.prepare(store)
 
     @property
     def schema(self) -> UserSchema:
-        """Schema of the registry at the last `refresh`."""
-        return self._schema
+        """Schema of the program that is read."""
+        return self._reading.schema
+
+    @staticmethod
+    def fits(store: FeatureStore, program: FeatureProgram) -> bool:
+        """Whether the registry holds everything that reading by `program` asks for."""
+        held = {f"{view.name}:{field.name}" for view in store.list_stream_feature_views() for field in view.features}
+        return held.issuperset(UserSchema(program).features)
 
     def refresh(self) -> None:
-        """Follow the registry: later reads use its program. Call it in the background.
+        """Follow the registry: later reads use its program. Call it in the background; errors as `prepare`."""
+        self.swap(self.prepare(self._reading.store))
+
+    def swap(self, reading: Reading) -> None:
+        """Read in another way from now on; a read under way ends as it began."""
+        self._reading = reading
+
+    @staticmethod
+    def prepare(store: FeatureStore, program: FeatureProgram | None = None) -> Reading:
+        """How to read by `program` (None = the registry's own) through `store`.
 
         Raises
         ------
@@ -232,17 +254,18 @@ class UserRowReader:
         """
         from features.compile import compile_registry
 
-        program = compile_registry(self._store.list_stream_feature_views(), self._store.project)
+        if program is None:
+            program = compile_registry(store.list_stream_feature_views(), store.project)
         schema = UserSchema(program)
         if not schema.features:
             raise ProgramError(
-                f"the registry of {self._store.project} has no stream view of users; run `liverank up` or `feast apply`"
+                f"the registry of {store.project} has no stream view of users; run `liverank up` or `feast apply`"
             )
         wanted = list(schema.features)
         for feature in (*VECTOR_FEATURES, "space", "computed_ms"):
             if f"{VECTORS}:{feature}" not in wanted:
                 raise ProgramError(f"the registry has no feature {VECTORS}:{feature}; apply features/repo")
-        self._wanted, self._schema = wanted, schema
+        return Reading(store, wanted, schema)
 
     def read(self, user_id: str) -> UserRow:
         """The user's row; an unknown user has an empty one.
@@ -252,9 +275,9 @@ class UserRowReader:
         RedisUnavailableError
             Redis is away or too slow.
         """
-        schema = self._schema
+        store, wanted, schema = self._reading
         with translated("reading a user's features"):
-            response = self._store.get_online_features(self._wanted, [{"user_id": user_id}], full_feature_names=True)
+            response = store.get_online_features(wanted, [{"user_id": user_id}], full_feature_names=True)
         return _row(schema, user_id, response.proto, self._names)
 
 

@@ -19,6 +19,7 @@ from ranker.columns import COLUMNS, FEATURE_SERVICE
 from ranker.explore import Drawn
 from ranker.inputs import Floats
 from ranker.phi import SCHEMA
+from ranker.registered import NOTHING, Registered
 from ranker.request import RankQuery
 
 
@@ -103,6 +104,7 @@ class Trace:
     config_version: int = 0
     caps: tuple[int, int] = (0, 0)
     reserved_share: float = 0.0
+    registered: Registered = NOTHING
 
 
 def exposure_event(query: RankQuery, trace: Trace, shown: Shown) -> event_pb2.Event:
@@ -179,6 +181,7 @@ def decision(query: RankQuery, trace: Trace, shown: Shown) -> decision_pb2.Decis
         creator_cap=trace.caps[0],
         category_cap=trace.caps[1],
         reserved_share=trace.reserved_share,
+        registered_names=trace.registered.names,
     )
     for at in range(len(shown)):
         out.slots.add(
@@ -199,6 +202,7 @@ def decision(query: RankQuery, trace: Trace, shown: Shown) -> decision_pb2.Decis
             n_feasible=int(shown.n_feasible[at]),
             greedy_score=float(shown.greedy_score[at]),
             budgeted=bool(shown.budgeted[at]),
+            registered=trace.registered.values[at].tolist() if trace.registered.names else (),
         )
     return out
 

@@ -42,6 +42,10 @@ def explain_decision(made: decision_pb2.Decision, model: Model | None) -> list[p
             pinned=slot.pinned,
             posterior_mean=slot.posterior_mean,
             posterior_sd=slot.posterior_sd,
+            not_used=[
+                pb.FeatureValue(feature=name, value=value)
+                for name, value in zip(made.registered_names, slot.registered, strict=False)
+            ],
         )
         for at, slot in enumerate(made.slots, start=1)
     ]

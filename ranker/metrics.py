@@ -35,6 +35,9 @@ BUDGET_SPENT: Final = Counter(
 BUDGET_OVERSPENT: Final = Counter(
     "liverank_new_item_overspent_total", "Explored exposures of new items without a lease; always 0."
 )
+PROGRAM_INVALID: Final = Gauge(
+    "liverank_ranker_program_invalid", "1 while the served feature program cannot be taken up; the one before is read."
+)
 FEED_RECORDS: Final = Counter("liverank_feed_records_total", "Catalogue records taken.", ("feed",))
 EVENT_AGE_MS: Final = Histogram(
     "liverank_newest_event_age_ms",

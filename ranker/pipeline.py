@@ -38,6 +38,7 @@ from ranker.filters import Filters
 from ranker.gather import Gathered, gather, times_shown
 from ranker.inputs import UserView
 from ranker.models import Model
+from ranker.registered import NOTHING, registered
 from ranker.replies import ReplyStore
 from ranker.reply import build_reply
 from ranker.request import RankQuery, parse_rank
@@ -228,6 +229,9 @@ class Pipeline:
             )
             stages.done("explore")
             shown = self._shown(model, gathered, scored, drawn)
+            beside = NOTHING
+            if query.explain or query.debug:
+                beside = registered(user, table, drawn.rows[np.array(drawn.slate.order, dtype=np.int64)], as_of_ms)
             feasible_ids = [table.ids[row] for row in drawn.rows[drawn.feasible].tolist()]
         stages.done("slots")
         trace = Trace(
@@ -256,6 +260,7 @@ class Pipeline:
             config_version=book.version,
             caps=drawn.rules.caps,
             reserved_share=drawn.reserved_share,
+            registered=beside,
         )
         return Answer(
             trace=trace,

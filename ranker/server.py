@@ -40,6 +40,7 @@ from ranker.http import HttpServer, application
 from ranker.models import load_model, models_dir
 from ranker.pipeline import Pipeline
 from ranker.posterior import BeliefReader
+from ranker.registry import RegistryFeed
 from ranker.replies import ReplyStore
 from ranker.retrieval import (
     CoOccurrence,
@@ -113,7 +114,7 @@ class RankerProcess:
             compression=settings.kafka.compression,
             on_error=lambda error: metrics.DELIVERY_FAILED.labels(type(error).__name__).inc(),
         )
-        store = open_store(settings)
+        store = open_store(settings, frozen=True)
         # Feast resets the filter when it is imported; its notice would come at every refresh of the registry.
         warnings.filterwarnings("ignore", message="Stream feature views are experimental", category=RuntimeWarning)
         reader = self._reader = UserRowReader(store, category_of_hash=self.table.category_of_hash)
@@ -140,7 +141,15 @@ class RankerProcess:
             VectorFeed(settings, self.catalogue, redis, catalogue_feed.loaded),
             self.serving,
             IndexFeed(self.catalogue),
-            RegistryFeed(reader),
+            RegistryFeed(
+                settings,
+                redis,
+                self.catalogue,
+                self.table,
+                reader,
+                lambda: open_store(settings, frozen=True),
+                catalogue_feed.loaded.is_set,
+            ),
         ]
         pipeline = Pipeline(
             settings=settings,
@@ -232,19 +241,6 @@ class RankerProcess:
         """Serve delivery callbacks."""
         while not self._stop.is_set():
             self.producer.poll(0.05)
-
-
-class RegistryFeed(Feed):
-    """Follows the Feast registry every 10 s."""
-
-    def __init__(self, reader: UserRowReader) -> None:
-        super().__init__("registry", 10.0)
-        self._reader = reader
-        self.loaded.set()  # the reader has read it once when it was made
-
-    def step(self) -> None:
-        """Read it again."""
-        self._reader.refresh()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

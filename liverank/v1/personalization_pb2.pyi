@@ -289,8 +289,16 @@ class Contribution(_message.Message):
     contribution: float
     def __init__(self, feature: _Optional[str] = ..., value: _Optional[float] = ..., contribution: _Optional[float] = ...) -> None: ...
 
+class FeatureValue(_message.Message):
+    __slots__ = ("feature", "value")
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    feature: str
+    value: float
+    def __init__(self, feature: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+
 class ItemExplanation(_message.Message):
-    __slots__ = ("item_id", "position", "sources", "score", "heads", "propensity", "explored", "pinned", "posterior_mean", "posterior_sd", "raw_score", "bias", "contributions")
+    __slots__ = ("item_id", "position", "sources", "score", "heads", "propensity", "explored", "pinned", "posterior_mean", "posterior_sd", "raw_score", "bias", "contributions", "not_used")
     class HeadsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -311,6 +319,7 @@ class ItemExplanation(_message.Message):
     RAW_SCORE_FIELD_NUMBER: _ClassVar[int]
     BIAS_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    NOT_USED_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     position: int
     sources: _containers.RepeatedScalarFieldContainer[str]
@@ -324,7 +333,8 @@ class ItemExplanation(_message.Message):
     raw_score: float
     bias: float
     contributions: _containers.RepeatedCompositeFieldContainer[Contribution]
-    def __init__(self, item_id: _Optional[str] = ..., position: _Optional[int] = ..., sources: _Optional[_Iterable[str]] = ..., score: _Optional[float] = ..., heads: _Optional[_Mapping[str, float]] = ..., propensity: _Optional[float] = ..., explored: _Optional[bool] = ..., pinned: _Optional[bool] = ..., posterior_mean: _Optional[float] = ..., posterior_sd: _Optional[float] = ..., raw_score: _Optional[float] = ..., bias: _Optional[float] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ...) -> None: ...
+    not_used: _containers.RepeatedCompositeFieldContainer[FeatureValue]
+    def __init__(self, item_id: _Optional[str] = ..., position: _Optional[int] = ..., sources: _Optional[_Iterable[str]] = ..., score: _Optional[float] = ..., heads: _Optional[_Mapping[str, float]] = ..., propensity: _Optional[float] = ..., explored: _Optional[bool] = ..., pinned: _Optional[bool] = ..., posterior_mean: _Optional[float] = ..., posterior_sd: _Optional[float] = ..., raw_score: _Optional[float] = ..., bias: _Optional[float] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., not_used: _Optional[_Iterable[_Union[FeatureValue, _Mapping]]] = ...) -> None: ...
 
 class ExplainReply(_message.Message):
     __slots__ = ("decision", "items")
