@@ -1,6 +1,7 @@
 """What a namespace's exploration did, from its log: report, verification, plots."""
 
 from evaluation.exploration.plots import draw_plots
+from evaluation.exploration.policy_value import Clustered, PolicyLog, policy_log
 from evaluation.exploration.reader import LogReader, Outcome
 from evaluation.exploration.report import (
     ArmReport,
@@ -16,10 +17,12 @@ from evaluation.exploration.weights import drawn_slots, judge, weight_figures
 
 __all__ = [
     "ArmReport",
+    "Clustered",
     "ExplorationReport",
     "GroupReport",
     "LogReader",
     "Outcome",
+    "PolicyLog",
     "Verification",
     "arm_table",
     "arms_of",
@@ -27,6 +30,7 @@ __all__ = [
     "drawn_slots",
     "exploration_report",
     "judge",
+    "policy_log",
     "regret_of",
     "report_tables",
     "verify_log",

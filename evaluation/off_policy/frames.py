@@ -28,6 +28,8 @@ class Columns:
         Request id and position of a slate's row; both or none.
     predicted, expected, unsupported : str, optional
         See `Log`.
+    marginal_propensity, marginal_target, slate_weight : str, optional
+        See `SlateLog`; the last one is the same in all rows of a slate.
     """
 
     reward: str = "reward"
@@ -38,6 +40,12 @@ class Columns:
     predicted: str | None = None
     expected: str | None = None
     unsupported: str | None = None
+    marginal_propensity: str | None = None
+    marginal_target: str | None = None
+    slate_weight: str | None = None
+
+
+SLATES_ONLY = ("marginal_propensity", "marginal_target", "slate_weight")
 
 
 def read_frame(source: pd.DataFrame | Path, columns: Columns) -> Log | SlateLog:
@@ -63,6 +71,8 @@ def read_frame(source: pd.DataFrame | Path, columns: Columns) -> Log | SlateLog:
     if (columns.decision is None) != (columns.slot is None):
         raise InvalidLogError("a slate log needs both `decision` and `slot`")
     if columns.decision is None or columns.slot is None:
+        if wrong := sorted(set(named) & set(SLATES_ONLY)):
+            raise InvalidLogError(f"{wrong} are columns of slates: name `decision` and `slot` too")
         return Log(**{key: _floats(frame[name]) for key, name in named.items()})
     if columns.unsupported is not None:
         raise InvalidLogError("`unsupported` is a column of single decisions, not of slates")
@@ -71,9 +81,12 @@ def read_frame(source: pd.DataFrame | Path, columns: Columns) -> Log | SlateLog:
     if lengths["size"].nunique() != 1 or (lengths["size"] != lengths["nunique"]).any():
         raise InvalidLogError("slates of one length with each slot once wanted; split the log by slate length first")
     shape = (len(lengths), int(lengths["size"].iloc[0]))
-    return SlateLog(
-        **{key: _floats(ordered[name]).reshape(shape) for key, name in named.items() if key not in ("decision", "slot")}
-    )
+    values = {
+        key: _floats(ordered[name]).reshape(shape) for key, name in named.items() if key not in ("decision", "slot")
+    }
+    if "slate_weight" in values:
+        values["slate_weight"] = values["slate_weight"][:, 0]
+    return SlateLog(**values)
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""``liverank demo | replay``: the whole system at work, on a simulated world or on recorded data."""
+"""``liverank demo | replay | evaluate``: the whole system at work, on a simulated world or on recorded data."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
+
+from liverank.cli.policy_value import policy
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,6 +49,10 @@ WITHOUT_RULES = {
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON to this file.")]
 
 
+evaluate = typer.Typer(no_args_is_help=True, help="How good is it: policies, off policy.")
+evaluate.command("policy")(policy)
+
+
 class Note(Protocol):
     """What a step says when it is done."""
 
@@ -58,6 +64,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(demo)
     app.command()(replay)
+    app.add_typer(evaluate, name="evaluate")
 
 
 def demo(
