@@ -7,7 +7,6 @@ rows beyond `len(table)` are unused. A row is never given to another item.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -352,12 +351,11 @@ class ItemTable:
         """Good news of every item, half-life 1 day, at the last multiple of 10 s, shape (len(self),)."""
         return self._at("popularity", _trend.popularity, as_of_ms)
 
-    def demand(self, as_of_ms: int, half_life: int = 1) -> NDArray[np.float32]:
-        """Decayed choices of every item at the last multiple of 10 s, shape (len(self),).
-
-        `half_life` is an index into `features.state.trend.HALF_LIVES_MS`: 1 h, 1 d, 7 d, 30 d.
-        """
-        return self._at(f"demand_{half_life}", partial(_trend.demand, half_life=half_life), as_of_ms)
+    def demand(self, rows: Rows, as_of_ms: int) -> NDArray[np.float32]:
+        """Decayed choices of items, float32, shape (n, 4): half-lives of 1 h, 1 d, 7 d, 30 d. About 0.1 ms for 1,000."""
+        values = self._decayed[rows]
+        columns = [_trend.demand(values, as_of_ms, half_life=at) for at in range(len(_trend.HALF_LIVES_MS))]
+        return np.stack(columns, axis=1).astype(np.float32)
 
     def neighbours(self, row: int, as_of_ms: int | None = None) -> tuple[Rows, NDArray[np.float32]]:
         """Items that met this one in users' histories, heaviest first.

@@ -93,9 +93,11 @@ def test_item_pages() -> None:
     }
     trend = Trend({})
     landmark = 460 * 256 * 7 * 86_400_000
-    trend.add(landmark, good=2.0, clicks=1.0, expected=0.5)
-    values = struct.unpack("<13d", trend.dirty()[b"item_trend:decayed"][1:])
-    assert values[8:] == (460.0, 2.0, 1.0, 0.5, float(landmark))
+    trend.add(landmark, good=2.0, clicks=1.0, expected=0.5, chosen=3.0)
+    values = struct.unpack("<21d", trend.dirty()[b"item_trend:decayed"][1:])
+    assert values[10:15] == (460.0, 2.0, 1.0, 0.5, 3.0)
+    assert values[15] == landmark // (256 * 30 * 86_400_000)
+    assert values[20] == float(landmark)
 
 
 def test_another_version_is_refused() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from bandits.partials import Partial
 from features.program import FeatureProgram
-from features.state.trend import HALF_LIVES_MS
+from features.state.trend import CHOICES, HALF_LIVES_MS
 from liverank.v1.stream_pb2 import Example
 from tests.recount import decoded
 from tests.recount.expected import CLICK, IMPRESSION, ItemCount, Recount, UserCount, value_of, window_sum
@@ -106,6 +106,8 @@ def item_differences(
         clicks = decayed((f.ts_ms, 1.0) for f in count.facts if f.kind == CLICK)
         expect = decayed((f.ts_ms, f.expected or 0.0) for f in count.facts if f.kind == IMPRESSION)
         compare(f"popularity_{at}", trends[f"popularity_{at}"], good)
+        chosen = decayed((f.ts_ms, 1.0) for f in count.facts if f.kind in CHOICES)
+        compare(f"demand_{at}", trends[f"demand_{at}"], chosen)
         compare(f"response_{at}", trends[f"response_{at}"], (clicks + 5) / (expect + 5))
     return found
 

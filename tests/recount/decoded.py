@@ -93,5 +93,6 @@ def trend_values(fields: Fields, as_of_ms: int) -> dict[str, float]:
     found: dict[str, Any] = {}
     for at in range(len(trend.HALF_LIVES_MS)):
         found[f"popularity_{at}"] = float(trend.popularity(values, as_of_ms, half_life=at)[0])
+        found[f"demand_{at}"] = float(trend.demand(values, as_of_ms, half_life=at)[0])
         found[f"response_{at}"] = float(trend.response(values, as_of_ms, half_life=at)[0])
     return found
