@@ -77,6 +77,8 @@ class Drawn:
         Candidates that only greed may place; new ones with budget left. Shape ``(m,)``.
     reserved_share
         Share of a slot's law that these had; 0 = there were none.
+    problem, policy
+        As they acted.
     """
 
     slate: Slate
@@ -92,6 +94,8 @@ class Drawn:
     not_explorable: NDArray[np.bool_]
     reserved: NDArray[np.bool_]
     reserved_share: float
+    problem: Problem
+    policy: Policy
 
     @property
     def budgeted(self) -> NDArray[np.bool_]:
@@ -175,6 +179,8 @@ def explore(
         not_explorable=~allowed,
         reserved=reserved,
         reserved_share=share,
+        problem=problem,
+        policy=policy,
     )
 
 

@@ -49,6 +49,7 @@ from ranker.serving import Rulebook, Serving, fallback_model
 from ranker.stages import Stages
 from ranker.user_states import Router
 from ranker.users import NOBODY, Users, Without
+from ranker.watch import ExplorationWatch
 
 SMALL_CANDIDATES = 300
 SMALL_FEW = 80
@@ -106,6 +107,7 @@ class Pipeline:
         self._filters = Filters()
         self._kept: degrade.Recent[degrade.KeptSlate] = degrade.Recent(10_000, 600.0)
         self._rates = fallback_model()
+        self._watch = ExplorationWatch()
         self.cost = degrade.Cost()
 
     def rank(self, request: pb.RankRequest, *, remaining_ms: float | None = None) -> bytes:
@@ -387,6 +389,15 @@ class Pipeline:
                 data = reply.SerializeToString(deterministic=True)
         if serve or prefetch:
             self._spend(shown)
+            if answer.drawn is not None and made.drawn:
+                self._watch.saw(
+                    trace.policy,
+                    shown,
+                    answer.drawn,
+                    seed=trace.seed,
+                    now_ms=trace.decided_ts_ms,
+                    newest_ms=answer.posterior_newest_ms,
+                )
         if query.personal:
             if not self._log.write(exposure if serve else None, made, answer.snapshot):
                 metrics.LOG_LOST.inc()
