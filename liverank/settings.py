@@ -107,6 +107,8 @@ class RankerSettings(_Section):
     """Standard deviation of a residual, in clicks."""
     full_log_share: float = Field(default=0.01, ge=0, le=1)
     """Share of requests whose every candidate is logged."""
+    dislike_strength: float = Field(default=20.0, ge=0)
+    """Looks that the expectation is worth when a young item's dismissals are judged at once, for all users; 0 = off."""
     excluded_surfaces: tuple[str, ...] = ()
     """Surfaces on which nothing is explored: every slot holds the greedy item."""
     relevance_floor: float = Field(default=0.0, ge=0, le=1)
@@ -135,7 +137,7 @@ class RankerSettings(_Section):
     """Worth of one outcome of each head, in clicks; changed weights act at once."""
     liking: float = Field(default=0.8, ge=0, le=1)
     """How strongly the newest likes of a kind raise its value at once, in spreads of the request's values; 0 = not."""
-    aversion: float = Field(default=0.6, ge=0, le=1)
+    aversion: float = Field(default=0.4, ge=0, le=1)
     """How strongly the newest dismissals of a kind lower its value at once, in the same unit; 0 = not."""
     nearness: float = Field(default=0.1, ge=0, le=1)
     """How strongly the user's vectors move values beside the model, in the same unit; 0 = not."""

@@ -53,7 +53,7 @@ class Affinities:
     recent_share
         Share of each category in the newest 20 positive entries.
     creator_liking
-        Signed decayed sum; shape ``(n_creators,)``; code 0 stays 0.
+        Signed decayed sum, negative weights from the age of one day on; shape ``(n_creators,)``; code 0 stays 0.
     log_price
         Mean of log(1 + price) over positive entries with a price; 0 = none.
     n_entries
@@ -102,6 +102,7 @@ def affinities(user: UserView, table: ItemsView, as_of_ms: int) -> Affinities:
     weights = (history["weight"] * decay).astype(np.float32)
     newest = (history["weight"] * np.exp2(-ages_ms / (HINT_HALF_LIFE_DAYS * _DAY_MS))).astype(np.float32)
     main, creator = table.categories[rows, 0], table.creator[rows]
+    settled = (weights > 0) | (ages_ms >= _DAY_MS)
     liked, n_categories = weights > 0, len(table.category_names)
     recent = main[liked][:RECENT]
     prices = table.price[rows][liked]
@@ -113,11 +114,11 @@ def affinities(user: UserView, table: ItemsView, as_of_ms: int) -> Affinities:
         kinds=np.ascontiguousarray(history["kind"]),
         ages_ms=ages_ms,
         category_liking=_sums(main, np.maximum(weights, 0), n_categories),
-        category_aversion=_sums(main, np.maximum(-weights, 0) * (ages_ms >= _DAY_MS), n_categories),
+        category_aversion=_sums(main, np.maximum(-weights, 0) * settled, n_categories),
         newest_liking=_sums(main, np.maximum(newest, 0), n_categories),
         newest_aversion=_sums(main, np.maximum(-newest, 0), n_categories),
         recent_share=_sums(recent, np.full(len(recent), 1 / max(len(recent), 1), dtype=np.float32), n_categories),
-        creator_liking=_sums(creator, weights, len(table.creator_names)),
+        creator_liking=_sums(creator, weights * settled, len(table.creator_names)),
         log_price=float(np.log1p(prices).mean()) if len(prices) else 0.0,
         n_entries=n_entries,
         hours_since_event=min(hours, _NEVER_H),

@@ -23,10 +23,10 @@ POSTERIOR_S: Final = 60.0
 SHARE_S: Final = 60.0
 AHEAD_MS: Final = 120_000
 N_IN_A_ROW: Final = 5
-MOST_VISITS: Final = 6
-"""So many users are asked in before one is taken without room to move."""
-LEAST_SHARE, MOST_SHARE = 0.25, 0.45
-"""Room to move both ways: one kind may have at most .6 of a slate."""
+N_ASKED: Final = 8
+"""So many users are asked in for one experiment; the kind with most room to move is the probe."""
+ROOM_DOWN: Final = (0.25, 0.45)
+ROOM_UP: Final = (0.10, 0.30)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class _Prover:
 
     def dismissal(self) -> None:
         """Control, (a) to (f), five in a row."""
-        probe = self._begin()
+        probe = self._begin(ROOM_DOWN)
         first = self._meter.read(probe)
         time.sleep(self._plan.control_s)
         before = self._meter.read(probe)
@@ -108,67 +108,66 @@ class _Prover:
 
     def good_news(self, action: str, which: Sequence[str]) -> None:
         """A fresh user does something positive to one item of the kind: everything moves the other way."""
-        probe = self._begin()
+        probe = self._begin(ROOM_UP)
         before = self._meter.read(probe)
         after, delays = self._act(probe, action, 0, before)
         self._judge(f" ({action})", before, after, delays, +1, which)
         self.lines.append(lines.model(f"e ({action})", before, after))
 
-    def _begin(self) -> Probe:
-        """Choose a user and a kind, show an item of it, wait until that has gone through.
+    def _begin(self, room: tuple[float, float]) -> Probe:
+        """Ask some users in, show each an item of a kind; the one whose kind has most room to move is the probe.
 
-        The user comes by first and leaves (a click on something of another kind, end of session): what moves afterwards
-        is then what the action says, not that somebody is back after weeks.
+        They come by first and leave (a click on something of a kind that they do not get, end of session): what moves
+        afterwards is then what the action says, not that somebody is back after weeks. The choice looks at shares
+        before the action only.
+
+        Parameters
+        ----------
+        room : (float, float)
+            Least and largest share of the kind before the action. One kind may have at most .6 of a slate.
         """
-        found: list[tuple[float, str, str]] = []
-        for _ in range(MOST_VISITS):
-            user_id, kind, _ = self._choose(self._plan.users, now_ms() + AHEAD_MS)
-            self._used.add(user_id)
-            self._visit(user_id, kind)
-            _, kind, share = self._choose([user_id], now_ms() + AHEAD_MS)
-            found.append((abs(share - (LEAST_SHARE + MOST_SHARE) / 2), user_id, kind))
-            if LEAST_SHARE <= share <= MOST_SHARE:
-                break
-        _, user_id, kind = min(found)
-        probe = self._meter.show(user_id, kind, 1, now_ms() + AHEAD_MS)
+        users = [user for user in self._plan.users if user not in self._used][:N_ASKED]
+        if not users:
+            raise ProofError(f"all {len(self._used)} given users are used; give more users with a history")
+        self._used.update(users)
+        visited = self._visit(users)
+        shown = []
+        for user_id in users:
+            shares = self._kind_shares(user_id)
+            kinds = [kind for kind in self._plan.kinds if kind in shares and kind != visited[user_id]]
+            if kinds:
+                kind = min(kinds, key=lambda kind: _distance(shares[kind], room))
+                shown.append(self._meter.show(user_id, kind, 1, now_ms() + AHEAD_MS))
+        if not shown:
+            raise ProofError(f"no slate for any of {users}; is the ranker healthy?")
+        for probe in shown:
+            self._send(probe, "impression", 0)  # as an app does: what moves later is not that the item was seen
         self._settle()
-        return replace(probe, as_of_ms=now_ms() + AHEAD_MS)
+        probes = [replace(probe, as_of_ms=now_ms() + AHEAD_MS) for probe in shown]
+        at = [float(self._meter.shares(probe, range(1, 9))[0].mean()) for probe in probes]
+        best = min(range(len(probes)), key=lambda place: _distance(at[place], room))
+        return replace(probes[best], as_of_ms=now_ms() + AHEAD_MS)
 
-    def _visit(self, user_id: str, but: str) -> None:
-        other = next(kind for kind in self._plan.kinds if kind != but)
-        item_id = self._meter.items(other)[0]
-        events = [
-            new_event("click", user_id=user_id, item_id=item_id, surface=self._plan.surface),
-            new_event("session_end", user_id=user_id, surface=self._plan.surface),
-        ]
+    def _visit(self, users: Sequence[str]) -> dict[str, str]:
+        """A short visit of each; gives the kind that each clicked on."""
+        visited, events = {}, []
+        for user_id in users:
+            shares = self._kind_shares(user_id)
+            kind = min(self._plan.kinds, key=lambda kind: shares.get(kind, 0.0))
+            visited[user_id] = kind
+            item_id = self._meter.items(kind)[0]
+            events += [
+                new_event("click", user_id=user_id, item_id=item_id, surface=self._plan.surface),
+                new_event("session_end", user_id=user_id, surface=self._plan.surface),
+            ]
         reply = self._client.track(events, deadline_s=10.0)
         if reply.rejected:
-            raise ProofError(f"the visit was refused: {reply.rejected[0].reason}: {reply.rejected[0].detail}")
+            raise ProofError(f"a visit was refused: {reply.rejected[0].reason}: {reply.rejected[0].detail}")
         self._settle()
+        return visited
 
-    def _choose(self, users: Sequence[str], as_of_ms: int) -> tuple[str, str, float]:
-        """The first user with a kind that has room to move both ways; where there is none, the nearest to it."""
-        best, best_distance = None, np.inf
-        for user_id in users:
-            if user_id in self._used and len(users) > 1:
-                continue
-            for kind, share in self._kind_shares(user_id, as_of_ms).items():
-                if kind not in self._plan.kinds:
-                    continue
-                distance = abs(share - (LEAST_SHARE + MOST_SHARE) / 2)
-                if distance < best_distance:
-                    best, best_distance = (user_id, kind, share), distance
-            if best is not None and LEAST_SHARE <= best[2] <= MOST_SHARE:
-                return best
-        if best is None:
-            raise ProofError(
-                f"no user to probe: of {len(users)} given, {len(self._used)} are used and the others get no slate; "
-                "give more users with a history"
-            )
-        return best
-
-    def _kind_shares(self, user_id: str, as_of_ms: int) -> dict[str, float]:
-        blank = Probe(user_id, "", (), (), "", np.zeros((0, 0)), as_of_ms)
+    def _kind_shares(self, user_id: str) -> dict[str, float]:
+        blank = Probe(user_id, "", (), (), "", np.zeros((0, 0)), now_ms() + AHEAD_MS)
         _, slates, _ = self._meter.shares(blank, range(1, 5))
         counts: dict[str, float] = {}
         for item in (item for slate in slates for item in slate):
@@ -237,6 +236,10 @@ class _Prover:
     def _settle(self) -> None:
         self._progress.wait(timeout_s=60.0)
         time.sleep(self._plan.settle_s)
+
+
+def _distance(share: float, room: tuple[float, float]) -> float:
+    return abs(share - (room[0] + room[1]) / 2)
 
 
 def prove(plan: ProofPlan, *, meter: Meter, client: Client, progress: Progress) -> Report:

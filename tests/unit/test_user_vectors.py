@@ -12,7 +12,7 @@ from features.errors import SpaceError
 from features.hashing import item_hash
 from features.item_vectors import ItemVectors, Space, active_space
 from features.state.history import HISTORY
-from features.vectors import DAY_MS, user_vectors
+from features.vectors import DAY_MS, NEGATIVE_SHARE, user_vectors
 from features.wire import entity_key, feature_field, pack_floats, pack_string
 from liverank.settings import Settings
 
@@ -61,7 +61,7 @@ def test_EMB_1_windows_end_to_the_millisecond(window: int, days: int) -> None:
 
 def test_vectors_are_the_weighted_sum_and_grow_with_the_evidence() -> None:
     entries = history((1, 1, 1.0), (2, 2, 5.0), (3, 3, -2.0))
-    total = 1.0 * ITEMS[1] + 5.0 * ITEMS[2] - 2.0 * ITEMS[3]
+    total = 1.0 * ITEMS[1] + 5.0 * ITEMS[2] - 2.0 * NEGATIVE_SHARE * ITEMS[3]
     expected = total / (np.linalg.norm(total) + 1.0)
     np.testing.assert_allclose(user_vectors(entries, lookup, NOW)[0], expected, rtol=1e-5, atol=1e-6)
     one = np.linalg.norm(user_vectors(history((1, 1, 1.0)), lookup, NOW)[0])
@@ -81,7 +81,7 @@ def test_vectors_do_not_depend_on_the_order_of_entries() -> None:
 def test_items_without_a_vector_and_empty_histories_give_zeros() -> None:
     assert not user_vectors(history(), lookup, NOW).any()
     assert not user_vectors(history((9_999, 1, 1.0)), lookup, NOW).any()
-    assert not user_vectors(history((1, 1, 1.0), (1, 1, -1.0)), lookup, NOW).any()
+    assert not user_vectors(history((1, 1, 1.0), (1, 1, -1.0 / NEGATIVE_SHARE)), lookup, NOW).any()
 
 
 def test_EMB_4_three_dismissals_push_a_category_away() -> None:
