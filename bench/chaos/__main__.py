@@ -137,7 +137,8 @@ def main() -> int:
         "events": report.checked["events sent"] if report else 0,
         "lost": report.checked["lost"] if report else -1,
         "differences": len(report.differences) if report else -1,
-        "memory_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
+        "cpu_s": round(sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) + time.process_time(), 1),
+        "most_memory_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
     }
     for fault in run.faults[:10]:
         sys.stderr.write(f"FAULT: {fault}\n")

@@ -13,6 +13,7 @@ import pytest
 
 from bench.chaos.traffic import MOVERS
 from features.apply import open_store
+from features.archive import part_dir, read_part
 from features.examples import examples_dir, read_examples
 from features.hashing import item_hash
 from features.item_load import load_from_feast, parity
@@ -23,10 +24,10 @@ from features.redis import connect
 from features.state.params import state_params
 from features.user_row import UserRowReader, UserSchema
 from features.vectors import WINDOWS_MS
-from liverank.kafka import Tp, end_offsets
+from liverank.kafka import Record, Tp, end_offsets
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import DeadLetter
-from tests.recount.expected import Recount
+from tests.recount.expected import Recount, WindowSums
 from tests.recount.live import Log, live_differences, logged, recount_of
 from tests.recount.namespace import (
     Found,
@@ -137,6 +138,7 @@ def verify(settings: Settings, program: FeatureProgram, sent_ids: Iterable[str])
     _vectors(report, settings, counted, UserRowReader(store))
     _example_files(report, settings, counted)
     _dead_letters(report, settings, log, counted)
+    _archive(report, settings, records)
     return report
 
 
@@ -203,8 +205,7 @@ def _windows(
     report: Report, store: Any, program: FeatureProgram, counted: Recount, users: Sequence[str], as_of_ms: int
 ) -> None:
     """Feast's on-demand windows of some users against the recount, 1e-6."""
-    from tests.recount.expected import window_sum
-
+    sums_of = {user: WindowSums(counted.users[user].facts) for user in users}
     for view in program.of_entity("user"):
         sums = [aggregate for aggregate in view.aggregates if aggregate.function == "sum"]
         if not sums:
@@ -215,9 +216,7 @@ def _windows(
         ).to_dict()
         for aggregate in sums:
             for at, user in enumerate(users):
-                wanted = window_sum(
-                    counted.users[user].facts, aggregate.column, aggregate.window_ms, aggregate.slide_ms, as_of_ms
-                )
+                wanted = sums_of[user](aggregate.column, aggregate.window_ms, aggregate.slide_ms, as_of_ms)
                 got = answer[aggregate.name][at]
                 report.checked["windows through Feast"] += 1
                 if got != pytest.approx(wanted, rel=1e-6, abs=1e-6):
@@ -300,6 +299,17 @@ def _example_files(report: Report, settings: Settings, counted: Recount) -> None
     wrong = [key for key in wanted if mine.get(key) != wanted[key]]
     if wrong:
         report.differences.append(f"{len(wrong)} label rows in files differ, e.g. {wrong[0]}: {mine.get(wrong[0])}")
+
+
+def _archive(report: Report, settings: Settings, records: Sequence[Record]) -> None:
+    """The archive holds every record once, to the byte."""
+    for partition in range(settings.stack.partitions):
+        folder = part_dir(settings, "events", 1, partition)
+        archived = {each.offset: each.value for each in read_part(folder, "events", partition)}
+        report.checked["records in the archive"] += len(archived)
+        log = {each.offset: each.value for each in records if each.partition == partition}
+        wrong = [offset for offset, value in log.items() if archived.get(offset) != value]
+        report.same(f"archive of partition {partition}: wrong or missing", len(wrong), 0)
 
 
 def _dead_letters(report: Report, settings: Settings, log: Log, counted: Recount) -> None:

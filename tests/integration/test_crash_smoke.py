@@ -88,6 +88,7 @@ def test_STR_4_kill_9_at_each_failpoint_equals_the_recount(settings: Settings, f
     worker.stop()
     compared = check(settings)
     assert compared["examples"] > 1000
+    assert compared["partials"] > 0
     assert compared["rows"] > 400
 
 

@@ -12,7 +12,7 @@ from features.program import FeatureProgram
 from features.state.trend import CHOICES, HALF_LIVES_MS
 from liverank.v1.stream_pb2 import Example
 from tests.recount import decoded
-from tests.recount.expected import CLICK, IMPRESSION, ItemCount, Recount, UserCount, value_of, window_sum
+from tests.recount.expected import CLICK, IMPRESSION, ItemCount, Recount, UserCount, WindowSums, value_of
 
 Fields = Mapping[bytes, bytes]
 RELATIVE = 1e-9
@@ -48,18 +48,19 @@ def user_differences(
         same("session.sessions", session.sessions, len(count.sessions))
         same("session.abandonments", session.abandonments, sum(each["abandoned"] for each in count.sessions))
     values = decoded.counters(program, "user", fields, as_of_ms)
+    window_sum = WindowSums(count.facts)
     for view in program.of_entity("user"):
         for aggregate in view.aggregates:
-            wanted = window_sum(count.facts, aggregate.column, aggregate.window_ms, aggregate.slide_ms, as_of_ms)
+            wanted = window_sum(aggregate.column, aggregate.window_ms, aggregate.slide_ms, as_of_ms)
             if not close(values[aggregate.name], wanted):
                 same(aggregate.name, values[aggregate.name], wanted)
     for view in program.of_entity("user_category"):
         by_category = decoded.category_counters(program, fields, as_of_ms)
         for category in {fact.category for fact in count.facts if fact.category}:
-            own = [fact for fact in count.facts if fact.category == category]
+            own = WindowSums([fact for fact in count.facts if fact.category == category])
             counts = by_category.get(decoded.category_key(category), {})
             for aggregate in view.aggregates:
-                wanted = window_sum(own, aggregate.column, aggregate.window_ms, aggregate.slide_ms, as_of_ms)
+                wanted = own(aggregate.column, aggregate.window_ms, aggregate.slide_ms, as_of_ms)
                 if not close(counts.get(aggregate.name, 0.0), wanted):
                     same(f"{category}: {aggregate.name}", counts.get(aggregate.name, 0.0), wanted)
     return found
@@ -84,9 +85,10 @@ def item_differences(
             found.append(f"item {item_id}: {name}: got {got!r}, wanted {wanted!r}")
 
     values = decoded.counters(program, "item", fields, as_of_ms)
+    window_sum = WindowSums(count.facts)
     for view in program.of_entity("item"):
         for aggregate in view.aggregates:
-            wanted = window_sum(count.facts, aggregate.column, aggregate.window_ms, aggregate.slide_ms, as_of_ms)
+            wanted = window_sum(aggregate.column, aggregate.window_ms, aggregate.slide_ms, as_of_ms)
             compare(aggregate.name, values[aggregate.name], wanted)
     weights = decoded.neighbour_weights(fields, as_of_ms)
     expected: dict[int, float] = {}

@@ -347,10 +347,21 @@ def _shown_item(event: Event) -> str:
     return event.exposure.slots[0].item_id if event.type == EXPOSURE else event.item_id
 
 
-def window_sum(facts: Sequence[Fact], column: str, window_ms: int, slide_ms: int, as_of_ms: int) -> float:
-    """Sum of a column over ``[floor(t / slide) * slide - window, t]``."""
-    first_ms = as_of_ms // slide_ms * slide_ms - window_ms
-    return math.fsum(value_of(fact, column) for fact in facts if first_ms <= fact.ts_ms <= as_of_ms)
+class WindowSums:
+    """Sums of columns over ``[floor(t / slide) * slide - window, t]``; each value is looked up once."""
+
+    def __init__(self, facts: Sequence[Fact]) -> None:
+        self._facts = facts
+        self._times = np.array([fact.ts_ms for fact in facts], dtype=np.int64)
+        self._columns: dict[str, Any] = {}
+
+    def __call__(self, column: str, window_ms: int, slide_ms: int, as_of_ms: int) -> float:
+        """Sum of one column over one window at `as_of_ms`."""
+        values = self._columns.get(column)
+        if values is None:
+            values = self._columns[column] = np.array([value_of(fact, column) for fact in self._facts])
+        first_ms = as_of_ms // slide_ms * slide_ms - window_ms
+        return math.fsum(values[(first_ms <= self._times) & (self._times <= as_of_ms)]) if len(values) else 0.0
 
 
 def value_of(fact: Fact, column: str) -> float:

@@ -1,0 +1,74 @@
+"""``liverank export``: recorded events and the catalogue as files that `liverank import` reads."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(export)
+
+
+def export(
+    file: Annotated[Path, typer.Argument(dir_okay=False, help=".jsonl, .jsonl.gz, .jsonl.zst or .parquet.")],
+    items: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="The catalogue too, into this file.", show_default=False)
+    ] = None,
+    since: Annotated[str, typer.Option(help="Events from this day or time on (UTC, ISO 8601).")] = "",
+    until: Annotated[str, typer.Option(help="Events before this day or time (UTC, ISO 8601).")] = "",
+    user: Annotated[str, typer.Option(help="Only this user.")] = "",
+    exposures: Annotated[bool, typer.Option(help="With the exposures that the ranker wrote.")] = True,
+    history: Annotated[bool, typer.Option(help="With imported history.")] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write what the archive and the log hold, in the order it came; refused records are left out and counted."""
+    from liverank.cli.progress import Steps
+    from liverank.files import write_events, write_items
+    from liverank.settings import Endpoints, Settings, resolve
+    from streams.export import Exported, export_events, export_items
+
+    settings = resolve(Settings())
+    found = Endpoints.read(settings.home)
+    generation = found.of(settings.namespace).generation if found is not None else 1
+    steps, report, n_items = Steps(), Exported(), 0
+    with steps.step("events") as step:
+        write_events(
+            file,
+            export_events(
+                settings, [0, generation] if history else [generation], since_ms=_ms(since, 0),
+                until_ms=_ms(until, 1 << 62), user_id=user, exposures=exposures, report=report,
+            ),
+        )  # fmt: skip
+        step.note(f"{report.events:,} events")
+    if items is not None:
+        with steps.step("items") as step:
+            n_items = write_items(items, export_items(settings))
+            step.note(f"{n_items:,} changes")
+    if json:
+        import json as encoder
+
+        body = {"events": report.events, "unreadable": report.unreadable, "items": n_items, "file": str(file)}
+        typer.echo(encoder.dumps(body))
+        return
+    typer.echo(f"events     {report.events:,} in {file}")
+    if report.unreadable:
+        typer.echo(f"left out   {report.unreadable:,} unreadable; see `liverank dlq list`")
+    if items is not None:
+        typer.echo(f"items      {n_items:,} in {items}")
+
+
+def _ms(text: str, default: int) -> int:
+    from liverank.errors import ConfigError
+
+    if not text:
+        return default
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"a time is ISO 8601, e.g. 2026-01-31 or 2026-01-31T12:00; got {text!r}") from error
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

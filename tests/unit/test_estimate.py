@@ -1,0 +1,48 @@
+"""`liverank estimate`: bytes of a Zipf population, folded for real."""
+
+from __future__ import annotations
+
+import pytest
+
+from liverank.settings import Settings
+from streams.estimate import GRID, as_json, estimate, part_of, redis_bytes
+from tests.recount.program import PROGRAM
+
+KIB = 1024
+
+
+@pytest.fixture(scope="module")
+def found() -> object:
+    return estimate(Settings(), PROGRAM, users=100_000, items=20_000)
+
+
+def test_mean_of_a_zipf_population_is_at_most_6_kib(found) -> None:  # type: ignore[no-untyped-def]
+    assert found.user_bytes == pytest.approx(sum(found.user_parts.values()))
+    assert 1 * KIB < found.user_bytes <= 6 * KIB
+    assert found.user_bytes < found.user_redis < 16 * KIB
+
+
+def test_the_busiest_user_of_a_month_stays_below_the_worst_case(found) -> None:  # type: ignore[no-untyped-def]
+    assert GRID[-1] == 4096
+    assert found.user_most <= 256 * KIB
+    assert found.item_most <= 64 * KIB
+
+
+def test_every_topic_of_the_log_is_counted(found) -> None:  # type: ignore[no-untyped-def]
+    wanted = {"events", "item-effects", "examples", "user-changes", "item-rows", "decisions"}
+    assert wanted <= set(found.log_bytes)
+    assert all(size > 0 for size in found.log_bytes.values())
+    assert 0.05 < found.compression < 0.9
+    body = as_json(found)
+    assert body["user_bytes"] == round(found.user_bytes)
+
+
+def test_every_field_belongs_to_a_part() -> None:
+    assert part_of(b"_d17") == "event ids"
+    assert part_of(b"user_session:state") == "sessions"
+    assert part_of(b"user_activity:user_activity_ab12_p00") == "counters user_activity"
+
+
+def test_bytes_in_redis_are_more_than_what_is_stored() -> None:
+    fields = {b"_d0": b"x" * 600, b"user_history:page_0": b"y" * 1000}
+    assert sum(map(len, fields.values())) < redis_bytes(40, fields) < 2 * 1600
