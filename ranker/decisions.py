@@ -210,7 +210,6 @@ def decision(query: RankQuery, trace: Trace, shown: Shown) -> decision_pb2.Decis
 def log_candidates(
     out: decision_pb2.Decision,
     item_ids: Sequence[str],
-    value: NDArray[np.float64],
     p_first: NDArray[np.float64],
     drawn: Drawn,
 ) -> None:
@@ -221,7 +220,7 @@ def log_candidates(
     for at, item_id in enumerate(item_ids):
         out.candidates.add(
             item_id=item_id,
-            value=float(value[at]),
+            value=float(drawn.problem.value[at]),
             phi=drawn.phi[at].tolist(),
             p_first=p_first[at].tolist(),
             creator=int(drawn.rules.creators[at]),

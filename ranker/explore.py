@@ -14,7 +14,7 @@ from ranker.inputs import Floats, ItemsView, Rows
 from ranker.phi import SOURCES, phi
 from ranker.retrieval import CandidateSet
 from ranker.rules import ListRules, SlateRules, shortlist, slate_rules
-from ranker.safety import ExploreRules, explorable
+from ranker.safety import MANY_DISLIKES, ExploreRules, dislikes, explorable
 from ranker.scoring import Scored
 
 MOST_NEW: Final = 5
@@ -39,6 +39,8 @@ class Exploration:
         Instant at which items are new.
     has_budget
         Whether a new item may be explored, by id; None = no new item may.
+    dislike_weight
+        Clicks that one dismissal is worth; negative.
     """
 
     policy: Policy | None
@@ -47,6 +49,7 @@ class Exploration:
     rules: ExploreRules = field(default_factory=ExploreRules)
     now_ms: int = 0
     has_budget: Callable[[str], bool] | None = None
+    dislike_weight: float = -2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,7 @@ def explore(
     rules: ListRules,
     how: Exploration,
 ) -> Drawn:
-    """Draw a slate of at most `k` among the best `size` by value.
+    """Draw a slate of at most `k` among the best `size` by value, young arms' dismissals counted in.
 
     Parameters
     ----------
@@ -132,11 +135,13 @@ def explore(
         Policy and limits.
     """
     rows = candidates.rows[scored.places]
-    order = np.argsort(-scored.value, kind="stable")
+    rate, excess = dislikes(scored.x, how.rules.dislike_strength)
+    worth = scored.value + min(how.dislike_weight, 0.0) * rate
+    order = np.argsort(-worth, kind="stable")
     at = shortlist(order, table, rows, k, size, rules)
     exploring = how.policy is not None and how.greedy_slots < k
     new = how.rules.is_new(table.published_ms[rows], how.now_ms) if exploring else np.zeros(len(rows), dtype=np.bool_)
-    paid = _with_budget(new, order, table, rows, how)
+    paid = _with_budget(new & (excess < MANY_DISLIKES), order, table, rows, how)
     at = _with_new(at, order, paid)
     chosen_rows, reserved = rows[at], paid[at]
     features = phi(
@@ -145,7 +150,7 @@ def explore(
         found_by(candidates, scored.places[at]),
     )
     acted_on = features.astype(np.float64)
-    value = scored.value[at]
+    value = worth[at]
     mean, sd = posterior.mean(acted_on), posterior.sd(acted_on)
     hard = slate_rules(table, chosen_rows, k, rules)
     allowed = explorable(value + mean, sd, how.rules, exempt=reserved) & ~(new[at] & ~reserved)

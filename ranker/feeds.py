@@ -308,6 +308,7 @@ class ServingFeed(Feed):
         self.read_s = time.monotonic()
         metrics.POSTERIOR_READ_S.set_to_current_time()
         metrics.POSTERIOR_SHOWN.set(belief.posterior.n_shown)
+        metrics.POSTERIOR_HASH.set(int(belief.snapshot_id[:13], 16))
         if serving is None or serving.model is not model or serving.belief is not belief:
             self._serving = Serving(model=model, belief=belief)
 

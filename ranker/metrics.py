@@ -25,6 +25,9 @@ INDEX_EXACT: Final = Gauge("liverank_ann_exact", "1 while vectors are searched e
 ITEMS: Final = Gauge("liverank_items", "Items in the table.")
 VECTORS: Final = Gauge("liverank_item_vectors", "Items with a vector.")
 POSTERIOR_READ_S: Final = Gauge("liverank_posterior_read_timestamp", "When the bandit's statistics were last read.")
+POSTERIOR_HASH: Final = Gauge(
+    "liverank_posterior_hash", "First 52 bits of the hash of the bandit's statistics: equal on all replicas that agree."
+)
 POSTERIOR_SHOWN: Final = Gauge("liverank_posterior_shown", "Shown slots in the bandit's statistics.")
 HOT_VERSION: Final = Gauge("liverank_hot_settings_version", "Version of the hot settings that is applied; 0 = none.")
 HOT_REFUSED: Final = Gauge("liverank_hot_settings_refused", "1 while the newest hot settings are invalid.")

@@ -215,6 +215,7 @@ class Pipeline:
                 rules=book.exploring,
                 now_ms=as_of_ms,
                 has_budget=self._budget.has if self._budget is not None else None,
+                dislike_weight=book.weights.heads.get("dismiss", 0.0),
             )
             belief = serving.belief
             learned = book.weights.of(serving.model.heads).tolist()
@@ -366,7 +367,7 @@ class Pipeline:
             with self._catalogue.lock:
                 ids = [self._catalogue.table.ids[row] for row in answer.drawn.rows.tolist()]
             at = answer.drawn.at
-            log_candidates(made, ids, answer.scored.value[at], answer.scored.p_first[at], answer.drawn)
+            log_candidates(made, ids, answer.scored.p_first[at], answer.drawn)
         reply = build_reply(query, answer, made, self._settings.namespace)
         data = reply.SerializeToString(deterministic=True)
         serve = query.mode == decision_pb2.MODE_SERVE and query.personal

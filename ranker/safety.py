@@ -16,9 +16,17 @@ from numpy.typing import NDArray
 from bandits import BanditsError, Greedy, Policy, parse
 from liverank.hot import policy_key, policy_of
 from liverank.settings import RankerSettings
+from ranker.columns import INDEX
 from ranker.errors import RankerConfigError
+from ranker.inputs import Floats
 
 DAY_MS: Final = 86_400_000
+EXPECTED_DISLIKES: Final = 0.05
+"""Dismissals and their like that a look at an item brings anyway, where nothing is known of the item."""
+TRUSTED_AFTER: Final = 100
+"""Looks after which the model's own columns are trusted with an item's dismissals."""
+MANY_DISLIKES: Final = 2.0
+"""From so many unexpected dismissals on nothing is reserved for a new item."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +53,8 @@ class ExploreRules:
         See `explorable`; None = no gate.
     budget, budget_days, budget_share
         Explored exposures of a new item, how long it is new, and the share of a slot that new items get.
+    dislike_strength
+        See `dislikes`; 0 = off.
     """
 
     on: bool = True
@@ -61,6 +71,7 @@ class ExploreRules:
     budget: int = 0
     budget_days: float = 7.0
     budget_share: float = 0.05
+    dislike_strength: float = 20.0
 
     def __post_init__(self) -> None:
         for key, policy in self.policies.items():
@@ -117,6 +128,7 @@ def explore_rules(
         budget=settings.new_item_budget,
         budget_days=settings.new_item_days,
         budget_share=settings.new_item_share,
+        dislike_strength=settings.dislike_strength,
     )
 
 
@@ -159,3 +171,31 @@ def explorable(
         baseline = float(lower[score.argmax()])
         allowed &= lower >= baseline - rules.gate_slack * abs(baseline)
     return allowed
+
+
+def dislikes(x: Floats, strength: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What is known of dismissals of young arms, before any model has learned it.
+
+    A Beta-Bernoulli arm per item: with d dismissals (and their like) in n looks, `EXPECTED_DISLIKES` as prior mean and
+    `strength` looks of weight, the posterior rate lies ``(d - mean n) / (n + strength)`` above the prior mean. It
+    counts upward only, and fades as ``1 / (1 + n / TRUSTED_AFTER)``: then the model's columns know.
+
+    Parameters
+    ----------
+    x
+        Feature rows, shape ``(n, len(COLUMNS))``.
+    strength
+        Looks that the prior is worth; 0 = off.
+
+    Returns
+    -------
+    rate, excess
+        Added dismissals per look, and unexpected dismissals; shape ``(n,)`` both, 0 where there are none.
+    """
+    if not strength or not len(x):
+        return np.zeros(len(x)), np.zeros(len(x))
+    seen = np.maximum(x[:, INDEX["item_windows:expected_30d"]].astype(np.float64), 0.0)
+    found = np.maximum(x[:, INDEX["item_windows:negatives_30d"]].astype(np.float64), 0.0)
+    excess = np.maximum(found - EXPECTED_DISLIKES * seen, 0.0)
+    rate: NDArray[np.float64] = excess / (np.maximum(seen, found) + strength) / (1.0 + seen / TRUSTED_AFTER)
+    return rate, excess

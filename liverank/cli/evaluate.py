@@ -43,6 +43,7 @@ WITHOUT_RULES = {
     "category_share": 1.0,
     "duplicate_cosine": 2.0,
     "disliked_after": 0,
+    "dislike_strength": 0.0,
     "seen_policy": "consumed",
 }
 """A replay asks what the model expects next: rules of taste and of business would only stand in the way."""

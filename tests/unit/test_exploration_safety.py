@@ -22,7 +22,8 @@ from liverank.v1 import decision_pb2
 from liverank.v1 import personalization_pb2 as pb
 from ranker import watch
 from ranker.budget import CHUNK, NewItemBudget
-from ranker.safety import DAY_MS, ExploreRules, explorable
+from ranker.columns import COLUMNS, INDEX
+from ranker.safety import DAY_MS, ExploreRules, dislikes, explorable
 from ranker.serving import rulebook
 from tests.ranker_world import NOW_MS, World
 
@@ -243,3 +244,53 @@ class TestAlarms:
         before = metric("liverank_exploration_breaches_total", limit="floor")
         self.served("floor")
         assert metric("liverank_exploration_breaches_total", limit="floor") > before
+
+
+class TestDislikes:
+    def rows(self, *pairs: tuple[float, float]) -> Any:
+        x = np.zeros((len(pairs), len(COLUMNS)), dtype=np.float32)
+        for row, (seen, disliked) in enumerate(pairs):
+            x[row, INDEX["item_windows:expected_30d"]] = seen
+            x[row, INDEX["item_windows:negatives_30d"]] = disliked
+        return x
+
+    def test_BAN_8_a_young_arm_is_believed_less_and_an_old_one_is_the_models(self) -> None:
+        rate, excess = dislikes(self.rows((0, 0), (20, 1), (10, 5), (20, 5), (2_000, 130), (5_000, 250)), 20.0)
+        assert rate[:2].tolist() == [0.0, 0.0]
+        assert excess.tolist() == pytest.approx([0, 0, 4.5, 4, 30, 0])
+        assert rate[2] > rate[3] > 0.08
+        assert rate[4] < 0.001
+        assert dislikes(self.rows((10, 5)), 0.0)[0].tolist() == [0.0]
+
+    def selected(self, disliked: str = "") -> dict[str, float]:
+        """How often each item is in the slates of 40 users; `disliked` has 5 dismissals in 10 looks."""
+        world = World(120, ranker=RankerSettings(greedy_slots=0))
+        table, plain = world.table, world.table.windows
+        names = table.window_names
+        table.window_names = (*names, "negatives_30d")
+
+        def windows(rows: Any, as_of_ms: int) -> Any:
+            out = np.column_stack([plain(rows, as_of_ms), np.zeros(len(rows), dtype=np.float32)])
+            if disliked:
+                row = table.rows[disliked]
+                out[rows == row, names.index("expected_30d")], out[rows == row, -1] = 10.0, 5.0
+            return out
+
+        table.windows = windows  # type: ignore[method-assign]
+        rng = random.Random(3)
+        for at in range(40):
+            request = pb.RankRequest(user_id=f"u{at}", k=8, request_id=uuid7(NOW_MS, rng))
+            world.pipeline.rank(request, remaining_ms=60_000)
+        made = [decision_pb2.Decision.FromString(value) for _, value in world.producer.of("decisions")]
+        return {item: float(np.mean([item in {s.item_id for s in one.slots} for one in made])) for item in table.ids}
+
+    def test_BAN_8_five_dismissals_of_a_new_arm_end_its_selection(self) -> None:
+        """The best item of all is selected at most a quarter as often, by users who never met it; others stay."""
+        before = self.selected()
+        best = max(before, key=lambda item: before[item])
+        assert before[best] > 0.8
+        after = self.selected(best)
+        assert after[best] <= 0.25 * before[best]
+        others = [item for item in before if item != best and before[item] > 0.3]
+        assert others
+        assert all(after[item] >= before[item] - 0.35 for item in others)
