@@ -1,7 +1,9 @@
 """Errors of `features`.
 
 FeaturesError
+├── NativeBuildError (ConfigError) the native state cannot be compiled here
 ├── ProgramError (ConfigError)       feature definitions are wrong, or the program is missing
+│   └── DefinitionError              the same at `feast apply`: one line, no traceback (features/generate.py)
 ├── OwnedViewError (ConfigError)     a foreign write to a view that a fold owns
 ├── RowFormatError (CorruptError)    stored bytes are not what this build writes
 ├── SpaceError (ConfigError)         vectors of another space or length
@@ -15,6 +17,7 @@ from liverank.errors import ConfigError, CorruptError, LiverankError
 
 __all__ = [
     "FeaturesError",
+    "NativeBuildError",
     "OwnedViewError",
     "ProgramError",
     "RowFormatError",
@@ -26,6 +29,10 @@ __all__ = [
 
 class FeaturesError(LiverankError):
     """Root of the errors of `features`."""
+
+
+class NativeBuildError(FeaturesError, ConfigError):
+    """The native state cannot be compiled here; the Python classes serve."""
 
 
 class ProgramError(FeaturesError, ConfigError):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from click import ClickException
 from feast import StreamFeatureView
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_operations import get_repo_files
@@ -15,9 +18,31 @@ from feast.repo_operations import get_repo_files
 from features.compile import Locator, complete, is_owned
 from features.errors import ProgramError
 from features.ondemand import window_view
-from features.program import Entity, ViewProgram
+from features.program import Entity
 
-__all__ = ["RepoLocator", "stream_views", "window_views"]
+__all__ = ["DefinitionError", "RepoLocator", "refusing", "stream_views", "window_views"]
+
+
+class DefinitionError(ProgramError, ClickException):
+    """A definition that is refused; Feast's command line prints it as one line and ends with status 1."""
+
+    def __init__(self, message: str) -> None:
+        ClickException.__init__(self, message)
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message whole, for people and for tools that look for `path:line:`."""
+        print(f"Error: {self.message}", file=file or sys.stderr)
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """Turn `ProgramError` into what Feast's command line shows well."""
+    try:
+        yield
+    except DefinitionError:
+        raise
+    except ProgramError as error:
+        raise DefinitionError(str(error)) from error
 
 
 class RepoLocator(Locator):
@@ -80,13 +105,12 @@ def window_views(repo: Path, *entities: Entity) -> tuple[OnDemandFeatureView, ..
         With file and line, if a view is wrong; nothing is applied then.
     """
     locator = RepoLocator(repo)
-    completed: list[tuple[StreamFeatureView, ViewProgram]] = []
-    for view in stream_views(repo):
-        completed.append((view, complete(view, locator)))
-    made = []
-    for entity in entities:
-        views = [(view, program) for view, program in completed if program.entity == entity and program.aggregates]
-        if not views:
-            raise ProgramError(f"{repo}: no stream view of entity {entity!r} has aggregations; define one")
-        made.append(window_view(entity, views))
+    with refusing():
+        completed = [(view, complete(view, locator)) for view in stream_views(repo)]
+        made = []
+        for entity in entities:
+            views = [(view, program) for view, program in completed if program.entity == entity and program.aggregates]
+            if not views:
+                raise ProgramError(f"{repo}: no stream view of entity {entity!r} has aggregations; define one")
+            made.append(window_view(entity, views))
     return tuple(made)

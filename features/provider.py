@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from features.compile import Locator, compile_registry, compile_view, is_owned
 from features.errors import OwnedViewError, ProgramError
-from features.generate import RepoLocator
+from features.generate import RepoLocator, refusing
 from features.program import FeatureProgram
 from features.redis import Redis, connect, translated
 from liverank.settings import RedisSettings, Settings
@@ -79,10 +79,11 @@ class LiverankProvider(PassthroughProvider):
         """
         namespace = namespace_of(project)
         locator = RepoLocator(Path.cwd())
-        for view in tables_to_keep:
-            if is_owned(view):
-                self._check(view, namespace, locator)
-        program = compile_registry(tables_to_keep, project, locator)
+        with refusing():
+            for view in tables_to_keep:
+                if is_owned(view):
+                    self._check(view, namespace, locator)
+            program = compile_registry(tables_to_keep, project, locator)
         client = self._redis()
         before = read_program(client, namespace)
         if partial and before is not None:

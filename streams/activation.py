@@ -34,7 +34,7 @@ from liverank.kafka import Producer
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType
 from liverank.v1.stream_pb2 import ItemEffects
-from streams.backfill import Job, Manifest, manifest_of
+from streams.backfill import Job, Manifest, manifest_of, run_backfill
 from streams.control import Activate, Command, Merge, Remove, Sweep, control, staged, write_staged
 from streams.metrics import PROGRAM_INVALID, PROGRAM_PENDING
 from streams.program import PROGRAM_KEY, ProgramState, published_program
@@ -47,6 +47,9 @@ _log = log.get(__name__)
 _LEASE_S: Final = 15
 _AGAIN_S: Final = 10.0
 """A control record that had no effect yet is sent again after this."""
+
+_FEW: Final = 5_000
+"""A log of fewer records is backfilled without a process of its own."""
 
 _RENEW: Final = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('EXPIRE', KEYS[1], ARGV[2]) end
@@ -268,7 +271,7 @@ class Steward:
         return None
 
     def _stage(self, job: Job) -> None:
-        """Run the job in a process of its own."""
+        """Run the job in a process of its own; a small one here, at once."""
         if self._running is not None:
             process = self._running
             status = process.poll()
@@ -280,6 +283,9 @@ class Steward:
                     f"the backfill ended with status {status}; its log says why, it is tried again every {_AGAIN_S:g} s"
                 )
         if not self._due(("job", 0, job.job_id)):
+            return
+        if sum(job.offsets.values()) < _FEW:
+            run_backfill(self._settings, job)
             return
         path = self._settings.home / job.folder(self._settings) / "job.json"
         path.parent.mkdir(parents=True, exist_ok=True)
