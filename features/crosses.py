@@ -25,8 +25,10 @@ COMPUTED: Final = (
     "item_negative_rate", "item_age_days", "is_new", "log_price", "hour_sin", "hour_cos", "weekend", "device",
 )  # fmt: skip
 GIVEN: Final = (
-    "co_occurrence", "caller_score", "category_affinity", "category_aversion", "creator_affinity",
-    "recent_category_share", "log_popularity", "trend", "price_ratio", "history_length", "hours_since_event",
+    "co_occurrence", "met_share", "met_last", "met_lift", "caller_score",
+    "category_affinity", "category_aversion", "creator_affinity", "recent_category_share",
+    "log_popularity", "trend", "demand_1h", "demand_1d", "demand_7d", "demand_30d", "usual_demand",
+    "own_times", "hours_since_own", "price_ratio", "history_length", "hours_since_event",
     "slot", "example_age_h",
 )  # fmt: skip
 

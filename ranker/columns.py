@@ -34,10 +34,11 @@ CATEGORY_WINDOWS: Final = (
     "impressions_1d", "impressions_30d", "clicks_1d", "clicks_7d", "clicks_30d", "positives_7d", "positives_30d",
 )  # fmt: skip
 CROSSES: Final = (
-    "cosine_1w", "cosine_1m", "cosine_6m", "co_occurrence", "caller_score",
+    "cosine_1w", "cosine_1m", "cosine_6m", "co_occurrence", "met_share", "met_last", "met_lift", "caller_score",
     "category_affinity", "category_aversion", "category_negatives", "creator_affinity", "recent_category_share",
     "category_ctr",
     "item_ctr", "item_ctr_1d", "item_negative_rate", "log_popularity", "trend", "item_age_days", "is_new",
+    "demand_1h", "demand_1d", "demand_7d", "demand_30d", "usual_demand", "own_times", "hours_since_own",
     "log_price", "price_ratio", "history_length", "hours_since_event",
     "hour_sin", "hour_cos", "weekend", "device", "slot", "example_age_h",
 )  # fmt: skip
@@ -64,6 +65,9 @@ NEUTRAL: Final[Mapping[str, float]] = {"crosses:example_age_h": 0.0}
 
 DEVICES: Final = {"phone": 1.0, "tablet": 2.0, "desktop": 3.0, "tv": 4.0}
 """Codes of ``crosses:device``; an own word is 5, none is 0."""
+
+USUAL: Final = 10
+"""Newest entries whose items say what demand is usual for the user."""
 
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
@@ -103,7 +107,7 @@ def build(
     as_of_ms
         Instant for which values are read; only history strictly before it counts.
     scores
-        Scores by source, each shape ``(n,)``; read are ``co_occurrence`` and ``caller``; absent = 0.
+        Scores by source, each shape ``(n,)``; read are ``caller`` and those of `ranker.retrieval.Met.of`; absent = 0.
     sources
         Unused; taken so that callers can pass a candidate set whole.
     affinity
@@ -126,6 +130,8 @@ def build(
     at = {name: INDEX[f"crosses:{name}"] for name in CROSSES}
     _fill_cosines(out, user, table, rows)
     out[:, at["co_occurrence"]] = np.log1p(np.maximum(scores.get("co_occurrence", np.float32(0)), 0))
+    _fill_demand(out, table, rows, as_of_ms, affinity, scores)
+    _fill_own(out, rows, affinity)
     out[:, at["caller_score"]] = scores.get("caller", np.float32(0))
     out[:, at["category_affinity"]] = affinity.category_liking[main]
     out[:, at["category_negatives"]] = _settled_negatives(user, table, main, as_of_ms)
@@ -223,6 +229,37 @@ def _fill_cosines(out: Floats, user: UserView, table: ItemsView, rows: Rows) -> 
     first = INDEX["crosses:cosine_1w"]
     cosines = table.vectors[rows] @ unit.T
     out[:, first : first + 3] = np.where(table.has_vector[rows][:, None], cosines, 0)
+
+
+def _fill_demand(
+    out: Floats, table: ItemsView, rows: Rows, as_of_ms: int, affinity: Affinities, scores: Mapping[str, Floats]
+) -> None:
+    """How often items are taken now, how often what the user takes usually is, and who meets whom against that."""
+    demand = table.demand(rows, as_of_ms)
+    first = INDEX["crosses:demand_1h"]
+    out[:, first : first + 4] = np.log1p(np.maximum(demand, 0))
+    newest = affinity.rows[:USUAL]
+    if len(newest):
+        usual = table.demand(newest, as_of_ms)[:, 2]
+        out[:, INDEX["crosses:usual_demand"]] = np.log1p(np.maximum(usual, 0)).mean()
+    share = np.asarray(scores.get("met_share", np.float32(0)), dtype=np.float32)
+    out[:, INDEX["crosses:met_share"]] = share
+    out[:, INDEX["crosses:met_last"]] = scores.get("met_last", np.float32(0))
+    out[:, INDEX["crosses:met_lift"]] = share / np.sqrt(1 + np.maximum(demand[:, 3], 0))
+
+
+def _fill_own(out: Floats, rows: Rows, affinity: Affinities) -> None:
+    """How often, and how long ago, the user took the item before; -1 where never."""
+    taken = affinity.weights > 0
+    own, first, times = np.unique(affinity.rows[taken], return_index=True, return_counts=True)
+    since = np.full(len(rows), -1.0)
+    if len(own):
+        at = np.minimum(np.searchsorted(own, rows), len(own) - 1)
+        found = own[at] == rows
+        hours = affinity.ages_ms[taken][first] / _HOUR_MS  # entries are newest first
+        since = np.where(found, hours[at], -1.0)
+        out[:, INDEX["crosses:own_times"]] = np.where(found, times[at], 0)
+    out[:, INDEX["crosses:hours_since_own"]] = since
 
 
 def _clock(as_of_ms: int, utc_offset_minutes: int) -> tuple[float, float, float]:

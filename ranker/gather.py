@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from ranker.affinity import Affinities, affinities, disliked_kinds
 from ranker.catalogue import Catalogue
 from ranker.filters import Filters, in_region
-from ranker.inputs import Floats, ItemsView, Rows, UserView
+from ranker.inputs import ItemsView, Rows, UserView
 from ranker.request import RankQuery
-from ranker.retrieval import CandidateSet, Query, Source, caller_candidates, retrieve, unite
+from ranker.retrieval import CandidateSet, Met, Query, Source, caller_candidates, retrieve, unite
 from ranker.retrieval.source import Proposal
 from ranker.seen import SeenItems, SeenPolicy, seen_items
 from ranker.user_states import UserState
@@ -30,7 +30,7 @@ class Gathered:
     affinity, seen
         Of the user.
     met
-        Items that met the user's newest liked ones, and their scores.
+        Items that met the user's newest liked ones.
     not_ranked
         Item id and reason, for the caller's own candidates that are left out.
     """
@@ -38,7 +38,7 @@ class Gathered:
     candidates: CandidateSet
     affinity: Affinities
     seen: SeenItems
-    met: tuple[Rows, Floats]
+    met: Met
     not_ranked: Sequence[tuple[str, str]]
 
 

@@ -124,6 +124,10 @@ class ItemsView(Protocol):
         """Decayed popularity of every item, shape ``(len(self),)``."""
         ...
 
+    def demand(self, rows: Rows, as_of_ms: int) -> Floats:
+        """Decayed choices of items, half-lives of 1 h, 1 d, 7 d and 30 d, shape ``(n, 4)``."""
+        ...
+
     def neighbours(self, row: int, as_of_ms: int | None = None) -> tuple[Rows, Floats]:
         """Items that met this one in users' histories, with weights decayed to `as_of_ms`."""
         ...

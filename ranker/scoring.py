@@ -13,7 +13,7 @@ from ranker import columns
 from ranker.affinity import Affinities
 from ranker.inputs import Floats, ItemsView, Rows, UserView
 from ranker.models import Model
-from ranker.retrieval import CandidateSet
+from ranker.retrieval import CandidateSet, Met
 from ranker.value import ValueWeights, hints, soft_factors, steps, value
 
 MANY: Final = 300
@@ -44,23 +44,13 @@ class Scored:
     value: NDArray[np.float64]
 
 
-def with_co_occurrence(candidates: CandidateSet, met: tuple[Rows, Floats], n_rows: int) -> dict[str, Floats]:
-    """Scores by source, with co-occurrence filled in for every candidate, whoever proposed it."""
-    scores = dict(candidates.scores)
-    dense = np.zeros(n_rows, dtype=np.float32)
-    rows, weights = met
-    dense[rows] = weights
-    scores["co_occurrence"] = dense[candidates.rows]
-    return scores
-
-
 def score(
     user: UserView,
     table: ItemsView,
     candidates: CandidateSet,
     *,
     affinity: Affinities,
-    met: tuple[Rows, Floats],
+    met: Met,
     context: event_pb2.Context,
     as_of_ms: int,
     model: Model,
@@ -75,7 +65,7 @@ def score(
     user, table, candidates, affinity, context, as_of_ms
         The request.
     met
-        Items that met the user's newest liked ones, and their scores.
+        Items that met the user's newest liked ones: co-occurrence of every candidate, whoever proposed it.
     model
         Heads; one that reads no columns ranks by retrieval's own order times its rates.
     weights
@@ -87,7 +77,7 @@ def score(
     """
     rows: Rows = candidates.rows
     reads_columns = bool(model.feature_names)
-    scores = with_co_occurrence(candidates, met, len(table))
+    scores = {**candidates.scores, **met.of(rows)}
     x = columns.build(user, table, rows, context=context, as_of_ms=as_of_ms, scores=scores, affinity=affinity)
     places = np.arange(len(rows))
     if len(rows) > max(MANY, few):

@@ -42,17 +42,7 @@ from ranker.pipeline import Pipeline
 from ranker.posterior import BeliefReader
 from ranker.registry import RegistryFeed
 from ranker.replies import ReplyStore
-from ranker.retrieval import (
-    CoOccurrence,
-    IndexSettings,
-    SemanticNeighbours,
-    Source,
-    UserVectors,
-    VectorIndex,
-    fresh,
-    popular,
-    trending,
-)
+from ranker.retrieval import IndexSettings, VectorIndex, standard_sources
 from ranker.service import Service
 from ranker.serving import rulebook
 from ranker.trace import DecisionFinder
@@ -70,11 +60,6 @@ FLUSH_S = 10.0
 def now_ms() -> int:
     """Wall clock, ms since the UTC epoch."""
     return time.time_ns() // 1_000_000
-
-
-def standard_sources(index: VectorIndex) -> list[Source]:
-    """All sources, the one that fills what is missing last."""
-    return [CoOccurrence(), UserVectors(index), SemanticNeighbours(index), trending(), fresh(), popular()]
 
 
 def active_generation(redis: Redis, settings: Settings) -> int:
@@ -156,7 +141,7 @@ class RankerProcess:
             book=book,
             catalogue=self.catalogue,
             users=Users(reader.read),
-            sources=standard_sources(self.catalogue.index),
+            sources=standard_sources(self.catalogue.index, keep=settings.clock != "data"),
             serving=self.serving.current,
             log=log,
             replies=replies,

@@ -44,7 +44,9 @@ class UserState:
     llm: bool = False
 
 
-def _quotas(vector: int, co: int, semantic: int, trending: int, fresh: int, popular: int) -> Mapping[str, int]:
+def _quotas(
+    vector: int, co: int, semantic: int, trending: int, fresh: int, popular: int, demand: int, again: int
+) -> Mapping[str, int]:
     return MappingProxyType(
         {
             "vector": vector,
@@ -52,16 +54,18 @@ def _quotas(vector: int, co: int, semantic: int, trending: int, fresh: int, popu
             "semantic": semantic,
             "trending": trending,
             "fresh": fresh,
+            "demand": demand,
+            "again": again,
             "popular": popular,
         }
     )
 
 
 DEFAULT_STATES: Final = (
-    UserState(name="cold", at_least=0, quotas=_quotas(100, 50, 50, 250, 150, 400), llm=True),
-    UserState(name="warming", at_least=6, quotas=_quotas(300, 200, 150, 120, 80, 150)),
-    UserState(name="mature", at_least=51, quotas=_quotas(350, 250, 150, 100, 50, 100)),
-    UserState(name="warm", at_least=100, quotas=_quotas(350, 300, 150, 80, 40, 80)),
+    UserState(name="cold", at_least=0, quotas=_quotas(100, 150, 50, 100, 100, 200, 300, 10), llm=True),
+    UserState(name="warming", at_least=6, quotas=_quotas(200, 250, 100, 60, 40, 100, 250, 60)),
+    UserState(name="mature", at_least=51, quotas=_quotas(250, 250, 100, 50, 30, 70, 200, 100)),
+    UserState(name="warm", at_least=100, quotas=_quotas(250, 250, 100, 50, 30, 70, 200, 128)),
 )
 
 

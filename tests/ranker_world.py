@@ -19,17 +19,7 @@ from ranker.models import Model
 from ranker.pipeline import Pipeline
 from ranker.posterior import Belief, believe
 from ranker.replies import ReplyStore
-from ranker.retrieval import (
-    CoOccurrence,
-    IndexSettings,
-    SemanticNeighbours,
-    Source,
-    UserVectors,
-    VectorIndex,
-    fresh,
-    popular,
-    trending,
-)
+from ranker.retrieval import IndexSettings, Source, VectorIndex, standard_sources
 from ranker.serving import Serving, fallback_model, rulebook
 from ranker.users import Nobody, Users
 
@@ -102,6 +92,9 @@ class MemoryTable:
 
     def popularity(self, as_of_ms: int) -> NDArray[np.float32]:
         return self._popularity
+
+    def demand(self, rows: NDArray[np.int32], as_of_ms: int) -> NDArray[np.float32]:
+        return np.outer(self._popularity[rows], [0.1, 1.0, 3.0, 9.0]).astype(np.float32)
 
     def neighbours(self, row: int, as_of_ms: int | None = None) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         return self.pairs[row]
@@ -212,7 +205,7 @@ class MemoryRedis:
 
 
 def sources_of(index: VectorIndex) -> list[Source]:
-    return [CoOccurrence(), UserVectors(index), SemanticNeighbours(index), trending(), fresh(), popular()]
+    return standard_sources(index)
 
 
 class World:

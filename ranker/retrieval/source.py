@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranker.affinity import Affinities
 from ranker.inputs import Floats, ItemsView, Rows, UserView
+
+if TYPE_CHECKING:
+    from ranker.retrieval.co_occurrence import Met
 
 NO_ROWS: Rows = np.empty(0, dtype=np.int32)
 NO_SCORES: Floats = np.empty(0, dtype=np.float32)
@@ -41,8 +44,8 @@ class Query:
     allowed: NDArray[np.bool_]
 
     @cached_property
-    def met(self) -> tuple[Rows, Floats]:
-        """Every item that met the user's newest liked ones, with its score: `ranker.retrieval.co_occurrence`."""
+    def met(self) -> Met:
+        """Every item that met the user's newest liked ones: `ranker.retrieval.co_occurrence`."""
         from ranker.retrieval.co_occurrence import co_occurrence
 
         return co_occurrence(self.affinity, self.table)

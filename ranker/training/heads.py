@@ -29,6 +29,14 @@ MONOTONE: Final[Mapping[str, int]] = {
 }
 """Columns in which good heads may only rise (1) or fall (-1), and dismissals the other way round. Rejections are rare:
 without this a few rows decide that people who dismiss a kind want more of it."""
+RISING: Final = frozenset(
+    f"crosses:{name}"
+    for name in (
+        "co_occurrence", "met_share", "met_last", "met_lift", "log_popularity",
+        "demand_1h", "demand_1d", "demand_7d", "demand_30d", "own_times",
+    )
+)  # fmt: skip
+"""Columns in which a ranking head may only rise: what is taken more, or met more with what the user took."""
 _PRIOR_ROWS: Final = 100.0
 _PRIOR_RATE: Final = 0.01
 
@@ -70,7 +78,7 @@ class BoosterParameters:
     def for_ranking(cls) -> BoosterParameters:
         """For choices: one positive among a hundred candidates wants smaller, more cautious trees."""
         return cls(
-            n_trees=200, n_leaves=15, learning_rate=0.05, min_leaf_rows=200, feature_share=0.5, l2=20.0, patience=50
+            n_trees=400, n_leaves=15, learning_rate=0.05, min_leaf_rows=200, feature_share=0.6, l2=20.0, patience=50
         )
 
     def lightgbm(self, objective: str, **more: Any) -> dict[str, Any]:
@@ -163,7 +171,9 @@ def train_heads(
 
 
 def train_ranking(blocks: Mapping[str, Dataset], heads: tuple[str, ...], parameters: BoosterParameters) -> Trained:
-    """One LambdaRank head over each moment's candidates; its score becomes P(chosen | candidate) on the next block.
+    """One ranking head (cross-entropy NDCG) over each moment's candidates.
+
+    Its score becomes P(chosen | candidate) on the next block.
 
     The other heads have no outcomes in such logs and are constants.
 
@@ -181,7 +191,9 @@ def train_ranking(blocks: Mapping[str, Dataset], heads: tuple[str, ...], paramet
     for name, n_trees in ((head, parameters.n_trees), ("light", parameters.light_trees)):
         booster = _boost(
             parameters.lightgbm(
-                "lambdarank", metric="ndcg", eval_at=[10], lambdarank_truncation_level=20, label_gain=[0, 1]
+                "rank_xendcg", metric="ndcg", eval_at=[10], label_gain=[0, 1], objective_seed=parameters.seed,
+                monotone_constraints_method="basic",
+                monotone_constraints=[int(column in RISING) for column in COLUMNS],
             ),
             (train.X, train.labels[head]), (stop.X, stop.labels[head]), n_trees, parameters.patience,
             (train.group_sizes(), stop.group_sizes()),

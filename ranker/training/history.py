@@ -53,15 +53,16 @@ class Sampling:
     slates : int
         Slates, or choices, at most; taken by a hash of their id, so that the same log gives the same sample.
     candidates : int
-        Candidates of a choice: half the best by retrieval's order, half drawn from the rest.
+        Candidates of a choice: a third the most taken within a day, a third the most met with what the user took, the
+        rest drawn from what else was retrieved.
     retrieved : int
         Candidates that retrieval proposes, before that.
     seed : int
     """
 
     warm_up: float = 0.25
-    slates: int = 5_000
-    candidates: int = 120
+    slates: int = 6_000
+    candidates: int = 200
     retrieved: int = 1_000
     seed: int = 17
 
@@ -139,10 +140,7 @@ def _slate(memory: Memory, event: Event) -> NDArray[np.float32]:
     _check_time(user.history, as_of_ms)
     affinity = affinities(user, table, as_of_ms)
     rows = np.array([table.row_of(slot.item_id) for slot in event.exposure.slots], dtype=np.int32)
-    near, weights = co_occurrence(affinity, table)
-    dense = np.zeros(len(table), dtype=np.float32)
-    dense[near] = weights
-    scores = {"co_occurrence": dense[rows]}
+    scores = co_occurrence(affinity, table).of(rows)
     return build(user, table, rows, context=event.context, as_of_ms=as_of_ms, scores=scores, affinity=affinity)
 
 
@@ -263,21 +261,29 @@ def _choice(
     found = retrieve(sources, query, quotas, sampling.retrieved)
     if truth not in found.rows:
         return None
-    rows = _thinned(found.rows, found.relevance, truth, sampling.candidates, rng)
-    near, weights = co_occurrence(affinity, table)
-    dense = np.zeros(len(table), dtype=np.float32)
-    dense[near] = weights
-    scores = {"co_occurrence": dense[rows]}
+    rows = _thinned(
+        found.rows,
+        (table.demand(found.rows, as_of_ms)[:, 1], query.met.of(found.rows)["met_share"]),
+        truth,
+        sampling.candidates,
+        rng,
+    )
+    scores = query.met.of(rows)
     context = event.context if event.HasField("context") else Context()
     x = build(user, table, rows, context=context, as_of_ms=as_of_ms, scores=scores, affinity=affinity)
     return x, (rows == truth).astype(np.float32)
 
 
 def _thinned(
-    rows: NDArray[np.int32], relevance: NDArray[np.float32], truth: int, n: int, rng: np.random.Generator
+    rows: NDArray[np.int32],
+    orders: tuple[NDArray[np.float32], ...],
+    truth: int,
+    n: int,
+    rng: np.random.Generator,
 ) -> NDArray[np.int32]:
-    """Half the best, half drawn from the rest, and the truth; by row, so that place tells nothing."""
-    order = np.argsort(-relevance, kind="stable")
-    best, rest = rows[order[: n // 2]], rows[order[n // 2 :]]
-    drawn = rng.choice(rest, min(n - n // 2, len(rest)), replace=False)
-    return np.union1d(np.concatenate([best, drawn]), np.array([truth])).astype(np.int32)
+    """The hardest by each order, some drawn from the rest, and the truth; by row, so that place tells nothing."""
+    each = n // (len(orders) + 1)
+    hard = np.unique(np.concatenate([np.argsort(-scores, kind="stable")[:each] for scores in orders]))
+    rest = np.setdiff1d(np.arange(len(rows)), hard)
+    drawn = rng.choice(rest, min(max(n - len(hard), 0), len(rest)), replace=False)
+    return np.union1d(rows[np.concatenate([hard, drawn])], np.array([truth])).astype(np.int32)

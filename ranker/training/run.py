@@ -28,17 +28,7 @@ from liverank.v1.stream_pb2 import Example
 from ranker.models import load_model, models_dir, write_model
 from ranker.models.compiled import compile_boosters
 from ranker.models.store import activate_model
-from ranker.retrieval import (
-    CoOccurrence,
-    IndexSettings,
-    SemanticNeighbours,
-    Source,
-    UserVectors,
-    VectorIndex,
-    fresh,
-    popular,
-    trending,
-)
+from ranker.retrieval import IndexSettings, VectorIndex, standard_sources
 from ranker.serving import rulebook
 from ranker.training.dataset import Dataset, joined
 from ranker.training.errors import NotBetterError, NotSetUpError, TooLittleDataError
@@ -242,20 +232,12 @@ def _walk(
     if any(event.type == EventType.EVENT_TYPE_EXPOSURE and event.exposure.drawn for event in events):
         return exposure_dataset(memory_of, events, HEADS, sampling, on_progress)
     index = VectorIndex(IndexSettings(exact_below=1 << 31))  # exact: the same candidates on every run
-    sources: list[Source] = [
-        CoOccurrence(),
-        UserVectors(index),
-        SemanticNeighbours(index),
-        trending(),
-        fresh(),
-        popular(),
-    ]
     return choice_dataset(
         memory_of(lambda _: None),
         events,
         HEADS[0],
         sampling,
-        sources,
+        standard_sources(index, keep=False),
         seen_policy=settings.ranker.seen_policy,
         states=rulebook(settings.ranker).states,
         on_progress=on_progress,

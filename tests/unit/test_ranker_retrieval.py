@@ -58,7 +58,7 @@ def test_RET_1_thousand_unique_candidates_each_with_sources_and_scores(table: Me
     assert len(found.rows) == 1000
     assert len(set(found.rows.tolist())) == 1000
     assert found.found_by.any(axis=1).all()
-    for name in ("vector", "co_occurrence", "semantic", "trending", "fresh", "popular"):
+    for name in ("vector", "co_occurrence", "semantic", "demand", "trending", "fresh", "popular"):
         column = found.sources.index(name)
         proposed = found.found_by[:, column]
         assert proposed.any(), name

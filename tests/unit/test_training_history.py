@@ -15,17 +15,7 @@ from liverank.v1.event_pb2 import Event, EventType, Exposure, ExposureSlot
 from liverank.v1.item_pb2 import Item
 from liverank.v1.stream_pb2 import Example
 from ranker.columns import COLUMNS, INDEX, SLOT_COLUMN
-from ranker.retrieval import (
-    CoOccurrence,
-    IndexSettings,
-    SemanticNeighbours,
-    Source,
-    UserVectors,
-    VectorIndex,
-    fresh,
-    popular,
-    trending,
-)
+from ranker.retrieval import IndexSettings, VectorIndex, standard_sources
 from ranker.training.dataset import AGE_COLUMN, Dataset, joined
 from ranker.training.errors import TooLittleDataError
 from ranker.training.history import Sampling, choice_dataset, chosen, exposure_dataset, in_order
@@ -170,15 +160,7 @@ def choices(n: int = 160) -> list[Event]:
 
 def choice_rows(events: Sequence[Event], sampling: Sampling = ALL) -> Dataset:
     index = VectorIndex(IndexSettings(exact_below=1 << 31))
-    sources: list[Source] = [
-        CoOccurrence(),
-        UserVectors(index),
-        SemanticNeighbours(index),
-        trending(),
-        fresh(),
-        popular(),
-    ]
-    return choice_dataset(memory(), events, "click", sampling, sources)
+    return choice_dataset(memory(), events, "click", sampling, standard_sources(index, keep=False))
 
 
 def test_choices_are_marked_among_what_retrieval_proposed() -> None:
