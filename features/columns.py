@@ -11,12 +11,37 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 from liverank.contract import polarity
 from liverank.v1.event_pb2 import Event, EventType
 
-__all__ = ["COLUMNS", "NUMERIC", "N_NUMERIC", "TEXT", "event_columns", "quantise", "row_of", "text_hash"]
+__all__ = [
+    "COLUMNS",
+    "NUMERIC",
+    "N_NUMERIC",
+    "TEXT",
+    "Fact",
+    "event_columns",
+    "numeric_columns",
+    "quantise",
+    "row_of",
+    "text_columns",
+    "text_hash",
+]
+
+
+class Fact(NamedTuple):
+    """What columns see of an event, for facts that are derived: cheaper than an `Event`."""
+
+    type: EventType
+    event_ts_ms: int
+    item_id: str
+    value: float = 0.0
+    surface: str = ""
+    user_id: str = ""
+    session_id: str = ""
+
 
 NUMERIC: Final = (
     "one",
@@ -87,7 +112,7 @@ def text_hash(text: str) -> float:
 
 
 def event_columns(
-    event: Event, category: str, *, expected: float | None = None, text: bool = False
+    event: Event | Fact, category: str, *, expected: float | None = None, text: bool = False
 ) -> tuple[float, ...]:
     """The row of one event, in the order of `COLUMNS`.
 
@@ -105,10 +130,14 @@ def event_columns(
     Returns
     -------
     tuple of float
-        18 numeric values, then 6 hashes if `text`. About 1.5 us.
+        18 numeric values, then 6 hashes if `text`. About 1.5 us, 0.4 with native state.
     """
-    kind = event.type
-    value = event.value
+    row = numeric_columns(event.type, event.value, expected)
+    return row + text_columns(event, category) if text else row
+
+
+def numeric_columns(kind: int, value: float, expected: float | None) -> tuple[float, ...]:
+    """The numeric columns of one event; `features.native` has a twin."""
     row = list(_EMPTY)
     row[0] = 1.0
     at = _INDICATOR_AT.get(kind)
@@ -128,16 +157,19 @@ def event_columns(
         row[_POSITIVE_AT] = 1.0
     elif sign < 0:
         row[_NEGATIVE_AT] = 1.0
-    if text:
-        row += (
-            text_hash(EventType.Name(kind)),
-            text_hash(event.surface),
-            text_hash(category),
-            text_hash(event.item_id),
-            text_hash(event.user_id),
-            text_hash(event.session_id),
-        )
     return tuple(row)
+
+
+def text_columns(event: Event | Fact, category: str) -> tuple[float, ...]:
+    """The hashed text columns of one event."""
+    return (
+        text_hash(EventType.Name(event.type)),
+        text_hash(event.surface),
+        text_hash(category),
+        text_hash(event.item_id),
+        text_hash(event.user_id),
+        text_hash(event.session_id),
+    )
 
 
 def row_of(*, expected: float | None = None, **values: float) -> tuple[float, ...]:

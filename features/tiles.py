@@ -79,11 +79,29 @@ def load(view: ViewProgram, fields: Mapping[bytes, bytes]) -> TileState:
     RowFormatError
         If a page has another version (raised at the first touch of the page).
     """
-    if view.layout.packed:
-        from features.category_tiles import CategoryTiles
+    from features import native
+    from features.category_tiles import CategoryTiles
 
-        return CategoryTiles(view, fields)
-    return RingTiles(view, fields)
+    if native.core is not None:
+        kind = native.core.CategoryTiles if view.layout.packed else native.core.RingTiles
+        made: TileState = kind(_plan(view), view, fields)
+        return made
+    return CategoryTiles(view, fields) if view.layout.packed else RingTiles(view, fields)
+
+
+_plans: dict[int, tuple[ViewProgram, object]] = {}
+
+
+def _plan(view: ViewProgram) -> object:
+    """The view's layout for the native tiles, made once."""
+    from features import native
+
+    found = _plans.get(id(view))
+    if found is None or found[0] is not view:
+        if len(_plans) > 1024:  # programs come and go with the registry
+            _plans.clear()
+        found = _plans[id(view)] = (view, native.core.Plan(view))
+    return found[1]
 
 
 def windows(view: ViewProgram, fields: Mapping[bytes, bytes | None], as_of_ms: int) -> NDArray[np.float64]:

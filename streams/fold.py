@@ -134,10 +134,13 @@ class Context(Protocol):
         """Return the newest catalogue version appended at or before `append_ts_ms`; None = unknown or removed."""
         ...
 
-    def emit(self, topic: str, message: Message, *, key: bytes | None = None, partition: int | None = None) -> None:
+    def emit(
+        self, topic: str, message: Message | bytes, *, key: bytes | None = None, partition: int | None = None
+    ) -> None:
         """Send `message` to `topic` (short name, e.g. ``examples``) through the outbox.
 
-        If the message has a field ``number`` the engine fills it. `partition` None: by `key`.
+        If the message has a field ``number`` the engine fills it; bytes are an encoded message whose first field is to
+        be the number. `partition` None: by `key`.
         """
         ...
 

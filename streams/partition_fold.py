@@ -17,6 +17,7 @@ from streams.calls import LIMITS, Call, Limits, Position, SourceMark
 from streams.dues import HORIZON_MS, DueIndex
 from streams.errors import FoldBugError
 from streams.fold import Fold, KeyState, Number, Parsed
+from streams.numbers import numbered
 from streams.outbox import Output
 
 if TYPE_CHECKING:
@@ -242,17 +243,24 @@ class PartitionFold:
         """See `Context.item`."""
         return self._items.at(item_id, append_ts_ms) if self._items is not None else None
 
-    def emit(self, topic: str, message: Message, *, key: bytes | None = None, partition: int | None = None) -> None:
+    def emit(
+        self, topic: str, message: Message | bytes, *, key: bytes | None = None, partition: int | None = None
+    ) -> None:
         """See `Context.emit`."""
-        if "number" in message.DESCRIPTOR.fields_by_name:
-            number = message.number  # type: ignore[attr-defined]
-            number.generation = self.generation
-            number.partition = self.partition
-            number.offset = self._record.offset if self._record else 0
-            number.step = self._step
-            number.index = self._place
+        offset = self._record.offset if self._record else 0
+        if isinstance(message, bytes):
+            value = numbered(self.generation, self.partition, offset, self._step, self._place, message)
             self._place += 1
-        value = message.SerializeToString()
+        else:
+            if "number" in message.DESCRIPTOR.fields_by_name:
+                number = message.number  # type: ignore[attr-defined]
+                number.generation = self.generation
+                number.partition = self.partition
+                number.offset = offset
+                number.step = self._step
+                number.index = self._place
+                self._place += 1
+            value = message.SerializeToString()
         self._call.outputs.append(Output(topic, -1 if partition is None else partition, key, value))
         self._call.size_bytes += len(value)
 

@@ -19,7 +19,7 @@ from features.state.user import UserState
 from liverank.contract import decode_event, event_key, header, validate_event
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType, Exposure
-from liverank.v1.stream_pb2 import Example, ItemEffect, ItemEvent, UserChange
+from liverank.v1.stream_pb2 import ItemEffect, ItemEvent, UserChange
 from streams.control import Command, apply_control, parse_control
 from streams.errors import FoldBugError
 from streams.fold import Context, KeyState, Parsed, Record
@@ -163,7 +163,7 @@ class _Outlet:
     def item(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
         return self._ctx.item(item_id, append_ts_ms)
 
-    def example(self, row: Example) -> None:
+    def example(self, row: bytes) -> None:
         self._ctx.emit("examples", row, key=self._key)
 
     def item_event(

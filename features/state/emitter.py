@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from features.item_version import CatalogueItem
 from liverank.v1.event_pb2 import Exposure
-from liverank.v1.stream_pb2 import Example
 
 __all__ = ["Emitter", "NullEmitter"]
 
@@ -22,8 +21,8 @@ class Emitter(Protocol):
         """Return the newest catalogue version appended at or before `append_ts_ms`; None = unknown or removed."""
         ...
 
-    def example(self, row: Example) -> None:
-        """Write a label row. Its number is filled by whoever sends it."""
+    def example(self, row: bytes) -> None:
+        """Write a label row: an encoded Example without its number, which whoever sends it adds."""
         ...
 
     def item_event(
@@ -90,7 +89,7 @@ class NullEmitter:
     def item(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
         return None
 
-    def example(self, row: Example) -> None:
+    def example(self, row: bytes) -> None:
         return
 
     def item_event(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from features.errors import StateFormatError
 from liverank.contract import polarity
 from liverank.v1.event_pb2 import Event, EventType, ExposureSlot
+from liverank.v1.stream_pb2 import Example
 
 __all__ = [
     "CORRECTED",
@@ -25,6 +26,7 @@ __all__ = [
     "SEEN",
     "Exposure",
     "Outcome",
+    "matrix",
     "outcome_bits",
     "pack_outcome",
     "unpack_outcomes",
@@ -74,6 +76,12 @@ def outcome_bits(kind: int, value: float) -> int:
     if good is not None:
         return good | INTERACTED if polarity(kind, value) > 0 else INTERACTED
     return _BITS.get(kind, 0)
+
+
+def matrix(packed: bytes, n_rows: int) -> NDArray[np.float64]:
+    """Packed float32 rows of one length as float64, shape (n_rows, n)."""
+    values = np.frombuffer(packed, np.float32)
+    return values.reshape(n_rows, len(values) // max(1, n_rows)).astype(np.float64)
 
 
 class Exposure:
@@ -157,6 +165,72 @@ class Exposure:
         if 1 <= position <= len(slots) and slots[position - 1].item_id == item_id:
             return position - 1
         return self.at[item_id]
+
+    def item_of(self, slot: int) -> str:
+        """Item that the slot shows."""
+        found: str = self.event.exposure.slots[slot].item_id
+        return found
+
+    @property
+    def surface(self) -> str:
+        """Where it was shown."""
+        return self.event.surface
+
+    @property
+    def user_id(self) -> str:
+        """Who saw it; empty for a session without a user."""
+        return self.event.user_id
+
+    @property
+    def session_id(self) -> str:
+        """The app's session."""
+        return self.event.session_id
+
+    def expected(self) -> NDArray[np.float64]:
+        """Expectations at the slots shown, shape (n_slots, n_heads)."""
+        return np.array([slot.p_shown for slot in self.slots], dtype=np.float64)
+
+    def example(self, slot: int, user_id: str, closed_ts_ms: int, correction: bool, rewards: Sequence[float]) -> bytes:
+        """The slot's label row: an encoded Example without its number.
+
+        Parameters
+        ----------
+        slot : int
+            From 0.
+        closed_ts_ms : int
+            When the window closed.
+        correction : bool
+            It replaces the row written then.
+        rewards : sequence of float
+            Worth of each outcome, in the order of `LABEL_NAMES`.
+        """
+        slate, shown, bits = self.event.exposure, self.slots[slot], self.bits[slot]
+        outcomes = {name: 1.0 if bits & bit else 0.0 for name, bit in LABEL_NAMES}
+        row = Example(
+            request_id=self.request_id,
+            position=slot + 1,
+            user_id=user_id,
+            item_id=shown.item_id,
+            exposure_ts_ms=self.shown_ms,
+            closed_ts_ms=closed_ts_ms,
+            surface=self.surface,
+            policy=slate.policy,
+            arm=slate.arm,
+            base_model=slate.base_model,
+            schema=slate.schema,
+            propensity=shown.propensity,
+            pinned=shown.pinned,
+            drawn=slate.drawn,
+            seen=bool(self.marks[slot] & SEEN),
+            outcomes=outcomes,
+            reward=sum(worth * happened for worth, happened in zip(rewards, outcomes.values(), strict=True)),
+            correction=correction,
+            phi=shown.phi,
+            p_shown=shown.p_shown,
+            heads=slate.heads,
+            catalogue_version=shown.catalogue_version,
+        )
+        return row.SerializeToString()
 
     def pack_event(self) -> bytes:
         """What never changes."""

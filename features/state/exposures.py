@@ -109,13 +109,13 @@ class Exposures:
 
     # -- arrivals
 
-    def add_exposure(self, event: Event, append_ts_ms: int, clock_ms: int, *, counts: bool) -> list[Change]:
+    def add_exposure(self, packed: bytes, append_ts_ms: int, clock_ms: int, counts: bool) -> list[Change]:
         """Keep an exposure and join what waits for it.
 
         Parameters
         ----------
-        event : Event
-            Of type exposure; it is kept and must not be changed afterwards.
+        packed : bytes
+            An encoded Event of type exposure.
         append_ts_ms : int
             Append time of its record.
         clock_ms : int
@@ -124,7 +124,7 @@ class Exposures:
             Whether its outcomes move the bandit's statistics.
         """
         changes: list[Change] = []
-        exposure = Exposure(self._free_number(changes, len(event.exposure.slots)), event, append_ts_ms, counts=counts)
+        exposure = Exposure(self._free_number(changes), Event.FromString(packed), append_ts_ms, counts=counts)
         self._exposures[exposure.request_id] = exposure
         self._dirty.add(b"_x%d" % exposure.number)
         self._touch(exposure)
@@ -146,8 +146,9 @@ class Exposures:
         self._note_times()
         return changes
 
-    def add_outcome(self, outcome: Outcome) -> list[Change]:
-        """Keep an outcome, and join it if its exposure is there."""
+    def add_outcome(self, item_id: str, event_ts_ms: int, bits: int, request_id: str, position: int) -> list[Change]:
+        """Keep an outcome (`features.state.exposure.Outcome`), and join it if its exposure is there."""
+        outcome = Outcome(item_id=item_id, event_ts_ms=event_ts_ms, bits=bits, request_id=request_id, position=position)
         changes: list[Change] = []
         target = self._target(outcome) if self._exposures else None
         if target is not None:
@@ -297,7 +298,7 @@ class Exposures:
 
     # -- storage
 
-    def _free_number(self, changes: list[Change], n_slots: int) -> int:
+    def _free_number(self, changes: list[Change]) -> int:
         held = sum(exposure.size_bytes for exposure in self._exposures.values())
         while self._exposures and (len(self._exposures) >= self._params.max_exposures or held > MAX_BYTES):
             oldest = min(self._exposures.values(), key=lambda e: (not e.closed, *_age(e)))

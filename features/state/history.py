@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -39,6 +39,7 @@ FIELDS: Final = (*EVENT_FIELDS, DERIVED_FIELD)
 
 _ENTRY: Final = struct.Struct("<IHBbiIq")
 SIZE: Final = _ENTRY.size
+_NEVER: Final = 1 << 62
 _PACKED: Final = np.dtype(
     [
         ("low", "<u4"),
@@ -123,22 +124,22 @@ def decode(*pages: bytes | None) -> NDArray[np.void]:
 class History:
     """The newest signals of one user. `add` costs about 2 us."""
 
-    __slots__ = ("_dirty", "_order", "_slots", "_times", "left")
+    __slots__ = ("_dirty", "_intent", "_intent_from_ms", "_order", "_slots", "_times")
 
     def __init__(self, fields: Mapping[bytes, bytes]) -> None:
         self._slots = bytearray(b"".join(body(n, fields[n], SIZE) for n in EVENT_FIELDS if fields.get(n)))
         self._order: list[tuple[Entry, int]] = sorted((entry, at) for at, entry in enumerate(unpack(self._slots)))
         self._times = [entry.event_ts_ms for entry, _ in self._order]
         self._dirty: set[int] = set()
-        self.left: Entry | None = None
+        self._intent: dict[int, int] = {}
+        self._intent_from_ms = _NEVER
 
     def __len__(self) -> int:
         return len(self._order)
 
     def add(self, entry: Entry) -> bool:
-        """Keep an entry if it is among the newest; False if it is not. `left` is the entry that made room, if any."""
+        """Keep an entry if it is among the newest; False if it is not."""
         order = self._order
-        self.left = None
         if len(order) < CAPACITY:
             slot = len(order)
             self._slots += pack(entry)
@@ -146,7 +147,8 @@ class History:
             oldest, slot = order[0]
             if entry <= oldest:
                 return False
-            self.left = oldest
+            if oldest.event_ts_ms >= self._intent_from_ms:
+                self._weigh(oldest, -1)
             del order[0], self._times[0]
             self._slots[slot * SIZE : (slot + 1) * SIZE] = pack(entry)
         if order and entry < order[-1][0]:
@@ -155,12 +157,34 @@ class History:
         else:
             order.append((entry, slot))
             self._times.append(entry.event_ts_ms)
+        if entry.event_ts_ms >= self._intent_from_ms:
+            self._weigh(entry, 1)
         self._dirty.add(slot // PER_PAGE)
         return True
 
-    def newest(self) -> Iterable[Entry]:
-        """Entries, newest first."""
-        return (entry for entry, _ in reversed(self._order))
+    def intent(self, start_ms: int) -> tuple[int, float]:
+        """Category with the most weight of good news since `start_ms`, and its share of all of it; (0, 0.0) = none."""
+        weights = self._intent
+        if start_ms != self._intent_from_ms:
+            self._intent_from_ms = start_ms
+            weights.clear()
+            for entry, _ in reversed(self._order):
+                if entry.event_ts_ms < start_ms:
+                    break
+                self._weigh(entry, 1)
+        if not weights:
+            return 0, 0.0
+        most, category = max(zip(weights.values(), weights, strict=True))
+        return category, most / sum(weights.values())
+
+    def _weigh(self, entry: Entry, sign: int) -> None:
+        if entry.sixteenths > 0 and entry.category:
+            weights = self._intent
+            weight = weights.get(entry.category, 0) + sign * entry.sixteenths
+            if weight:
+                weights[entry.category] = weight
+            else:
+                del weights[entry.category]
 
     def next_leaving_ms(self, after_ms: int, windows_ms: tuple[int, ...], grain_ms: int) -> int | None:
         """See `next_leaving_ms`."""

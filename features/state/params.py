@@ -99,6 +99,11 @@ class RewardWeights:
     purchase: float = 5.0
     dismiss: float = -2.0
 
+    @cached_property
+    def in_order(self) -> tuple[float, ...]:
+        """All of them, in the order of `features.state.exposure.LABEL_NAMES`."""
+        return self.click, self.dwell, self.like, self.purchase, self.dismiss
+
 
 @dataclass(frozen=True, kw_only=True)
 class StateParams:

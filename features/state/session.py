@@ -225,7 +225,6 @@ class Sessions:
         self,
         ts_ms: int,
         clock_ms: int,
-        *,
         polarity: int = 0,
         click: bool = False,
         end: bool = False,
@@ -307,7 +306,8 @@ class Sessions:
 
     def on_due(self, due_ms: int) -> list[tuple[int, Shown]]:
         """What turned out abandoned by `due_ms`."""
-        return [change for session in list(self._pending) for change in self._settle(session, due_ms)]
+        pending = sorted(self._pending, key=lambda session: session.start_ms)
+        return [change for session in pending for change in self._settle(session, due_ms)]
 
     def derive(self, sign: int, entry: Entry | None) -> None:
         """Count an abandonment (+1) or take it back (-1), with its history entry unless its weight is 0."""

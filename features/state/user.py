@@ -5,29 +5,27 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Mapping
-from itertools import takewhile
 from typing import Final
 
-import numpy as np
-
+from features.columns import Fact
 from features.hashing import category_hash, id_hash, item_hash
 from features.item_version import CatalogueItem
 from features.program import FeatureProgram
+from features.state import parts
 from features.state.dedup import HORIZON_MS, Dedup, Verdict
 from features.state.emitter import Emitter
-from features.state.exposure import FAST, LABEL_NAMES, SEEN, Exposure, Outcome, outcome_bits
-from features.state.exposures import Change, Counted, Exposures, LabelMoved, RowDue, SeenMoved
-from features.state.history import Entry, History
+from features.state.exposure import FAST, Exposure, outcome_bits
+from features.state.exposures import Change, Counted, RowDue, SeenMoved
+from features.state.history import Entry
 from features.state.pages import HEAD, body
 from features.state.pairs import Good, Pairs
 from features.state.params import DAY_MS, StateParams
-from features.state.seen import CLICKED, CONSUMED, DISMISSED, Seen
-from features.state.session import Sessions, Shown
+from features.state.seen import CLICKED, CONSUMED, DISMISSED
+from features.state.session import Shown
 from features.state.views import ViewTiles
 from liverank.contract import polarity
 from liverank.errors import ContractError
 from liverank.v1.event_pb2 import Event, EventType
-from liverank.v1.stream_pb2 import Example
 
 __all__ = ["VECTOR_WINDOWS_MS", "UserState", "expected_clicks"]
 
@@ -102,17 +100,15 @@ class UserState:
         self._views = ViewTiles(program, ("user", "user_category"), fields)
         self._dedup: Dedup | None = None
         self._pairs: Pairs | None = None
-        self._history = History(fields)
-        self._seen = Seen(fields)
-        self._sessions = Sessions(fields, params.session_timeout_ms)
-        self._exposures = Exposures(fields, params)
+        self._history = parts.History(fields)
+        self._seen = parts.Seen(fields)
+        self._sessions = parts.Sessions(fields, params.session_timeout_ms)
+        self._exposures = parts.make_exposures(fields, params)
         core = fields.get(_CORE_FIELD)
         self._composition_ms, self.newest_event_ts_ms = (
             _CORE.unpack(body(_CORE_FIELD, core, _CORE.size)) if core else (0, 0)
         )
         self._core_dirty = False
-        self._intent_from_ms: int | None = None
-        self._intent_weights: dict[int, int] = {}
         self._leaving_ms: int | None = None
         self._leaving_known = False
 
@@ -122,14 +118,14 @@ class UserState:
     def dedup(self) -> Dedup:
         """Event ids."""
         if self._dedup is None:
-            self._dedup = Dedup(self._fields)
+            self._dedup = parts.Dedup(self._fields)
         return self._dedup
 
     @property
     def pairs(self) -> Pairs:
         """Good news."""
         if self._pairs is None:
-            self._pairs = Pairs(self._fields, self._params.pair_partners, self._params.pair_gap_half_life_ms)
+            self._pairs = parts.Pairs(self._fields, self._params.pair_partners, self._params.pair_gap_half_life_ms)
         return self._pairs
 
     # -- the transition
@@ -240,13 +236,13 @@ class UserState:
         category = item.category if item is not None else ""
         sign = polarity(kind, value)
         self._views.add(event, category, failed=emit.transformation_failed)
-        shown = added = None
+        shown, added = None, False
         if item_id:
             hashed = item_hash(item_id)
             sixteenths = round(self._params.signals.of(kind, value) * 16)
             if sixteenths:
                 entry = _entry(ts_ms, hashed, kind, sixteenths, item, category)
-                added = entry if self._history.add(entry) else None
+                added = self._history.add(entry)
             if kind == _IMPRESSION:
                 shown = Shown(ts_ms, item_id, append_ts_ms)
                 self._seen.mark(hashed, ts_ms)
@@ -254,22 +250,18 @@ class UserState:
                 for act in acts:
                     self._seen.act(hashed, act, ts_ms)
         start_ms = self._sessions.start_ms
-        moved = self._sessions.add(
-            ts_ms, clock_ms, polarity=sign, click=kind == _CLICK, end=kind == _SESSION_END, shown=shown
-        )
-        changed = self._abandon(moved, emit, bot) or added is not None
+        moved = self._sessions.add(ts_ms, clock_ms, sign, kind == _CLICK, kind == _SESSION_END, shown)
+        changed = (self._abandon(moved, emit, bot) if moved else False) or added
         if changed:
             self._leaving_known = False
-        if added is not None or start_ms != self._sessions.start_ms:
-            self._find_intent(added)
+        self._find_intent(start_ms, added)
         if item_id:
+            position = event.position
             if bits := outcome_bits(kind, value):
-                outcome = Outcome(
-                    item_id=item_id, event_ts_ms=ts_ms, bits=bits, request_id=event.request_id, position=event.position
-                )
-                self._apply(self._exposures.add_outcome(outcome), emit, bot)
+                changes = self._exposures.add_outcome(item_id, ts_ms, bits, event.request_id, position)
+                if changes:
+                    self._apply(changes, emit, bot)
             if not bot:
-                position = event.position
                 emit.item_event(
                     item_id,
                     kind,
@@ -288,18 +280,16 @@ class UserState:
     def _exposure(self, event: Event, append_ts_ms: int, clock_ms: int, emit: Emitter, bot: bool) -> None:
         exposure, ts_ms = event.exposure, event.event_ts_ms
         counts = bool(not bot and exposure.drawn and exposure.heads and exposure.slots[0].phi)
-        if counts:
-            residuals = np.array([slot.p_shown for slot in exposure.slots], dtype=np.float64)
-        changes = self._exposures.add_exposure(event, append_ts_ms, clock_ms, counts=counts)
+        changes = self._exposures.add_exposure(event.SerializeToString(), append_ts_ms, clock_ms, counts)
         if counts:
             held = self._exposures.get(event.event_id)
+            residuals = held.expected()
             residuals *= [-1.0 if bits & FAST else 0.0 for bits in held.head_bits]
             emit.shown(exposure, held.features(), residuals, ts_ms)
         start_ms = self._sessions.start_ms
         shown = Shown(ts_ms, exposure.slots[0].item_id, append_ts_ms)
-        changed = self._abandon(self._sessions.add(ts_ms, clock_ms, shown=shown), emit, bot)
-        if start_ms != self._sessions.start_ms:
-            self._find_intent(None)
+        changed = self._abandon(self._sessions.add(ts_ms, clock_ms, 0, False, False, shown), emit, bot)
+        self._find_intent(start_ms, False)
         self._apply(changes, emit, bot)
         if changed:
             emit.user_changed(self.newest_event_ts_ms)
@@ -308,43 +298,38 @@ class UserState:
 
     def _apply(self, changes: Iterable[Change], emit: Emitter, bot: bool) -> None:
         for change in changes:
-            match change:
-                case LabelMoved(exposure, slot, head, delta):
-                    if not bot:
-                        emit.outcome(exposure.event.exposure, exposure.features()[slot], head, delta, exposure.shown_ms)
-                case SeenMoved(exposure, slot, sign):
-                    self._saw(exposure, slot, sign, emit, bot)
-                case RowDue(exposure, slot, correction):
-                    emit.example(self._example(exposure, slot, correction))
-                    if correction:
-                        emit.count("correction")
-                case Counted(name):
-                    emit.count(name)
+            if isinstance(change, SeenMoved):
+                self._saw(*change, emit, bot)
+            elif isinstance(change, RowDue):
+                exposure, slot, correction = change
+                closed_ms = exposure.shown_ms + self._params.attribution_window_ms
+                emit.example(exposure.example(slot, self.user_id, closed_ms, correction, self._params.rewards.in_order))
+                if correction:
+                    emit.count("correction")
+            elif isinstance(change, Counted):
+                emit.count(change.name)
+            elif not bot:
+                exposure, slot, head, delta = change
+                emit.outcome(exposure.event.exposure, exposure.features()[slot], head, delta, exposure.shown_ms)
 
     def _saw(self, exposure: Exposure, slot: int, sign: int, emit: Emitter, bot: bool) -> None:
-        item_id, ts_ms = exposure.slots[slot].item_id, exposure.shown_ms
-        seen = exposure.event
+        item_id, ts_ms, surface = exposure.item_of(slot), exposure.shown_ms, exposure.surface
         hashed = item_hash(item_id)
         if sign > 0:
             self._seen.mark(hashed, ts_ms)
         else:
             self._seen.unmark(hashed, ts_ms)
-        event = Event(
-            type=EventType.EVENT_TYPE_IMPRESSION,
-            user_id=seen.user_id,
-            session_id=seen.session_id,
-            item_id=item_id,
-            surface=seen.surface,
-            event_ts_ms=ts_ms,
+        fact = Fact(
+            EventType.EVENT_TYPE_IMPRESSION, ts_ms, item_id, 0.0, surface, exposure.user_id, exposure.session_id
         )
-        self._derived(event, exposure.append_ts_ms, sign, emit)
+        self._derived(fact, exposure.append_ts_ms, sign, emit)
         if not bot:
             emit.item_event(
                 item_id,
                 _IMPRESSION,
                 ts_ms,
                 sign=float(sign),
-                surface=seen.surface,
+                surface=surface,
                 expected=expected_clicks(slot + 1),
                 position=slot + 1,
             )
@@ -354,8 +339,8 @@ class UserState:
         sixteenths = round(self._params.signals.abandon * 16)
         for sign, abandoned in changes:
             item_id, ts_ms = abandoned.item_id, abandoned.event_ts_ms
-            event = Event(type=EventType.EVENT_TYPE_ABANDON, user_id=self.user_id, item_id=item_id, event_ts_ms=ts_ms)
-            item, category = self._derived(event, abandoned.append_ts_ms, sign, emit)
+            fact = Fact(EventType.EVENT_TYPE_ABANDON, ts_ms, item_id, user_id=self.user_id)
+            item, category = self._derived(fact, abandoned.append_ts_ms, sign, emit)
             entry = _entry(ts_ms, item_hash(item_id), _ABANDON, sixteenths, item, category)
             self._sessions.derive(sign, entry if sixteenths else None)
             if not bot:
@@ -364,64 +349,16 @@ class UserState:
             changed = True
         return changed
 
-    def _derived(self, event: Event, append_ts_ms: int, sign: int, emit: Emitter) -> tuple[CatalogueItem | None, str]:
-        item = emit.item(event.item_id, append_ts_ms)
+    def _derived(self, fact: Fact, append_ts_ms: int, sign: int, emit: Emitter) -> tuple[CatalogueItem | None, str]:
+        item = emit.item(fact.item_id, append_ts_ms)
         category = item.category if item is not None else ""
-        self._views.add(event, category, float(sign), failed=emit.transformation_failed)
+        self._views.add(fact, category, float(sign), failed=emit.transformation_failed)
         return item, category
 
-    def _example(self, exposure: Exposure, slot: int, correction: bool) -> Example:
-        slate, shown, bits = exposure.event.exposure, exposure.slots[slot], exposure.bits[slot]
-        outcomes = {name: 1.0 if bits & bit else 0.0 for name, bit in LABEL_NAMES}
-        rewards = self._params.rewards
-        return Example(
-            request_id=exposure.request_id,
-            position=slot + 1,
-            user_id=self.user_id,
-            item_id=shown.item_id,
-            exposure_ts_ms=exposure.shown_ms,
-            closed_ts_ms=exposure.shown_ms + self._params.attribution_window_ms,
-            surface=exposure.event.surface,
-            policy=slate.policy,
-            arm=slate.arm,
-            base_model=slate.base_model,
-            schema=slate.schema,
-            propensity=shown.propensity,
-            pinned=shown.pinned,
-            drawn=slate.drawn,
-            seen=bool(exposure.marks[slot] & SEEN),
-            outcomes=outcomes,
-            reward=sum(getattr(rewards, name) * happened for name, happened in outcomes.items()),
-            correction=correction,
-            phi=shown.phi,
-            p_shown=shown.p_shown,
-            heads=slate.heads,
-            catalogue_version=shown.catalogue_version,
-        )
-
-    def _find_intent(self, added: Entry | None) -> None:
+    def _find_intent(self, old_start_ms: int | None, added: bool) -> None:
         start_ms = self._sessions.start_ms
-        if start_ms is None:
-            return
-        weights = self._intent_weights
-        if added is not None and start_ms == self._intent_from_ms:
-            moved = [(1, added)] if self._history.left is None else [(1, added), (-1, self._history.left)]
-        else:
-            self._intent_from_ms = start_ms
-            weights.clear()
-            moved = [(1, entry) for entry in takewhile(lambda each: each[0] >= start_ms, self._history.newest())]
-        for sign, (ts_ms, _, _, sixteenths, _, category) in moved:
-            if ts_ms >= start_ms and sixteenths > 0 and category:
-                weight = weights.get(category, 0) + sign * sixteenths
-                if weight:
-                    weights[category] = weight
-                else:
-                    del weights[category]
-        if weights:
-            most, category = max(zip(weights.values(), weights, strict=True))
-            self._sessions.set_intent(category, most / sum(weights.values()))
-        else:
-            self._sessions.set_intent(0, 0.0)
+        if start_ms is not None and (added or start_ms != old_start_ms):
+            self._sessions.set_intent(*self._history.intent(start_ms))
 
     def _next_leaving_ms(self) -> int | None:
         if not self._leaving_known:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from features import tiles
-from features.columns import NUMERIC, TEXT, event_columns, text_hash
+from features import native, tiles
+from features.columns import NUMERIC, TEXT, Fact, text_columns, text_hash
+from features.columns import numeric_columns as _numeric_columns
 from features.errors import ProgramError
 from features.program import Entity, FeatureProgram, ViewProgram
 from features.tile_merge import merge_fields
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["Failed", "ViewTiles"]
 
 Failed = Callable[[str, str], None]
+
+numeric_columns: Callable[[int, float, float | None], tuple[float, ...]] = (
+    _numeric_columns if native.core is None else native.core.event_row
+)
 
 
 class ViewTiles:
@@ -48,7 +53,7 @@ class ViewTiles:
 
     def add(
         self,
-        event: Event,
+        event: Event | Fact,
         category: str,
         sign: float = 1.0,
         *,
@@ -60,7 +65,7 @@ class ViewTiles:
 
         Parameters
         ----------
-        event : Event
+        event : Event or Fact
         category : str
             Main category of its item.
         expected : float, optional
@@ -71,7 +76,9 @@ class ViewTiles:
             `ViewProgram.tiles_id` of views that do not count it.
         """
         ts_ms = event.event_ts_ms
-        row = event_columns(event, category, expected=expected, text=self._text)
+        row = numeric_columns(event.type, event.value, expected)
+        if self._text:
+            row += text_columns(event, category)
         plain, transformed = self._plain, self._transformed
         if skip:
             plain = [tile for tile in plain if tile.view.tiles_id not in skip]
@@ -118,7 +125,7 @@ def _function(transformation: bytes) -> Transformation:
     return function
 
 
-def _transform(view: ViewProgram, event: Event, row: Sequence[float], category: str) -> tuple[float, ...] | None:
+def _transform(view: ViewProgram, event: Event | Fact, row: Sequence[float], category: str) -> tuple[float, ...] | None:
     """The view's own row of an event; None if the transformation leaves it out."""
     import pandas as pd
 

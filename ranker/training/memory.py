@@ -174,8 +174,8 @@ class _Outlet(NullEmitter):
     def item(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
         return self._memory.version(item_id)
 
-    def example(self, row: Example) -> None:
-        self._on_example(row)
+    def example(self, row: bytes) -> None:
+        self._on_example(Example.FromString(row))
 
     def item_event(
         self,

@@ -78,7 +78,7 @@ def test_outcome_and_pair_pages() -> None:
     packed = struct.pack("<qBBBHBB", T0, 33, 255, 0, 3, 6, 1) + b"item-1r"
     assert pack_outcome(outcome) == packed
     exposures = Exposures({}, StateParams())
-    exposures.add_outcome(outcome)
+    exposures.add_outcome("item-1", T0, 33, "r", 3)
     assert exposures.dirty() == {b"_o0": b"\x01" + packed}
     pairs = Pairs({}, 5, 1_000)
     pairs.add(Good(T0, "item-1", ITEM))

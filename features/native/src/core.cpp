@@ -1,0 +1,134 @@
+// The module `features.native.core`: the parts of users' and items' state in machine code.
+//
+// Every class has a twin in Python that says what it means and serves where there is no compiler; both write the same
+// bytes (tests/contract/test_native_state.py).
+#include "columns.hpp"
+#include "dedup.hpp"
+#include "effects.hpp"
+#include "exposures.hpp"
+#include "history.hpp"
+#include "pairs.hpp"
+#include "seen.hpp"
+#include "session.hpp"
+#include "tiles.hpp"
+
+namespace lr {
+
+template <class T>
+Py_ssize_t length(PyObject* self) {
+  return reinterpret_cast<Box<T>*>(self)->value->size();
+}
+
+PyObject* item_of(const char* module, const char* name) {
+  Ref found(checked(PyImport_ImportModule(module)));
+  return attribute(found.get(), name).release();
+}
+
+void import_all() {
+  imported.body = item_of("features.state.pages", "body");
+  imported.tile_page = item_of("features.tiles", "check_page");
+  imported.text_hash = item_of("features.columns", "text_hash");
+  imported.item_hash = item_of("features.hashing", "item_hash");
+  imported.shown = item_of("features.state.session", "Shown");
+  imported.entry = item_of("features.state.history", "Entry");
+  imported.good = item_of("features.state.pairs", "Good");
+  imported.pairing = item_of("features.state.pairs", "Pairing");
+  imported.format_error = item_of("features.errors", "StateFormatError");
+  Ref verdict(item_of("features.state.dedup", "Verdict"));
+  const char* verdicts[] = {"NEW", "REPEAT", "BEYOND"};
+  for (int at = 0; at < 3; ++at) imported.verdicts[at] = attribute(verdict.get(), verdicts[at]).release();
+  event_type = item_of("liverank.v1.event_pb2", "Event");
+  head_bits_of = item_of("features.state.exposure", "HEAD_BITS");
+  matrix = item_of("features.state.exposure", "matrix");
+  label_moved = item_of("features.state.exposures", "LabelMoved");
+  seen_moved = item_of("features.state.exposures", "SeenMoved");
+  row_due = item_of("features.state.exposures", "RowDue");
+  counted = item_of("features.state.exposures", "Counted");
+  auto bound = [](const char* name) {
+    Ref value(item_of("liverank.contract", name));
+    return number(value.get());
+  };
+  bounds = {bound("LONG_DWELL_S"), bound("SHORT_DWELL_S"), bound("MID_RATING")};
+}
+
+void add_types(PyObject* module) {
+  static PyMethodDef none[] = {{nullptr, nullptr, 0, nullptr}};
+  add_type<Plan>(module, "Plan", none);
+  static PyMethodDef ring[] = {method<RingTiles, &RingTiles::add>("add"), method<RingTiles, &RingTiles::dirty>("dirty"),
+                               method<RingTiles, &RingTiles::pages>("pages"), {}};
+  static PyGetSetDef ring_view[] = {property<RingTiles, &RingTiles::of_view>("view"), {}};
+  add_type<RingTiles>(module, "RingTiles", ring, ring_view);
+  static PyMethodDef category[] = {method<CategoryTiles, &CategoryTiles::add>("add"),
+                                   method<CategoryTiles, &CategoryTiles::dirty>("dirty"),
+                                   method<CategoryTiles, &CategoryTiles::pages>("pages"), {}};
+  static PyGetSetDef category_view[] = {property<CategoryTiles, &CategoryTiles::of_view>("view"), {}};
+  add_type<CategoryTiles>(module, "CategoryTiles", category, category_view);
+  static PyMethodDef dedup[] = {method<Dedup, &Dedup::judge>("judge"), method<Dedup, &Dedup::add>("add"),
+                                method<Dedup, &Dedup::is_bot>("is_bot"), method<Dedup, &Dedup::dirty>("dirty"), {}};
+  static PyGetSetDef bound[] = {property<Dedup, &Dedup::bound_ms>("bound_ms"), {}};
+  add_type<Dedup>(module, "Dedup", dedup, bound, &length<Dedup>);
+  static PyMethodDef history[] = {method<History, &History::add>("add"), method<History, &History::intent>("intent"),
+                                  method<History, &History::next_leaving_ms>("next_leaving_ms"),
+                                  method<History, &History::dirty>("dirty"), {}};
+  add_type<History>(module, "History", history, nullptr, &length<History>);
+  static PyMethodDef seen[] = {method<Seen, &Seen::mark>("mark"), method<Seen, &Seen::unmark>("unmark"),
+                               method<Seen, &Seen::act>("act"), method<Seen, &Seen::dirty>("dirty"), {}};
+  add_type<Seen>(module, "Seen", seen);
+  static PyMethodDef sessions[] = {method<Sessions, &Sessions::add>("add"), method<Sessions, &Sessions::due_ms>("due_ms"),
+                                   method<Sessions, &Sessions::on_due>("on_due"),
+                                   method<Sessions, &Sessions::derive>("derive"),
+                                   method<Sessions, &Sessions::next_leaving_ms>("next_leaving_ms"),
+                                   method<Sessions, &Sessions::set_intent>("set_intent"),
+                                   method<Sessions, &Sessions::dirty>("dirty"), {}};
+  static PyGetSetDef start[] = {property<Sessions, &Sessions::start_ms>("start_ms"), {}};
+  add_type<Sessions>(module, "Sessions", sessions, start);
+  static PyMethodDef pairs[] = {method<Pairs, &Pairs::add>("add"), method<Pairs, &Pairs::forget>("forget"),
+                                method<Pairs, &Pairs::dirty>("dirty"), {}};
+  add_type<Pairs>(module, "Pairs", pairs, nullptr, &length<Pairs>);
+  static PyMethodDef exposure[] = {method<Exposure, &Exposure::item_of>("item_of"),
+                                   method<Exposure, &Exposure::features>("features"),
+                                   method<Exposure, &Exposure::expectations>("expected"),
+                                   method<Exposure, &Exposure::example>("example"), {}};
+  static PyGetSetDef exposure_gets[] = {
+      property<Exposure, &Exposure::event>("event"), property<Exposure, &Exposure::py_append_ts_ms>("append_ts_ms"),
+      property<Exposure, &Exposure::py_shown_ms>("shown_ms"), property<Exposure, &Exposure::py_request_id>("request_id"),
+      property<Exposure, &Exposure::py_surface>("surface"), property<Exposure, &Exposure::py_user_id>("user_id"), property<Exposure, &Exposure::py_session_id>("session_id"),
+      property<Exposure, &Exposure::py_head_bits>("head_bits"), {}};
+  add_type<Exposure>(module, "Exposure", exposure, exposure_gets);
+  exposure_type = reinterpret_cast<PyTypeObject*>(attribute(module, "Exposure").release());
+  static PyMethodDef exposures[] = {
+      method<Exposures, &Exposures::get>("get"), method<Exposures, &Exposures::add_exposure>("add_exposure"),
+      method<Exposures, &Exposures::add_outcome>("add_outcome"), method<Exposures, &Exposures::due_ms>("due_ms"),
+      method<Exposures, &Exposures::on_due>("on_due"), method<Exposures, &Exposures::forget>("forget"),
+      method<Exposures, &Exposures::dirty>("dirty"), {}};
+  add_type<Exposures>(module, "Exposures", exposures, nullptr, &length<Exposures>);
+}
+
+PyCFunction fast(PyObject* (*function)(PyObject*, Arguments, Py_ssize_t)) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
+PyMethodDef functions[] = {
+    {"event_row", fast(&event_row), METH_FASTCALL, nullptr},
+    {"item_event", fast(&item_event), METH_FASTCALL, nullptr},
+    {"item_pairs", fast(&item_pairs), METH_FASTCALL, nullptr},
+    {"numbered_effect", fast(&numbered_effect), METH_FASTCALL, nullptr},
+    {"numbered", fast(&numbered), METH_FASTCALL, nullptr},
+    {"read_effects", fast(&read_effects), METH_FASTCALL, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "features.native.core", nullptr, -1, functions,
+                          nullptr, nullptr, nullptr, nullptr};
+
+}  // namespace lr
+
+PyMODINIT_FUNC PyInit_core() {
+  return lr::guarded([]() -> PyObject* {
+    lr::Ref module(lr::checked(PyModule_Create(&lr::definition)));
+    lr::import_all();
+    lr::make_effect_types(module.get());
+    lr::add_types(module.get());
+    return module.release();
+  });
+}

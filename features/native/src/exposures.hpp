@@ -1,0 +1,686 @@
+// Exposures and their outcomes: the same bytes and changes as features/state/exposures.py, which says what they mean.
+#pragma once
+
+#include <functional>
+#include <set>
+
+#include "proto.hpp"
+
+namespace lr {
+
+constexpr int kClickBit = 1, kDwellBit = 2, kLikeBit = 4, kPurchaseBit = 8, kDismissBit = 16;
+constexpr int kLabels = 31, kFast = kClickBit | kDismissBit, kInteracted = 32, kImpressionBit = 64;
+constexpr int kInferred = 1, kCorrected = 2, kSeenMark = 4;
+
+inline PyObject* event_type = nullptr;    // liverank.v1.event_pb2.Event
+inline PyObject* head_bits_of = nullptr;  // features.state.exposure.HEAD_BITS
+inline PyObject* matrix = nullptr;        // features.state.exposure.matrix
+inline PyObject *label_moved = nullptr, *seen_moved = nullptr, *row_due = nullptr, *counted = nullptr;
+
+// A slate that was shown, and what came of each slot.
+class Exposure {
+ public:
+  struct Slot {
+    std::string_view item, phi, p_shown;
+    i64 catalogue_version = 0;
+    double propensity = 0.0;
+    bool pinned = false;
+    size_t hash = 0;
+  };
+
+  // Exposure(number, event: bytes, append_ts_ms, counts)
+  Exposure(Arguments args, Py_ssize_t n)
+      : Exposure((expect(n, 4, 4), static_cast<size_t>(integer(args[0]))), bytes_of(args[1]), integer(args[2]),
+                 PyObject_IsTrue(args[3]) == 1) {}
+
+  Exposure(size_t place, std::string_view raw, i64 append_ts_ms, bool counts)
+      : number(place), append_ts_ms(append_ts_ms), counts(counts), raw_(raw) {
+    std::string_view slate;
+    for (Reader event(raw_); event.next();) {
+      if (event.field == 1) request_id = event.bytes;
+      if (event.field == 3) user_id_ = event.bytes;
+      if (event.field == 4) session_id_ = event.bytes;
+      if (event.field == 6) shown_ms = static_cast<i64>(event.number);
+      if (event.field == 10) surface_ = event.bytes;
+      if (event.field == 20) slate = event.bytes;
+    }
+    for (Reader field(slate); field.next();) {
+      switch (field.field) {
+        case 1: policy_ = field.bytes; break;
+        case 2: arm_ = field.bytes; break;
+        case 3: base_model_ = field.bytes; break;
+        case 4: schema_ = field.bytes; break;
+        case 5: drawn_ = field.number != 0; break;
+        case 6: heads_.push_back(field.bytes); break;
+        case 7: slots.push_back(slot(field.bytes)); break;
+        default: break;
+      }
+    }
+    for (std::string_view head : heads_) {
+      Ref name = py_text(head);
+      PyObject* found = PyDict_GetItemWithError(head_bits_of, name.get());
+      if (found == nullptr && PyErr_Occurred()) throw Raised{};
+      head_bits.push_back(found == nullptr ? 0 : static_cast<int>(integer(found)));
+    }
+    bits.assign(slots.size(), 0);
+    marks.assign(slots.size(), 0);
+  }
+  Exposure(const Exposure&) = delete;
+
+  std::pair<i64, std::string_view> age() const { return {shown_ms, request_id}; }
+  size_t size_bytes() const { return raw_.size(); }
+
+  // First slot that shows the item; -1 = none.
+  int find(std::string_view item, size_t hash) const {
+    for (size_t at = 0; at < slots.size(); ++at)
+      if (slots[at].hash == hash && slots[at].item == item) return static_cast<int>(at);
+    return -1;
+  }
+
+  int slot_of(std::string_view item, size_t hash, i64 position) const {
+    if (1 <= position && position <= static_cast<i64>(slots.size()) && slots[position - 1].item == item)
+      return static_cast<int>(position - 1);
+    return find(item, hash);
+  }
+
+  Ref event_page() const {
+    std::string out;
+    pack(out, append_ts_ms);
+    out += raw_;
+    return page_bytes(out);
+  }
+
+  Ref joined_page() const {
+    std::string out(1, static_cast<char>((closed ? 1 : 0) | (counts ? 2 : 0)));
+    out.append(bits.begin(), bits.end());
+    out.append(marks.begin(), marks.end());
+    return page_bytes(out);
+  }
+
+  double expected(size_t slot, size_t head) const {
+    return static_cast<double>(load<float>(slots[slot].p_shown.data() + 4 * head));
+  }
+
+  // -- what Python reads
+
+  PyObject* event() {
+    if (!event_) {
+      Ref packed = py_bytes(raw_);
+      event_ = Ref(checked(PyObject_CallMethod(event_type, "FromString", "O", packed.get())));
+    }
+    return Py_NewRef(event_.get());
+  }
+  PyObject* py_append_ts_ms() { return PyLong_FromLongLong(append_ts_ms); }
+  PyObject* py_shown_ms() { return PyLong_FromLongLong(shown_ms); }
+  PyObject* py_request_id() { return py_text(request_id).release(); }
+  PyObject* py_surface() { return py_text(surface_).release(); }
+  PyObject* py_user_id() { return py_text(user_id_).release(); }
+  PyObject* py_session_id() { return py_text(session_id_).release(); }
+  PyObject* py_head_bits() {
+    Ref all(checked(PyTuple_New(head_bits.size())));
+    for (size_t at = 0; at < head_bits.size(); ++at) PyTuple_SET_ITEM(all.get(), at, py(head_bits[at]).release());
+    return all.release();
+  }
+
+  PyObject* item_of(Arguments args, Py_ssize_t n) {
+    expect(n, 1, 1);
+    return py_text(slots.at(static_cast<size_t>(integer(args[0]))).item).release();
+  }
+
+  // features() -> ndarray, shape (n_slots, dim)
+  PyObject* features(Arguments, Py_ssize_t) {
+    if (!phi_) phi_ = joined(&Slot::phi);
+    return Py_NewRef(phi_.get());
+  }
+
+  // expected() -> ndarray, shape (n_slots, n_heads)
+  PyObject* expectations(Arguments, Py_ssize_t) { return joined(&Slot::p_shown).release(); }
+
+  // example(slot, user_id, closed_ts_ms, correction, rewards) -> an Example without its number
+  PyObject* example(Arguments args, Py_ssize_t n) {
+    expect(n, 5, 5);
+    static constexpr std::pair<std::string_view, int> kNames[] = {{"click", kClickBit}, {"dwell", kDwellBit},
+        {"like", kLikeBit}, {"purchase", kPurchaseBit}, {"dismiss", kDismissBit}};
+    const size_t at = static_cast<size_t>(integer(args[0]));
+    const Slot& slot = slots.at(at);
+    std::string out;
+    out.reserve(256 + slot.phi.size());
+    put_text(out, 2, request_id);
+    put_int(out, 3, static_cast<i64>(at) + 1);
+    put_text(out, 4, text(args[1]));
+    put_text(out, 5, slot.item);
+    put_int(out, 6, shown_ms);
+    put_int(out, 7, integer(args[2]));
+    put_text(out, 8, surface_);
+    put_text(out, 9, policy_);
+    put_text(out, 10, arm_);
+    put_text(out, 11, base_model_);
+    put_text(out, 12, schema_);
+    put_double(out, 13, slot.propensity);
+    put_int(out, 14, slot.pinned);
+    put_int(out, 15, drawn_);
+    put_int(out, 16, (marks[at] & kSeenMark) != 0);
+    double reward = 0.0;
+    for (size_t name = 0; name < 5; ++name) {
+      double outcome = bits[at] & kNames[name].second ? 1.0 : 0.0;
+      std::string entry;
+      put_delimited(entry, 1, kNames[name].first);
+      tag(entry, 2, kFixed64);
+      pack(entry, outcome);
+      put_delimited(out, 17, entry);
+      reward += number_at(args[4], name) * outcome;
+    }
+    put_double(out, 18, reward);
+    put_int(out, 19, PyObject_IsTrue(args[3]) == 1);
+    put_text(out, 20, slot.phi);
+    put_text(out, 21, slot.p_shown);
+    for (std::string_view head : heads_) put_delimited(out, 22, head);
+    put_int(out, 23, slot.catalogue_version);
+    return py_bytes(out).release();
+  }
+
+  const size_t number;
+  const i64 append_ts_ms;
+  const bool counts;
+  bool closed = false;
+  i64 shown_ms = 0;
+  std::string_view request_id;
+  std::vector<Slot> slots;
+  std::vector<u8> bits, marks;
+  std::vector<int> head_bits;
+
+ private:
+  static double number_at(PyObject* tuple, size_t at) { return lr::number(PyTuple_GET_ITEM(tuple, at)); }
+
+  static Slot slot(std::string_view packed) {
+    Slot made;
+    for (Reader field(packed); field.next();) {
+      switch (field.field) {
+        case 1: made.item = field.bytes; break;
+        case 2: made.catalogue_version = static_cast<i64>(field.number); break;
+        case 3: made.propensity = field.as_double(); break;
+        case 4: made.pinned = field.number != 0; break;
+        case 5: made.p_shown = field.bytes; break;
+        case 7: made.phi = field.bytes; break;
+        default: break;
+      }
+    }
+    made.hash = std::hash<std::string_view>{}(made.item);
+    return made;
+  }
+
+  Ref joined(std::string_view Slot::* part) const {
+    std::string all;
+    for (const Slot& each : slots) all += each.*part;
+    Ref packed = py_bytes(all), rows = py(static_cast<i64>(slots.size()));
+    PyObject* args[] = {packed.get(), rows.get()};
+    return Ref(checked(PyObject_Vectorcall(matrix, args, 2, nullptr)));
+  }
+
+  const std::string raw_;
+  std::string_view user_id_, session_id_, surface_, policy_, arm_, base_model_, schema_;
+  std::vector<std::string_view> heads_;
+  bool drawn_ = false;
+  Ref event_, phi_;
+};
+
+inline PyTypeObject* exposure_type = nullptr;
+
+struct Outcome {
+  std::string item;
+  size_t hash;
+  i64 ts_ms;
+  int bits;
+  std::string request_id;
+  i64 position;
+  Ref target;
+  int slot = 0;
+
+  Exposure* exposure() const {
+    return target ? reinterpret_cast<Box<Exposure>*>(target.get())->value : nullptr;
+  }
+
+  void join(const Ref& found) {
+    target = found;
+    slot = exposure()->slot_of(item, hash, position);
+  }
+
+  void write(std::string& out) const {
+    pack(out, ts_ms);
+    pack(out, static_cast<u8>(bits));
+    pack(out, static_cast<u8>(target ? exposure()->number : 255));
+    pack(out, static_cast<u8>(slot));
+    pack(out, static_cast<u16>(position));
+    pack(out, static_cast<u8>(item.size()));
+    pack(out, static_cast<u8>(request_id.size()));
+    out += item;
+    out += request_id;
+  }
+};
+
+class Exposures {
+ public:
+  // Exposures(fields, window_ms, late_ms, most)
+  Exposures(Arguments args, Py_ssize_t n) {
+    expect(n, 4, 4);
+    Fields fields(args[0]);
+    window_ms_ = integer(args[1]);
+    keep_ms_ = window_ms_ + integer(args[2]);
+    most_ = static_cast<size_t>(integer(args[3]));
+    for (size_t place = 0; place < most_; ++place) read_exposure(fields, place);
+    for (size_t page = 0;; ++page) {
+      if (fields.raw(outcome_names()[page]).empty()) break;
+      pages_.emplace_back(fields.body(outcome_names()[page]));
+      read_outcomes(pages_.back());
+    }
+    note_times();
+  }
+
+  Py_ssize_t size() const { return static_cast<Py_ssize_t>(exposures_.size()); }
+
+  // get(request_id)
+  PyObject* get(Arguments args, Py_ssize_t n) {
+    expect(n, 1, 1);
+    const Ref* found = by_request(text(args[0]));
+    if (found == nullptr) {
+      PyErr_SetObject(PyExc_KeyError, args[0]);
+      throw Raised{};
+    }
+    return Py_NewRef(found->get());
+  }
+
+  // add_exposure(event: bytes, append_ts_ms, clock_ms, counts) -> changes
+  PyObject* add_exposure(Arguments args, Py_ssize_t n) {
+    expect(n, 4, 4);
+    Changes changes;
+    size_t place = free_place(changes);
+    Ref made = box(place, bytes_of(args[0]), integer(args[1]), PyObject_IsTrue(args[3]) == 1);
+    Exposure& exposure = of(made);
+    auto same = std::find_if(exposures_.begin(), exposures_.end(),
+                             [&](const Ref& each) { return of(each).request_id == exposure.request_id; });
+    if (same != exposures_.end())
+      *same = made;
+    else
+      exposures_.push_back(made);
+    dirty_events_.insert(place);
+    dirty_joined_.insert(place);
+    see(made, changes);
+    bool moved = false;
+    i64 waits_from_ms = integer(args[2]) - window_ms_;
+    for (Outcome& outcome : outcomes_) {
+      if (!outcome.target && outcome.ts_ms <= waits_from_ms) continue;
+      if (exposure.find(outcome.item, outcome.hash) < 0) continue;
+      const Ref* target = target_of(outcome);
+      if (target == nullptr || target->get() != made.get()) continue;
+      Ref previous = outcome.target;
+      int slot = outcome.slot;
+      outcome.join(made);
+      moved = true;
+      if (previous) refresh(previous, slot, changes);
+      refresh(made, outcome.slot, changes);
+    }
+    if (moved) repack();
+    note_times();
+    return changes.list.release();
+  }
+
+  // add_outcome(item_id, event_ts_ms, bits, request_id, position) -> changes
+  PyObject* add_outcome(Arguments args, Py_ssize_t n) {
+    expect(n, 5, 5);
+    Changes changes;
+    std::string_view item = text(args[0]);
+    Outcome outcome{std::string(item), std::hash<std::string_view>{}(item), integer(args[1]),
+                    static_cast<int>(integer(args[2])), std::string(text(args[3])), integer(args[4]), {}, 0};
+    if (const Ref* target = target_of(outcome)) {
+      outcome.join(*target);
+      change(outcome.target, outcome.slot, outcome.exposure()->bits[outcome.slot] | outcome.bits, changes);
+    }
+    if (outcomes_.size() >= kMaxOutcomes) {
+      auto oldest = std::min_element(outcomes_.begin(), outcomes_.end(),
+                                     [](const Outcome& a, const Outcome& b) { return a.ts_ms < b.ts_ms; });
+      outcomes_.erase(oldest);
+      repack();
+      note_times();
+      changes.count("outcome_overflow");
+    }
+    if (!outcome.target) {
+      i64 until_ms = outcome.ts_ms + window_ms_;
+      waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), until_ms), until_ms);
+    }
+    size_t page = outcomes_.size() / kPerPage;
+    if (page == pages_.size()) pages_.emplace_back();
+    outcome.write(pages_[page]);
+    dirty_outcomes_.insert(page);
+    outcomes_.push_back(std::move(outcome));
+    return changes.list.release();
+  }
+
+  PyObject* due_ms(Arguments, Py_ssize_t) {
+    if (exposures_.empty()) Py_RETURN_NONE;
+    i64 open = std::numeric_limits<i64>::max(), last = std::numeric_limits<i64>::min();
+    for (const Ref& each : exposures_) {
+      const Exposure& exposure = of(each);
+      last = std::max(last, exposure.shown_ms);
+      if (!exposure.closed) open = std::min(open, exposure.shown_ms);
+    }
+    return PyLong_FromLongLong(open != std::numeric_limits<i64>::max() ? open + window_ms_ : last + keep_ms_);
+  }
+
+  // on_due(due_ms) -> changes
+  PyObject* on_due(Arguments args, Py_ssize_t n) {
+    expect(n, 1, 1);
+    i64 due_ms = integer(args[0]);
+    Changes changes;
+    std::vector<Ref> sorted = exposures_;
+    std::sort(sorted.begin(), sorted.end(), [](const Ref& a, const Ref& b) { return of(a).age() < of(b).age(); });
+    for (const Ref& each : sorted)
+      if (!of(each).closed && of(each).shown_ms + window_ms_ <= due_ms) close(each, changes);
+    forget_until(due_ms, changes);
+    return changes.list.release();
+  }
+
+  // forget(clock_ms) -> changes
+  PyObject* forget(Arguments args, Py_ssize_t n) {
+    expect(n, 1, 1);
+    Changes changes;
+    forget_until(integer(args[0]), changes);
+    return changes.list.release();
+  }
+
+  PyObject* dirty(Arguments, Py_ssize_t) {
+    Ref changed(checked(PyDict_New()));
+    for (size_t page : dirty_outcomes_)
+      put(changed.get(), outcome_names()[page], page_or_nothing(page < pages_.size() ? pages_[page] : std::string()));
+    for (size_t place : dirty_events_) {
+      const Exposure* held = at_place(place);
+      put(changed.get(), event_names()[place], held ? held->event_page() : py_bytes({}));
+    }
+    for (size_t place : dirty_joined_) {
+      const Exposure* held = at_place(place);
+      put(changed.get(), joined_names()[place], held ? held->joined_page() : py_bytes({}));
+    }
+    dirty_outcomes_.clear();
+    dirty_events_.clear();
+    dirty_joined_.clear();
+    return changed.release();
+  }
+
+ private:
+  static constexpr size_t kPerPage = 16, kMaxOutcomes = 256, kMaxBytes = 96 * 1024, kOutcome = 15;
+  static constexpr i64 kNever = 1LL << 62;
+
+  // What is said to the world, in order.
+  struct Changes {
+    Ref list{checked(PyList_New(0))};
+
+    void label(const Ref& exposure, size_t slot, size_t head, double delta) {
+      Ref a = py(static_cast<i64>(slot)), b = py(static_cast<i64>(head)), c(checked(PyFloat_FromDouble(delta)));
+      PyObject* args[] = {exposure.get(), a.get(), b.get(), c.get()};
+      append(list.get(), Ref(checked(PyObject_Vectorcall(label_moved, args, 4, nullptr))));
+    }
+    void seen(const Ref& exposure, size_t slot, int sign) {
+      Ref a = py(static_cast<i64>(slot)), b = py(sign);
+      PyObject* args[] = {exposure.get(), a.get(), b.get()};
+      append(list.get(), Ref(checked(PyObject_Vectorcall(seen_moved, args, 3, nullptr))));
+    }
+    void row(const Ref& exposure, size_t slot, bool correction) {
+      Ref a = py(static_cast<i64>(slot));
+      PyObject* args[] = {exposure.get(), a.get(), correction ? Py_True : Py_False};
+      append(list.get(), Ref(checked(PyObject_Vectorcall(row_due, args, 3, nullptr))));
+    }
+    void count(const char* name) {
+      Ref a = py_text(name);
+      append(list.get(), Ref(checked(PyObject_CallOneArg(counted, a.get()))));
+    }
+  };
+
+  static Names& event_names() {
+    static Names all("_x");
+    return all;
+  }
+  static Names& joined_names() {
+    static Names all("_j");
+    return all;
+  }
+  static Names& outcome_names() {
+    static Names all("_o");
+    return all;
+  }
+
+  static Exposure& of(const Ref& each) { return *reinterpret_cast<Box<Exposure>*>(each.get())->value; }
+
+  static Ref box(size_t place, std::string_view raw, i64 append_ts_ms, bool counts) {
+    Ref made(checked(exposure_type->tp_alloc(exposure_type, 0)));
+    auto* held = reinterpret_cast<Box<Exposure>*>(made.get());
+    held->value = nullptr;
+    held->value = new Exposure(place, raw, append_ts_ms, counts);
+    return made;
+  }
+
+  [[noreturn]] static void unread(const std::string& what) { raise(imported.format_error, what + "; run `liverank rebuild`"); }
+
+  void read_exposure(const Fields& fields, size_t place) {
+    std::string_view stored = fields.body(event_names()[place]);
+    if (stored.empty()) return;
+    std::string_view joined = fields.body(joined_names()[place]);
+    std::string number = std::to_string(place);
+    if (joined.empty()) unread("exposure " + number + " has no page _j" + number);
+    if (stored.size() < 8) unread("exposure " + number + " is cut short");
+    Ref made = box(place, stored.substr(8), load<i64>(stored.data()), joined[0] & 2);
+    Exposure& exposure = of(made);
+    const size_t n = exposure.slots.size();
+    if (joined.size() != 1 + 2 * n)
+      unread("exposure '" + std::string(exposure.request_id) + "' has " + std::to_string(n) + " slots, its page " +
+             std::to_string(joined.size() - 1) + " bytes");
+    exposure.closed = joined[0] & 1;
+    std::copy_n(joined.begin() + 1, n, exposure.bits.begin());
+    std::copy_n(joined.begin() + 1 + n, n, exposure.marks.begin());
+    exposures_.push_back(made);
+  }
+
+  void read_outcomes(std::string_view packed) {
+    for (size_t at = 0; at < packed.size();) {
+      const char* data = packed.data() + at;
+      size_t n_item = 0, n_request = 0;
+      if (packed.size() - at >= kOutcome) {
+        n_item = load<u8>(data + 13);
+        n_request = load<u8>(data + 14);
+      }
+      if (packed.size() - at < kOutcome + n_item + n_request)
+        unread("outcomes cannot be read at byte " + std::to_string(at) + " (cut short)");
+      std::string_view item = packed.substr(at + kOutcome, n_item);
+      Outcome outcome{std::string(item), std::hash<std::string_view>{}(item), load<i64>(data), load<u8>(data + 8),
+                      std::string(packed.substr(at + kOutcome + n_item, n_request)), load<u16>(data + 11), {}, 0};
+      outcome.slot = load<u8>(data + 10);
+      u8 number = load<u8>(data + 9);
+      if (number != 255) {
+        for (const Ref& each : exposures_)
+          if (of(each).number == number) outcome.target = each;
+        if (!outcome.target || outcome.slot >= static_cast<int>(outcome.exposure()->slots.size()))
+          unread("outcomes cannot be read at byte " + std::to_string(at) + " (no such exposure)");
+      }
+      outcomes_.push_back(std::move(outcome));
+      at += kOutcome + n_item + n_request;
+    }
+  }
+
+  const Ref* by_request(std::string_view request_id) const {
+    for (const Ref& each : exposures_)
+      if (of(each).request_id == request_id) return &each;
+    return nullptr;
+  }
+
+  const Exposure* at_place(size_t place) const {
+    for (const Ref& each : exposures_)
+      if (of(each).number == place) return &of(each);
+    return nullptr;
+  }
+
+  // -- time
+
+  void forget_until(i64 clock_ms, Changes& changes) {
+    bool many = waiting_.size() >= kPerPage && waiting_[kPerPage - 1] <= clock_ms;
+    if (!many && clock_ms < leaves_ms_) return;
+    std::vector<Ref> gone;
+    for (const Ref& each : exposures_)
+      if (of(each).closed && of(each).shown_ms + keep_ms_ <= clock_ms) gone.push_back(each);
+    for (const Ref& each : gone) drop(each);
+    size_t kept = 0;
+    for (size_t at = 0; at < outcomes_.size(); ++at) {
+      if (outcomes_[at].target || clock_ms < outcomes_[at].ts_ms + window_ms_) {
+        if (kept != at) outcomes_[kept] = std::move(outcomes_[at]);
+        ++kept;
+      } else {
+        changes.count(outcomes_[at].request_id.empty() ? "unattributed" : "orphan");
+      }
+    }
+    if (kept < outcomes_.size()) {
+      outcomes_.resize(kept);
+      repack();
+    }
+    note_times();
+  }
+
+  void note_times() {
+    leaves_ms_ = kNever;
+    for (const Ref& each : exposures_) leaves_ms_ = std::min(leaves_ms_, of(each).shown_ms + keep_ms_);
+    waiting_.clear();
+    for (const Outcome& each : outcomes_)
+      if (!each.target) waiting_.push_back(each.ts_ms + window_ms_);
+    std::sort(waiting_.begin(), waiting_.end());
+  }
+
+  // -- the join
+
+  const Ref* target_of(const Outcome& outcome) const {
+    if (!outcome.request_id.empty()) {
+      const Ref* found = by_request(outcome.request_id);
+      if (found == nullptr || of(*found).find(outcome.item, outcome.hash) < 0) return nullptr;
+      return std::abs(outcome.ts_ms - of(*found).shown_ms) < window_ms_ ? found : nullptr;
+    }
+    const Ref* best = nullptr;
+    for (const Ref& each : exposures_) {
+      i64 age_ms = outcome.ts_ms - of(each).shown_ms;
+      if (age_ms < 0 || age_ms >= window_ms_ || of(each).find(outcome.item, outcome.hash) < 0) continue;
+      if (best == nullptr || of(each).age() > of(*best).age()) best = &each;
+    }
+    return best;
+  }
+
+  void refresh(const Ref& exposure, int slot, Changes& changes) {
+    int bits = 0;
+    for (const Outcome& outcome : outcomes_)
+      if (outcome.target.get() == exposure.get() && outcome.slot == slot) bits |= outcome.bits;
+    change(exposure, slot, bits, changes);
+  }
+
+  void change(const Ref& held, size_t slot, int bits, Changes& changes) {
+    Exposure& exposure = of(held);
+    int old = exposure.bits[slot];
+    if (bits == old) return;
+    int labels = (bits ^ old) & kLabels;
+    if (labels && exposure.closed) {
+      if (exposure.marks[slot] & kCorrected) {
+        bits = (bits & ~kLabels) | (old & kLabels);
+        labels = 0;
+        changes.count("late_outcome");
+      } else {
+        exposure.marks[slot] |= kCorrected | kSeenMark;
+        changes.row(held, slot, true);
+      }
+    }
+    exposure.bits[slot] = static_cast<u8>(bits);
+    dirty_joined_.insert(exposure.number);
+    if (labels && exposure.counts) {
+      for (size_t head = 0; head < exposure.head_bits.size(); ++head) {
+        int bit = exposure.head_bits[head];
+        if (labels & bit && (bit & kFast || exposure.closed)) changes.label(held, slot, head, bits & bit ? 1.0 : -1.0);
+      }
+    }
+    if ((bits ^ old) & (kInteracted | kImpressionBit)) see(held, changes);
+  }
+
+  static void see(const Ref& held, Changes& changes) {
+    Exposure& exposure = of(held);
+    const size_t n = exposure.bits.size();
+    bool explicitly = std::any_of(exposure.bits.begin(), exposure.bits.end(), [](u8 each) { return each & kImpressionBit; });
+    size_t last = 0;
+    for (size_t at = 0; at < n; ++at)
+      if (exposure.bits[at] & kInteracted) last = at + 1;
+    for (size_t slot = 0; slot < n; ++slot) {
+      u8 bits = exposure.bits[slot];
+      bool inferred = explicitly ? (bits & kInteracted) && !(bits & kImpressionBit) : slot < last + 2;
+      if (inferred == ((exposure.marks[slot] & kInferred) != 0)) continue;
+      exposure.marks[slot] ^= kInferred;
+      changes.seen(held, slot, inferred ? 1 : -1);
+    }
+  }
+
+  void close(const Ref& held, Changes& changes) {
+    Exposure& exposure = of(held);
+    exposure.closed = true;
+    dirty_joined_.insert(exposure.number);
+    for (size_t slot = 0; slot < exposure.bits.size(); ++slot) {
+      u8 bits = exposure.bits[slot];
+      if (exposure.marks[slot] & kInferred || bits & kImpressionBit) exposure.marks[slot] |= kSeenMark;
+      if (exposure.counts) {
+        for (size_t head = 0; head < exposure.head_bits.size(); ++head) {
+          int bit = exposure.head_bits[head];
+          if (bit && !(bit & kFast))
+            changes.label(held, slot, head, (bits & bit ? 1.0 : 0.0) - exposure.expected(slot, head));
+        }
+      }
+      changes.row(held, slot, false);
+    }
+  }
+
+  // -- storage
+
+  size_t free_place(Changes& changes) {
+    size_t held = 0;
+    for (const Ref& each : exposures_) held += of(each).size_bytes();
+    while (!exposures_.empty() && (exposures_.size() >= most_ || held > kMaxBytes)) {
+      Ref oldest = *std::min_element(exposures_.begin(), exposures_.end(), [](const Ref& a, const Ref& b) {
+        return std::make_pair(!of(a).closed, of(a).age()) < std::make_pair(!of(b).closed, of(b).age());
+      });
+      if (!of(oldest).closed) {
+        close(oldest, changes);
+        changes.count("closed_early");
+      }
+      held -= of(oldest).size_bytes();
+      drop(oldest);
+    }
+    size_t place = 0;
+    while (at_place(place) != nullptr) ++place;
+    return place;
+  }
+
+  void drop(const Ref& held) {
+    size_t place = of(held).number;
+    dirty_events_.insert(place);
+    dirty_joined_.insert(place);
+    size_t before = outcomes_.size();
+    std::erase_if(outcomes_, [&](const Outcome& outcome) { return outcome.target.get() == held.get(); });
+    if (outcomes_.size() < before) repack();
+    PyObject* gone = held.get();
+    std::erase_if(exposures_, [gone](const Ref& each) { return each.get() == gone; });
+  }
+
+  void repack() {
+    size_t old = pages_.size();
+    pages_.assign((outcomes_.size() + kPerPage - 1) / kPerPage, {});
+    for (size_t at = 0; at < outcomes_.size(); ++at) outcomes_[at].write(pages_[at / kPerPage]);
+    for (size_t page = 0; page < std::max(old, pages_.size()); ++page) dirty_outcomes_.insert(page);
+  }
+
+  i64 window_ms_, keep_ms_;
+  size_t most_;
+  std::vector<Ref> exposures_;
+  std::vector<Outcome> outcomes_;
+  std::vector<std::string> pages_;
+  i64 leaves_ms_ = kNever;
+  std::vector<i64> waiting_;
+  std::set<size_t> dirty_events_, dirty_joined_, dirty_outcomes_;
+};
+
+}  // namespace lr

@@ -1,0 +1,181 @@
+// Signals of one user: the same bytes as features/state/history.py, which says what they mean.
+#pragma once
+
+#include "base.hpp"
+
+namespace lr {
+
+struct Entry {
+  i64 ts_ms, item;
+  i64 kind, sixteenths, version, category;
+
+  auto key() const { return std::tie(ts_ms, item, kind, sixteenths, version, category); }
+  bool operator<(const Entry& other) const { return key() < other.key(); }
+  bool operator==(const Entry& other) const { return key() == other.key(); }
+
+  static constexpr size_t kSize = 24;
+
+  static Entry of(PyObject* tuple) {
+    if (!PyTuple_Check(tuple) || PyTuple_GET_SIZE(tuple) != 6) raise(PyExc_TypeError, "an entry has six fields");
+    auto at = [&](Py_ssize_t field) { return integer(PyTuple_GET_ITEM(tuple, field)); };
+    return {at(0), at(1), at(2), at(3), at(4), at(5)};
+  }
+
+  static Entry unpack(const char* data) {
+    i64 low = load<u32>(data), high = load<u16>(data + 4);
+    return {high << 32 | low, load<i64>(data + 16), load<u8>(data + 6), load<signed char>(data + 7),
+            load<std::int32_t>(data + 8), load<u32>(data + 12)};
+  }
+
+  void pack_into(char* out) const {
+    auto set = [&](size_t at, auto value) { std::memcpy(out + at, &value, sizeof(value)); };
+    set(0, static_cast<u32>(ts_ms));
+    set(4, static_cast<u16>(ts_ms >> 32));
+    set(6, static_cast<u8>(kind));
+    set(7, static_cast<signed char>(sixteenths));
+    set(8, static_cast<std::int32_t>(version));
+    set(12, static_cast<u32>(category));
+    set(16, item);
+  }
+
+  Ref object() const {
+    Ref values[] = {py(ts_ms), py(item), py(kind), py(sixteenths), py(version), py(category)};
+    PyObject* args[6];
+    for (int at = 0; at < 6; ++at) args[at] = values[at].get();
+    return Ref(checked(PyObject_Vectorcall(imported.entry, args, 6, nullptr)));
+  }
+};
+
+// First multiple of the grain above `after_ms` by which something has left a window that it was in; -1 = never.
+template <class Times>
+i64 next_leaving(const Times& times, size_t n, i64 after_ms, PyObject* windows, i64 grain_ms) {
+  i64 due = -1, floor_ms = floor_div(after_ms, grain_ms) * grain_ms;
+  for (Py_ssize_t each = 0; each < PyTuple_GET_SIZE(windows); ++each) {
+    i64 window_ms = integer(PyTuple_GET_ITEM(windows, each));
+    size_t low = 0, high = n;  // first time after floor - window
+    while (low < high) {
+      size_t middle = (low + high) / 2;
+      if (floor_ms - window_ms < times(middle))
+        high = middle;
+      else
+        low = middle + 1;
+    }
+    if (low < n) {
+      i64 leaves_ms = -floor_div(-(times(low) + window_ms), grain_ms) * grain_ms;
+      if (due < 0 || leaves_ms < due) due = leaves_ms;
+    }
+  }
+  return due;
+}
+
+class History {
+ public:
+  History(Arguments args, Py_ssize_t n) {
+    expect(n, 1, 1);
+    Fields fields(args[0]);
+    for (size_t page = 0; page < kPages; ++page) slots_ += fields.body(name(page), Entry::kSize);
+    for (size_t at = 0; at * Entry::kSize < slots_.size(); ++at)
+      order_.push_back({Entry::unpack(&slots_[at * Entry::kSize]), at});
+    std::sort(order_.begin(), order_.end());
+  }
+
+  Py_ssize_t size() const { return static_cast<Py_ssize_t>(order_.size()); }
+
+  // add(entry) -> whether it is kept
+  PyObject* add(Arguments args, Py_ssize_t n) {
+    expect(n, 1, 1);
+    return PyBool_FromLong(add_one(Entry::of(args[0])));
+  }
+
+  // intent(start_ms) -> (category, share) of good news since then; (0, 0.0) = none
+  PyObject* intent(Arguments args, Py_ssize_t n) {
+    expect(n, 1, 1);
+    i64 start_ms = integer(args[0]);
+    if (start_ms != intent_from_ms_) {
+      intent_from_ms_ = start_ms;
+      intent_.clear();
+      for (size_t at = order_.size(); at-- > 0 && order_[at].first.ts_ms >= start_ms;) weigh(order_[at].first, 1);
+    }
+    i64 total = 0, most = 0, category = 0;
+    for (const auto& [each, weight] : intent_) {
+      total += weight;
+      if (weight > most || (weight == most && each > category)) {
+        most = weight;
+        category = each;
+      }
+    }
+    return Py_BuildValue("Ld", static_cast<long long>(category),
+                         total ? static_cast<double>(most) / static_cast<double>(total) : 0.0);
+  }
+
+  // next_leaving_ms(after_ms, windows_ms, grain_ms) -> int or None
+  PyObject* next_leaving_ms(Arguments args, Py_ssize_t n) {
+    expect(n, 3, 3);
+    i64 due = next_leaving([&](size_t at) { return order_[at].first.ts_ms; }, order_.size(), integer(args[0]), args[1],
+                           integer(args[2]));
+    if (due < 0) Py_RETURN_NONE;
+    return PyLong_FromLongLong(due);
+  }
+
+  PyObject* dirty(Arguments, Py_ssize_t) {
+    Ref changed(checked(PyDict_New()));
+    for (size_t page = 0; page < kPages; ++page) {
+      if (!dirty_[page]) continue;
+      put(changed.get(), name(page), page_bytes(std::string_view(slots_).substr(page * kStep, kStep)));
+      dirty_[page] = false;
+    }
+    return changed.release();
+  }
+
+ private:
+  static constexpr size_t kCapacity = 128, kPerPage = 43, kPages = 3, kStep = kPerPage * Entry::kSize;
+
+  static PyObject* name(size_t page) {
+    static Names all("user_history:page_");
+    return all[page];
+  }
+
+  bool add_one(const Entry& entry) {
+    size_t slot = order_.size();
+    if (slot < kCapacity) {
+      slots_.resize(slots_.size() + Entry::kSize);
+    } else {
+      const Entry oldest = order_.front().first;
+      slot = order_.front().second;
+      if (entry < oldest || entry == oldest) return false;
+      order_.erase(order_.begin());
+      if (oldest.ts_ms >= intent_from_ms_) weigh(oldest, -1);
+    }
+    entry.pack_into(&slots_[slot * Entry::kSize]);
+    std::pair<Entry, size_t> placed{entry, slot};
+    if (!order_.empty() && entry < order_.back().first)
+      order_.insert(std::upper_bound(order_.begin(), order_.end(), placed), placed);
+    else
+      order_.push_back(placed);
+    if (entry.ts_ms >= intent_from_ms_) weigh(entry, 1);
+    dirty_[slot / kPerPage] = true;
+    return true;
+  }
+
+  void weigh(const Entry& entry, int sign) {
+    if (entry.sixteenths <= 0 || entry.category == 0) return;
+    for (size_t at = 0; at < intent_.size(); ++at) {
+      if (intent_[at].first != entry.category) continue;
+      intent_[at].second += sign * entry.sixteenths;
+      if (intent_[at].second == 0) {
+        intent_[at] = intent_.back();
+        intent_.pop_back();
+      }
+      return;
+    }
+    intent_.emplace_back(entry.category, sign * entry.sixteenths);
+  }
+
+  std::string slots_;
+  std::vector<std::pair<Entry, size_t>> order_;
+  bool dirty_[kPages] = {};
+  i64 intent_from_ms_ = std::numeric_limits<i64>::max();
+  std::vector<std::pair<i64, i64>> intent_;
+};
+
+}  // namespace lr

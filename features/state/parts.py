@@ -1,0 +1,33 @@
+"""The parts of a user's state, in machine code where it is compiled, else in Python; the bytes are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from features import native
+from features.state import dedup, exposures, history, pairs, seen, session
+from features.state.params import StateParams
+
+if TYPE_CHECKING:
+    from features.state.exposures import Exposures
+
+__all__ = ["Dedup", "History", "Pairs", "Seen", "Sessions", "make_exposures"]
+
+_core = native.core
+
+Dedup: type[dedup.Dedup] = dedup.Dedup if _core is None else _core.Dedup
+History: type[history.History] = history.History if _core is None else _core.History
+Pairs: type[pairs.Pairs] = pairs.Pairs if _core is None else _core.Pairs
+Seen: type[seen.Seen] = seen.Seen if _core is None else _core.Seen
+Sessions: type[session.Sessions] = session.Sessions if _core is None else _core.Sessions
+
+
+def make_exposures(fields: Mapping[bytes, bytes], params: StateParams) -> Exposures:
+    """Exposures and outcomes of a user."""
+    if _core is None:
+        return exposures.Exposures(fields, params)
+    made: Exposures = _core.Exposures(
+        fields, params.attribution_window_ms, params.late_outcome_ms, params.max_exposures
+    )
+    return made
