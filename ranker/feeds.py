@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from bandits import Partial
 from features.item_vectors import active_space, read_vectors
 from features.redis import translated
 from liverank.contract import read_item
@@ -27,6 +28,7 @@ from ranker.catalogue import Catalogue
 from ranker.columns import COLUMNS, FEATURE_SERVICE
 from ranker.models import Model, active_model_id, load_model, models_dir
 from ranker.models import Serving as ModelNeeds
+from ranker.models.store import START_FILE, start_of
 from ranker.phi import SCHEMA
 from ranker.posterior import Belief, BeliefReader
 from ranker.serving import Rulebook, Serving
@@ -281,6 +283,7 @@ class ServingFeed(Feed):
         self._settings, self._redis, self._book, self._beliefs = settings, redis, book, beliefs
         self._generation, self._space = generation, space
         self._serving: Serving | None = None
+        self._start: tuple[str, Partial | None] = ("", None)
         self._refused = ("", "", "")
         self.read_s = float("-inf")
 
@@ -303,7 +306,11 @@ class ServingFeed(Feed):
             return
         before: Belief | None = serving.belief if serving is not None else None
         belief = self._beliefs.read(
-            model.model_id, self._generation(), self._book.weights.of(model.heads).tolist(), before
+            model.model_id,
+            self._generation(),
+            self._book.weights.of(model.heads).tolist(),
+            before,
+            start=self._start_of(model),
         )
         self.read_s = time.monotonic()
         metrics.POSTERIOR_READ_S.set_to_current_time()
@@ -311,6 +318,14 @@ class ServingFeed(Feed):
         metrics.POSTERIOR_HASH.set(int(belief.snapshot_id[:13], 16))
         if serving is None or serving.model is not model or serving.belief is not belief:
             self._serving = Serving(model=model, belief=belief)
+
+    def _start_of(self, model: Model) -> Partial | None:
+        """Statistics that a model starts from; read once."""
+        if self._start[0] != model.model_id:
+            listed = START_FILE in model.manifest.files
+            data = start_of(models_dir(self._settings) / model.model_id) if listed else None
+            self._start = (model.model_id, Partial.from_bytes(data) if data else None)
+        return self._start[1]
 
     def _load(self, model_id: str, space: str) -> Model | None:
         """Load a model aside; one that does not fit is refused once, with the reason, and the old one stays."""

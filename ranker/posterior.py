@@ -118,9 +118,24 @@ class BeliefReader:
         self._namespace, self._n, self._prior = namespace, n_partitions, prior
 
     def read(
-        self, model_id: str, generation: int, head_weights: Sequence[float], before: Belief | None = None
+        self,
+        model_id: str,
+        generation: int,
+        head_weights: Sequence[float],
+        before: Belief | None = None,
+        *,
+        start: Partial | None = None,
     ) -> Belief:
         """The belief now; `before` itself where no partial has changed. 0.3 ms for 8 partitions without a change.
+
+        Parameters
+        ----------
+        model_id, generation, head_weights
+            What to read, and under which weights.
+        before
+            The belief of the last call.
+        start
+            Statistics that the model starts from, added to what was counted; always the same for a model.
 
         Raises
         ------
@@ -145,6 +160,8 @@ class BeliefReader:
                 pipe.hmget(keys[p], ["v", "d"])
             rows = pipe.execute()
         partials = [Partial.from_bytes(data) for _, data in rows if data]
+        if start is not None:
+            partials.append(start)
         read = {p: version for p, (version, _) in zip(versions, rows, strict=True) if version}
         return believe(
             model_id,

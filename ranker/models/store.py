@@ -18,6 +18,8 @@ from ranker.models.protocol import Model
 from ranker.models.rate import RateModel, rate_manifest
 
 MANIFEST_FILE = "manifest.json"
+START_FILE = "start.partial"
+"""Bandit statistics that a model starts from (`bandits.Partial` bytes); rankers add them to what the fold counted."""
 
 
 def models_dir(settings: Settings) -> Path:
@@ -82,6 +84,14 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def start_of(path: Path) -> bytes | None:
+    """A model's starting statistics; None where it has none. Call after `load_model` has checked the files."""
+    try:
+        return (path / START_FILE).read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def load_model(path: Path) -> Model:

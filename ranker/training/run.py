@@ -27,7 +27,7 @@ from liverank.v1.item_pb2 import Item
 from liverank.v1.stream_pb2 import Example
 from ranker.models import load_model, models_dir, write_model
 from ranker.models.compiled import compile_boosters
-from ranker.models.store import activate_model
+from ranker.models.store import START_FILE, activate_model
 from ranker.retrieval import IndexSettings, VectorIndex, standard_sources
 from ranker.serving import rulebook
 from ranker.training.dataset import Dataset, joined
@@ -38,6 +38,7 @@ from ranker.training.memory import Memory
 from ranker.training.package import HEADS, build
 from ranker.training.report import report
 from ranker.training.served import served_dataset
+from ranker.training.start import with_start
 
 SourceName = Literal["auto", "served", "history"]
 ENOUGH_SERVED: Final = 50_000
@@ -133,9 +134,11 @@ def train(
             parameters=parameters,
             created_from={**created_from, "space": str(space) if space else ""},
         )
+    with run.step("start of the bandit"):
+        package = with_start(settings, package)
     with run.step("write and compile"):
         path = write_model(models_dir(settings), package.manifest, package.files)
-        compile_boosters(path, sorted(package.files))
+        compile_boosters(path, sorted(name for name in package.files if name != START_FILE))
         model = load_model(path)
     with run.step("report"):
         figures = report(model, package.test, package.gains)

@@ -1,0 +1,158 @@
+"""Where a new model's bandit starts: the statistics of recent slots, re-scored with the new model's own probabilities.
+
+Only slots of the newest block are used: the model has not learned from them, so their residuals are what it will leave
+in service. The sums are discounted by a factor chosen on the later half of that block, written as a file of the model,
+and every ranker adds them to what the fold has counted. Fold state is not touched.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandits import Partial, Posterior, Prior
+from features.archive import read_archive
+from features.examples import examples_dir, read_examples
+from liverank.settings import Settings
+from liverank.v1.decision_pb2 import Decision, Mode
+from ranker.columns import COLUMNS
+from ranker.models import Model, load_model, write_model
+from ranker.models.store import START_FILE, file_hash
+from ranker.phi import DIM, SCHEMA
+from ranker.training.package import Package
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FACTORS: Final = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+LEAST_SLOTS: Final = 400
+"""Fewer slots in the newest block, and the bandit starts from the prior alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """Shown slots in order of time.
+
+    Attributes
+    ----------
+    x
+        Feature rows as served, float32, shape ``(n, len(COLUMNS))``.
+    phi
+        Bandit features as logged, shape ``(n, DIM)``.
+    position
+        From 1, shape ``(n,)``.
+    ts_ms
+        When shown, shape ``(n,)``.
+    outcomes
+        By head, 0 or 1; shape ``(n, n_heads)``.
+    """
+
+    x: NDArray[np.float32]
+    phi: NDArray[np.float64]
+    position: NDArray[np.int32]
+    ts_ms: NDArray[np.int64]
+    outcomes: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.ts_ms)
+
+
+def with_start(settings: Settings, package: Package) -> Package:
+    """The package with its starting statistics as the file `start.partial`; unchanged where too little was served.
+
+    The same archive and examples give the same bytes, hence the same model id.
+    """
+    if package.manifest.schema_id != SCHEMA or not len(package.test.ts_ms):
+        return package
+    since_ms = int(package.test.ts_ms.min())
+    labels = read_examples(examples_dir(settings), since_ms=since_ms, until_ms=int(package.test.ts_ms.max()) + 1)
+    if labels.num_rows < LEAST_SLOTS:
+        return package
+    decisions = (Decision.FromString(record.value) for record in read_archive(settings, "decisions"))
+    slots = slots_of(labels, decisions, package.manifest.heads)
+    if len(slots) < LEAST_SLOTS:
+        return package
+    with tempfile.TemporaryDirectory() as folder:
+        model = load_model(write_model(Path(folder), package.manifest, package.files))
+        residuals = residuals_of(model, slots)
+    weights = [settings.ranker.head_weights.get(head, 0.0) for head in package.manifest.heads]
+    prior = Prior(sd=settings.ranker.prior_sd, noise_sd=settings.ranker.noise_sd)
+    factor = best_factor(slots, residuals, weights, prior)
+    if factor == 0.0:
+        return package
+    data = summed(slots, residuals).scaled(factor).to_bytes()
+    manifest = package.manifest.model_copy(
+        update={
+            "files": {**package.manifest.files, START_FILE: file_hash(data)},
+            "parameters": {**package.manifest.parameters, "start": {"slots": len(slots), "factor": factor}},
+        }
+    )
+    return replace(package, manifest=manifest, files={**package.files, START_FILE: data})
+
+
+def slots_of(labels: pa.Table, decisions: Iterable[Decision], heads: Sequence[str]) -> Slots:
+    """Join label rows with decisions by (request id, position): drawn, shown, full service, these columns."""
+    wanted: dict[str, list[int]] = {}
+    requests = labels["request_id"].to_pylist()
+    for row, (request, drawn) in enumerate(zip(requests, labels["drawn"].to_pylist(), strict=True)):
+        if drawn:
+            wanted.setdefault(request, []).append(row)
+    positions, times = labels["position"].to_pylist(), labels["exposure_ts_ms"].to_pylist()
+    outcomes: Mapping[str, list[float | None]] = {head: labels[f"outcome_{head}"].to_pylist() for head in heads}
+    found: dict[int, tuple[Sequence[float], Sequence[float]]] = {}
+    for made in decisions:
+        rows = wanted.get(made.request_id)
+        served = made.mode != Mode.MODE_SHADOW and made.drawn and not made.rungs
+        if rows is None or not served or made.schema != SCHEMA or tuple(made.feature_names) != COLUMNS:
+            continue
+        for row in rows:
+            if 1 <= positions[row] <= len(made.slots):
+                slot = made.slots[positions[row] - 1]
+                if len(slot.features) == len(COLUMNS) and len(slot.phi) == DIM:
+                    found[row] = (slot.features, slot.phi)
+    chosen = sorted(found)
+    return Slots(
+        x=np.array([found[row][0] for row in chosen], dtype=np.float32).reshape(-1, len(COLUMNS)),
+        phi=np.array([found[row][1] for row in chosen], dtype=np.float64).reshape(-1, DIM),
+        position=np.array([positions[row] for row in chosen], dtype=np.int32),
+        ts_ms=np.array([times[row] for row in chosen], dtype=np.int64),
+        outcomes=np.array([[outcomes[head][row] or 0.0 for head in heads] for row in chosen]).reshape(-1, len(heads)),
+    )
+
+
+def residuals_of(model: Model, slots: Slots) -> NDArray[np.float64]:
+    """Outcome minus the model's probability at the slot shown, shape ``(n, n_heads)``."""
+    residuals: NDArray[np.float64] = slots.outcomes - model.predict(slots.x, slots.position)
+    return residuals
+
+
+def summed(slots: Slots, residuals: NDArray[np.float64], chosen: slice = slice(None)) -> Partial:
+    """The sums of some slots."""
+    partial = Partial(slots.phi.shape[1], residuals.shape[1])
+    if len(slots.ts_ms[chosen]):
+        partial.shown(slots.phi[chosen], residuals[chosen], int(slots.ts_ms[chosen].max()))
+    return partial
+
+
+def best_factor(slots: Slots, residuals: NDArray[np.float64], weights: Sequence[float], prior: Prior) -> float:
+    """The discount under which the later half's residual values are likeliest, given the earlier half; the smaller one
+    on a tie, 0 where the past does not help.
+    """
+    half = len(slots) // 2
+    earlier = summed(slots, residuals, slice(0, half))
+    x, value = slots.phi[half:], residuals[half:] @ np.asarray(weights)
+    noise = max(float(value.var()), 1e-12)
+
+    def density(factor: float) -> float:
+        posterior = Posterior(earlier.scaled(factor), weights, prior)
+        variance = posterior.sd(x) ** 2 + noise
+        return float((-0.5 * (value - posterior.mean(x)) ** 2 / variance - 0.5 * np.log(variance)).mean())
+
+    densities = [density(factor) for factor in FACTORS]
+    return FACTORS[int(np.argmax(densities))]
