@@ -30,7 +30,7 @@ def convert(folder: Path) -> Dataset:
     ConfigError
         A file is missing or a line is not as described.
     """
-    items = [_item(fields, line) for line, fields in _fields(folder / "movies.dat", 3)]
+    items = [film(f"tt{number}", full, genres) for _, (number, full, genres) in _fields(folder / "movies.dat", 3)]
     rated = [_rating(fields, line) for line, fields in _fields(folder / "ratings.dat", 4)]
     rated.sort(key=lambda event: (event.event_ts_ms, event.event_id))
     known = {change.item_id for change in items}
@@ -50,11 +50,10 @@ def _fields(path: Path, n: int) -> Iterator[tuple[int, list[str]]]:
             yield line, fields
 
 
-def _item(fields: list[str], line: int) -> ItemChange:
-    number, full, genres = fields
-    match = _TITLE.match(full)
-    title, year = (match["title"], int(match["year"])) if match else (full, 0)
-    item_id = f"tt{number}"
+def film(item_id: str, full: str, genres: str) -> ItemChange:
+    """A film from its title with the year in brackets and its genres with bars between them."""
+    match = _TITLE.match(full.strip())
+    title, year = (match["title"], int(match["year"])) if match else (full.strip(), 0)
     published_ms = (year - 1970) * _MS_A_YEAR
     item = Item(
         item_id=item_id,

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from evaluation.replay.baselines import Popularity
-from evaluation.replay.plan import ReplayPlan, Sampled, sample, user_state
+from evaluation.replay.plan import REPEATS_FROM, ReplayPlan, Sampled, repeat_share, sample, user_state
 from evaluation.replay.replayer import Replayer
 from evaluation.replay.report import ReplayReport, judge
 
-__all__ = ["Popularity", "ReplayPlan", "ReplayReport", "Replayer", "Sampled", "judge", "sample", "user_state"]
+__all__ = [
+    "REPEATS_FROM",
+    "Popularity",
+    "ReplayPlan",
+    "ReplayReport",
+    "Replayer",
+    "Sampled",
+    "judge",
+    "repeat_share",
+    "sample",
+    "user_state",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +14,9 @@ from liverank.v1.event_pb2 import Event, EventType
 
 TRUTHS: Final = POSITIVE | {int(EventType.EVENT_TYPE_RATING)}
 """Types of events that a list should have held the item of."""
+
+REPEATS_FROM: Final = 0.05
+"""Share of repeats in the history from which own items stay in the lists."""
 
 STATES: Final = (("cold", 0), ("warming", 6), ("mature", 51), ("warm", 100))
 """User state by the number of events before: the least of each."""
@@ -37,6 +40,9 @@ class ReplayPlan:
         Simulated time between two ticks of every partition.
     seed : int
         Of the sample.
+    repeats : bool
+        Whether users take items again (`repeat_share` of the history): own items then stay in every list, ours and the
+        baselines'; otherwise they are left out of every list.
     """
 
     imported: float = 0.8
@@ -45,6 +51,7 @@ class ReplayPlan:
     half_life_ms: float = 86_400_000.0
     tick_ms: int = 60_000
     seed: int = 1
+    repeats: bool = False
 
     def __post_init__(self) -> None:
         checks = {
@@ -91,19 +98,41 @@ def user_state(n_events: int) -> str:
     return next(name for name, least in reversed(STATES) if n_events >= least)
 
 
+def repeat_share(events: Iterable[Event]) -> float:
+    """Share of the choices that are on an item which their user had chosen before; 0 without choices.
+
+    Examples
+    --------
+    >>> repeat_share([])
+    0.0
+    """
+    had: set[tuple[str, str]] = set()
+    n = again = 0
+    for event in events:
+        if event.type in TRUTHS:
+            pair = (event.user_id, event.item_id)
+            n += 1
+            again += pair in had
+            had.add(pair)
+    return again / n if n else 0.0
+
+
 def sample(events: Sequence[Event], known: frozenset[str], plan: ReplayPlan) -> frozenset[int]:
     """Indices of the events before which slates are asked for: a seeded draw from those on known items.
+
+    Where there are fewer than the plan wants, all of them.
 
     Raises
     ------
     ConfigError
-        There are fewer such events than the plan wants.
+        There is none.
     """
     able = [n for n, event in enumerate(events) if event.type in TRUTHS and event.item_id in known]
-    if len(able) < plan.n_sampled:
+    if not able:
         raise ConfigError(
-            f"{plan.n_sampled} sampled events wanted, the replayed part has {len(able)} on known items; "
-            "lower --sampled or --imported"
+            f"the replayed part ({len(events)} events) holds no click, like, save, rating or purchase of a known item; "
+            "lower --imported, or give the catalogue with --items"
         )
     rng = np.random.default_rng(plan.seed)
-    return frozenset(int(able[n]) for n in rng.choice(len(able), size=plan.n_sampled, replace=False))
+    size = min(plan.n_sampled, len(able))
+    return frozenset(int(able[n]) for n in rng.choice(len(able), size=size, replace=False))

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
 
@@ -44,7 +44,7 @@ WITHOUT_RULES = {
     "duplicate_cosine": 2.0,
     "disliked_after": 0,
     "dislike_strength": 0.0,
-    "seen_policy": "consumed",
+    "exact_below": 1_000_000,
 }
 """A replay asks what the model expects next: rules of taste and of business would only stand in the way."""
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON to this file.")]
@@ -131,7 +131,7 @@ def replay(
 ) -> None:
     """Replay recorded data on its own clock; say whether the slates beat popularity."""
     from evaluation.datasets import load
-    from evaluation.replay import ReplayPlan
+    from evaluation.replay import REPEATS_FROM, ReplayPlan, repeat_share
     from infra.stack import Stack
     from liverank.cli.progress import Steps
     from liverank.settings import Endpoints, Settings
@@ -141,13 +141,17 @@ def replay(
     with budget.step("read the data") as step:
         data = load(file, items)
         step.note(f"{data.name}: {len(data.events):,} events, {len(data.items):,} items")
+    past, _ = data.split(imported)
+    share = repeat_share(past)
+    plan = replace(plan, repeats=share >= REPEATS_FROM)
+    seen_policy = "none" if plan.repeats else "consumed"
     given = Settings()
     settings = given.model_copy(
         update={
             "namespace": f"replay-{time.time_ns() // 1_000_000 % 10**10:x}",
             "clock": "data",
             "stack": given.stack.model_copy(update={"partitions": REPLAY_PARTITIONS, "workers": 1, "rankers": 1}),
-            "ranker": given.ranker.model_copy(update=WITHOUT_RULES),
+            "ranker": given.ranker.model_copy(update={**WITHOUT_RULES, "seen_policy": seen_policy}),
         }
     )
     stack = Stack(settings, budget.steps)
@@ -158,6 +162,13 @@ def replay(
         if not keep:
             _clean(stack, settings, was_up=was_up)
     console = _console()
+    for note in data.notes:
+        console.print(note, soft_wrap=True)
+    console.print(
+        f"{share:.1%} of the history is a user's repeat of an item: own items "
+        f"{'stay in' if plan.repeats else 'are left out of'} all lists.",
+        soft_wrap=True,
+    )
     console.print(report.table())
     console.print(report.verdict(), soft_wrap=True)
     if json is not None:
@@ -204,7 +215,7 @@ def _replay(stack: Stack, settings: Settings, data: Dataset, plan: ReplayPlan, b
     settings = _fresh_namespace(stack, settings, budget)
     _import(settings, past, data.items, budget)
     _enrich(settings, budget)
-    _train(settings, budget)
+    _train(settings, budget, optional=True)
     settings = _start(stack, settings, budget)
     with budget.step("replay") as step, connect(settings) as redis, Client(settings.ranker.grpc) as client:
         generation = generation_of(settings, redis)
@@ -280,11 +291,19 @@ def _enrich(settings: Settings, budget: _Budget) -> None:
         step.note(f"{report.rows:,} vectors in space {report.space}, {report.calls:,} calls")
 
 
-def _train(settings: Settings, budget: _Budget) -> None:
+def _train(settings: Settings, budget: _Budget, *, optional: bool = False) -> None:
+    """Train; with `optional` a past that holds too little to learn from leaves the day-one model in place."""
+    from ranker.training.errors import NotBetterError, TooLittleDataError
     from ranker.training.run import train
 
     with budget.step("train") as step:
-        report = train(settings)
+        try:
+            report = train(settings)
+        except (TooLittleDataError, NotBetterError) as error:
+            if not optional:
+                raise
+            step.note(f"day-one model stays: {error}")
+            return
         step.note(f"{report.rows:,} rows, model {report.model_id[:12]} ({report.kind})")
 
 

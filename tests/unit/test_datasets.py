@@ -72,6 +72,32 @@ def test_an_event_file_is_sorted_and_its_items_found(tmp_path: Path) -> None:
         load(tmp_path / "none.jsonl")
 
 
+def test_movielens_stars_become_ratings_to_ten(tmp_path: Path) -> None:
+    (tmp_path / "movies.csv").write_text('movieId,title,genres\n1,Toy Story (1995),Animation|Comedy\n2,"X, the",\n')
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n7,1,4.5,964982703\n7,3,0.5,964982600\n")
+    data = load(tmp_path)
+    assert [(e.user_id, e.item_id, e.value) for e in data.events] == [("u7", "m3", 1.0), ("u7", "m1", 9.0)]
+    assert [c.item_id for c in data.items] == ["m1", "m2", "m3"]
+    assert (data.items[0].upsert.title, data.items[1].upsert.title) == ("Toy Story", "X, the")
+    for event in data.events:
+        validate_event(event, now_ms=event.event_ts_ms)
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n7,1,x,964982703\n")
+    with pytest.raises(ConfigError, match=r"ratings\.csv, line 2"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(("most", "factor"), [(5.0, 2.0), (1.0, 10.0), (10.0, 1.0), (4.0, 1.0)])
+def test_ratings_on_a_smaller_scale_are_brought_to_ten(tmp_path: Path, most: float, factor: float) -> None:
+    events = [
+        new_event("rating", user_id="u", item_id="i", value=most if n else most / 2, event_ts_ms=10**12 + n)
+        for n in range(150)
+    ]
+    write_events(tmp_path / "events.jsonl", events)
+    data = load(tmp_path)
+    assert [e.value for e in data.events[:2]] == [most / 2 * factor, most * factor]
+    assert bool(data.notes) == (factor != 1.0)
+
+
 def test_profile_equals_hand_computed() -> None:
     log = pd.DataFrame({"user": ["a", "a", "a", "b"], "item": ["x", "x", "y", "x"], "time_s": [0.0, 60.0, 7260.0, 5.0]})
     p = profile("t", log)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.replay import Popularity, Replayer, ReplayPlan, Sampled, judge, sample, user_state
+from evaluation.replay import Popularity, Replayer, ReplayPlan, Sampled, judge, repeat_share, sample, user_state
 from liverank.calls import new_event
 from liverank.errors import ConfigError
 from liverank.v1 import personalization_pb2 as pb
@@ -45,11 +45,36 @@ def test_user_states_and_samples() -> None:
     assert len(picked) == 20
     assert picked == sample(events, frozenset({"i0", "i1"}), plan)
     assert {events[n].item_id for n in picked} == {"i0", "i1"}
-    with pytest.raises(ConfigError, match="the replayed part has 40"):
-        sample(events, frozenset({"i0", "i1"}), ReplayPlan(n_sampled=41))
+    assert len(sample(events, frozenset({"i0", "i1"}), ReplayPlan(n_sampled=41))) == 40
+    with pytest.raises(ConfigError, match="known item"):
+        sample(events, frozenset({"i9"}), plan)
     for broken in ({"imported": 1.0}, {"k": 0}, {"n_sampled": 0}, {"tick_ms": 60_001}, {"half_life_ms": 0}):
         with pytest.raises(ConfigError, match=next(iter(broken))):
             ReplayPlan(**broken)  # type: ignore[arg-type]
+
+
+def test_repeats_are_counted_a_user() -> None:
+    events = [rating(user, item, T0 + at) for at, (user, item) in enumerate(["ua", "ub", "va", "ua", "ua"])]
+    assert repeat_share(events) == 0.4
+    assert repeat_share([*events, Event(type=EventType.EVENT_TYPE_IMPRESSION, user_id="u", item_id="a")]) == 0.4
+
+
+def test_own_items_stay_where_users_take_items_again() -> None:
+    log = Log()
+    run = replayer(log, ReplayPlan(n_sampled=1, repeats=True))
+    run.learn(rating("u", "i3", T0 - 1))
+    (one,) = run.run([rating("u", "i3", T0)], frozenset({0}))
+    request = next(call for name, call in log.calls if name == "rank")
+    assert request["exclude_item_ids"] == []
+    assert one.hits == (True, True, True)
+
+
+def test_idle_minutes_have_no_ticks() -> None:
+    log = Log()
+    year_ms = 365 * 86_400_000
+    replayer(log, ReplayPlan(n_sampled=1)).run([rating("u", "i1", T0), rating("u", "i2", T0 + year_ms)], frozenset())
+    ticks = [record["timestamp_ms"] for name, record in log.calls if name == "record" and record["key"] is None]
+    assert ticks == [T0, T0, T0 + year_ms, T0 + year_ms, T0 + year_ms + 60_000, T0 + year_ms + 60_000]
 
 
 class Log:
@@ -107,7 +132,7 @@ def test_everything_told_so_far_has_passed_before_a_rank() -> None:
     assert all(record["headers"] == (("liverank-internal", b"secret"),) for record in ticks)
     minutes = sorted({record["timestamp_ms"] for record in ticks})
     assert minutes[0] == T0
-    assert max(np.diff(minutes)) <= 60_000
+    assert all((minute - T0) % 60_000 == 0 for minute in minutes[:-2])
     assert minutes[-1] == events[3].event_ts_ms
     assert sum(record["key"] == b"u" for record in told) == 3
     request = log.calls[at][1]
