@@ -100,8 +100,7 @@ def prepare(layout: Layout, classpath: Sequence[Path], *, port: int, controller_
         *_jvm(layout, classpath, heap_mb=128, options=("-XX:TieredStopAtLevel=1",)),
         "kafka.tools.StorageTool",
         "format",
-        "-t",
-        cluster_id,
+        f"--cluster-id={cluster_id}",  # one word: an id may begin with a dash
         "-c",
         str(_config(layout)),
     ]
