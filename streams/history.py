@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from features.archive import part_dir, partitions_of, read_part, write_part
@@ -228,6 +229,9 @@ def import_history(
         shutil.rmtree(examples_dir(settings) / str(_EXAMPLES_PARTITION), ignore_errors=True)
         tell("read", 0, 0)
         parts = _sorted_records(settings, events, n_partitions, outputs)
+        under_way = _under_way(settings)
+        under_way.parent.mkdir(parents=True, exist_ok=True)
+        under_way.touch()
         total = sum(map(len, parts))
         for partition, records in enumerate(parts):
             folder = part_dir(settings, "events", 0, partition)
@@ -257,15 +261,18 @@ def import_history(
                     tell("fold", n, total)
             newest_ms = max((records[-1].append_ts_ms for records in parts if records), default=0)
             replayer.tick(newest_ms)
-            replayer.finish(live=False)
             tell("fold", total, total)
+            outputs.flush()
+            if not sink.confirmed(60.0):
+                raise UnavailableError("dead letters were not taken by the broker within 60 s; run the import again")
+            tell("vectors", 0, 0)
+            recompute_vectors(client, settings)
+            # Last: before the positions are there no worker takes the state, so that a killed import is run again.
+            tell("finish", 0, 0)
+            replayer.finish(live=False)
+            under_way.unlink()
         finally:
             reader.stop()
-        outputs.flush()
-        if not sink.confirmed(60.0):
-            raise UnavailableError("dead letters were not taken by the broker within 60 s; run the import again")
-        tell("vectors", 0, 0)
-        recompute_vectors(client, settings)
     users = len({record.key for records in parts for record in records})
     return ImportReport(
         events=total, items=n_items, users=users, examples=outputs.n_examples, dead_letters=outputs.dead
@@ -281,8 +288,21 @@ def recompute_vectors(client: Redis, settings: Settings) -> None:
             recompute_users(client, settings)
 
 
+def _under_way(settings: Settings) -> Path:
+    """File that is there from an import's first write to its last."""
+    return part_dir(settings, "events", 0, 0).parent / "import-under-way"
+
+
 def imported_parts(settings: Settings) -> list[Iterator[Record]]:
-    """Return the imported records of each partition, as the archive holds them."""
+    """Return the imported records of each partition, as the archive holds them.
+
+    Raises
+    ------
+    ConfigError
+        An import was interrupted: what the archive holds is not all of it.
+    """
+    if _under_way(settings).exists():
+        raise ConfigError("an import was interrupted before its end: run the same `liverank import` again")
     topic = settings.topic("events", 0)
     return [
         read_part(part_dir(settings, "events", 0, partition), topic, partition)

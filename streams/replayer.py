@@ -253,7 +253,8 @@ class Replayer:
         self.write()
         self._users.write_statistics()
         self._items.write_statistics()
-        for half in (self._users, self._items):
+        # Users last: a worker takes nothing while one of their positions is missing (takeover.py).
+        for half in (self._items, self._users):
             for part in half.parts:
                 offset = part.position.offset
                 position = part.position if live and half is self._users else Position(max(1, self._generation), -1, 0)

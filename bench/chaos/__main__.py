@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import resource
 import secrets
+import signal
 import sys
 import tempfile
 import time
@@ -111,6 +112,8 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=0.0, help="events a second; 0 = what the plan wants")
     parser.add_argument("--keep", action="store_true", help="keep logs and data, and say where")
     options = parser.parse_args()
+    # Ended politely, it must not leave a worker or a store behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     plan = Plan.of(options.seed, options.minutes, workers=options.workers, rate=options.rate)
     with contextlib.ExitStack() as cleanup:
         if options.keep:

@@ -21,11 +21,18 @@ OUTCOMES = (T.EVENT_TYPE_CLICK, T.EVENT_TYPE_CLICK, T.EVENT_TYPE_DISMISS, T.EVEN
 def send_catalogue(settings: Settings, prefix: str = "") -> None:
     """Send the items that `traffic` with this prefix is about."""
     producer = Producer(settings.kafka.bootstrap)
-    for i in range(N_ITEMS):
-        item = Item(item_id=f"{prefix}i{i}", title=f"item {i}", available=True, categories=[f"c{i % 7}"])
-        change = ItemChange(item_id=item.item_id, upsert=item)
-        producer.produce(settings.topic("items"), key=item.item_id.encode(), value=change.SerializeToString())
+    for change in catalogue_items(prefix):
+        producer.produce(settings.topic("items"), key=change.item_id.encode(), value=change.SerializeToString())
     assert producer.flush(30) == 0
+
+
+def catalogue_items(prefix: str = "") -> list[ItemChange]:
+    """Items of seven categories."""
+    items = [
+        Item(item_id=f"{prefix}i{i}", title=f"item {i}", available=True, categories=[f"c{i % 7}"])
+        for i in range(N_ITEMS)
+    ]
+    return [ItemChange(item_id=item.item_id, upsert=item) for item in items]
 
 
 def traffic(n: int, seed: int, prefix: str = "") -> list[Event]:

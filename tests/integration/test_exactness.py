@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import MakeNamespace
-from crash import send, send_catalogue, traffic
+from crash import catalogue_items, send, send_catalogue, traffic
 from test_crash_smoke import STREAMS, Folds
 from typer.testing import CliRunner
 
 from features.redis import connect
 from liverank.cli import build
-from liverank.files import read_events, read_items, write_events
+from liverank.errors import ConfigError
+from liverank.files import read_events, read_items, write_events, write_items
 from liverank.kafka import END, BatchConsumer, Producer, Record, Tp
+from liverank.partition import partition as partition_of
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType
 from streams.agents.positions import Positioned
 from streams.dlq import DeadLetters
 from streams.export import Exported, export_events, export_items
+from streams.rebuild import rebuild
+from tests.recount import decoded
 from tests.recount.namespace import check, read_topic, settle
+from tests.recount.program import PROGRAM
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -217,3 +228,57 @@ def test_nothing_reads_past_the_end_of_the_log(settings: Settings) -> None:
     consumer = BatchConsumer(settings.kafka.bootstrap, group="test.end")
     consumer.assign({Tp(settings.topic("events", 1), 0): END})
     consumer.close()
+
+
+IMPORT = """
+import os, signal, sys
+from pathlib import Path
+from liverank.files import read_events, read_items
+from liverank.settings import Settings
+from streams.history import import_history
+settings, folder, step = Settings.model_validate_json(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+
+def tell(name, done, total):
+    if name == step and (name != "fold" or done < total):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+import_history(settings, read_events(folder / "e.parquet"), items=read_items(folder / "i.parquet"), on_progress=tell)
+"""
+
+
+def test_kill_9_of_an_import_leaves_nothing_that_a_worker_takes_and_the_next_one_is_exact(
+    settings: Settings, folds: Callable[..., Folds], tmp_path: Path
+) -> None:
+    with connect(settings) as client:
+        client.set(f"{settings.namespace}:program", PROGRAM.to_json())
+    events = [event for event in traffic(2200, seed=9, prefix="a") if not event.HasField("exposure")]
+    write_events(tmp_path / "e.parquet", events)
+    write_items(tmp_path / "i.parquet", catalogue_items("a"))
+
+    def run(step: str) -> int:
+        program = [sys.executable, "-c", IMPORT, settings.model_dump_json(), str(tmp_path), step]
+        done = subprocess.run(program, timeout=120, capture_output=True, text=True, cwd=CHECKOUT, check=False)
+        with connect(settings) as client:
+            client.delete(f"{settings.namespace}:maintenance")  # else it frees itself after 30 s
+        return done.returncode
+
+    for step in ("fold", "vectors", "finish"):
+        assert run(step) == -signal.SIGKILL, step
+        with pytest.raises(ConfigError, match="liverank import"):
+            rebuild(settings)
+        refused = folds(settings)
+        refused.process.wait(timeout=60)
+        assert "StateLostError" in refused.log.read_text(), step
+    assert run("never") == 0
+    worker = folds(settings).ready()
+    settle(settings)
+    worker.stop()
+    clicks = Counter(event.user_id for event in {e.event_id: e for e in events}.values())
+    with connect(settings) as client:
+        ns = settings.namespace
+        for user, n in clicks.items():
+            place = f"{ns}:{{{ns}.1.{partition_of(user.encode(), settings.stack.partitions)}}}:u:{user}"
+            fields = client.hgetall(place)
+            session = decoded.last_session(fields)
+            assert session is not None
+            assert session.events == n, user
