@@ -27,7 +27,9 @@ from liverank.settings import Settings, resolve
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-__all__ = ["apply", "apply_here", "client_yaml", "materialize", "open_store", "render", "store_yaml"]
+    from features.program import FeatureProgram
+
+__all__ = ["apply", "apply_here", "client_yaml", "materialize", "open_store", "render", "repo_program", "store_yaml"]
 
 STORE: Final = "feature_store.yaml"
 CLIENT: Final = "feature_store.client.yaml"
@@ -130,6 +132,23 @@ def apply_here(settings: Settings) -> str:
         apply_total(config, repo, skip_source_validation=False)
     _replace(namespace_folder(settings) / STAMP, _stamp(settings))
     return str(path)
+
+
+def repo_program(settings: Settings, repo: Path | None = None) -> FeatureProgram:
+    """What the definitions of a repo say, without applying them; changes the working directory for its duration.
+
+    Raises
+    ------
+    ProgramError
+        They are wrong, with file and line.
+    """
+    from features.compile import compile_registry
+    from features.generate import RepoLocator, stream_views
+
+    where = _repo(settings) if repo is None else repo.resolve()
+    render(settings)
+    with _inside(where, settings):
+        return compile_registry(stream_views(where), settings.feast_project, RepoLocator(where))
 
 
 def materialize(settings: Settings, views: Sequence[str], *, days: int = 3650) -> None:

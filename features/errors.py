@@ -6,6 +6,7 @@ FeaturesError
 │   └── DefinitionError              the same at `feast apply`: one line, no traceback (features/generate.py)
 ├── OwnedViewError (ConfigError)     a foreign write to a view that a fold owns
 ├── RowFormatError (CorruptError)    stored bytes are not what this build writes
+├── DriftError (ConfigError)         too little to compare
 ├── SpaceError (ConfigError)         vectors of another space or length
 ├── StateConfigError (ConfigError)   a parameter of the state lies outside its range
 └── StateFormatError (CorruptError)  a page of state is not what this build writes
@@ -16,6 +17,7 @@ from __future__ import annotations
 from liverank.errors import ConfigError, CorruptError, LiverankError
 
 __all__ = [
+    "DriftError",
     "FeaturesError",
     "NativeBuildError",
     "OwnedViewError",
@@ -45,6 +47,10 @@ class OwnedViewError(FeaturesError, ConfigError):
 
 class RowFormatError(FeaturesError, CorruptError):
     """Stored bytes are not what this build writes."""
+
+
+class DriftError(FeaturesError, ConfigError):
+    """Drift or skew cannot be told from what is there."""
 
 
 class SpaceError(FeaturesError, ConfigError):

@@ -229,11 +229,11 @@ class UserRowReader:
         """Schema of the program that is read."""
         return self._reading.schema
 
-    @staticmethod
-    def fits(store: FeatureStore, program: FeatureProgram) -> bool:
-        """Whether the registry holds everything that reading by `program` asks for."""
+    @classmethod
+    def reading(cls, store: FeatureStore, program: FeatureProgram) -> Reading | None:
+        """How to read by `program`; None where the registry does not hold all of it. Errors as `prepare`."""
         held = {f"{view.name}:{field.name}" for view in store.list_stream_feature_views() for field in view.features}
-        return held.issuperset(UserSchema(program).features)
+        return cls.prepare(store, program) if held.issuperset(UserSchema(program).features) else None
 
     def refresh(self) -> None:
         """Follow the registry: later reads use its program. Call it in the background; errors as `prepare`."""

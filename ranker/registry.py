@@ -11,7 +11,7 @@ from features.item_table import ItemTable
 from features.program import FeatureProgram
 from features.provider import program_key
 from features.redis import translated
-from features.user_row import UserRowReader
+from features.user_row import Reading, UserRowReader
 from liverank.log import get
 from liverank.settings import Settings
 from ranker import metrics
@@ -19,8 +19,6 @@ from ranker.catalogue import Catalogue
 from ranker.feeds import Feed
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
-
     from features.redis import Redis
 
 _log = get(__name__)
@@ -37,8 +35,10 @@ class RegistryFeed(Feed):
     ----------
     reader
         Of users.
-    open_store
-        Opens Feast with the registry as it is now, and keeps it so.
+    reading
+        How to read users by a program through the registry as it is now; None where it does not hold the program.
+    items_loaded
+        Whether the catalogue was read to its end once.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class RegistryFeed(Feed):
         catalogue: Catalogue,
         table: ItemTable,
         reader: UserRowReader,
-        open_store: Callable[[], FeatureStore],
+        reading: Callable[[FeatureProgram], Reading | None],
         items_loaded: Callable[[], bool],
     ) -> None:
         super().__init__("registry", 2.0)
         self._settings, self._redis = settings, redis
         self._catalogue, self._table = catalogue, table
-        self._reader, self._open_store = reader, open_store
+        self._reader, self._reading = reader, reading
         self._items_loaded = items_loaded
         self._refused = b""
         self.loaded.set()  # the reader has read the registry once when it was made
@@ -81,10 +81,9 @@ class RegistryFeed(Feed):
         metrics.PROGRAM_INVALID.set(0)
 
     def _swap(self, program: FeatureProgram) -> None:
-        store = self._open_store()
-        if not self._reader.fits(store, program):
+        reading = self._reading(program)
+        if reading is None:
             return  # the registry is a step ahead: the program that follows it is not served yet
-        reading = self._reader.prepare(store, program)
         with self._catalogue.lock:
             changed = self._table.prepare(program)
         if changed:

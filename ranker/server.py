@@ -132,7 +132,7 @@ class RankerProcess:
                 self.catalogue,
                 self.table,
                 reader,
-                lambda: open_store(settings, frozen=True),
+                lambda program: reader.reading(open_store(settings, frozen=True), program),
                 catalogue_feed.loaded.is_set,
             ),
         ]

@@ -20,22 +20,21 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from features.archive import last_offset, part_dir, partitions_of, read_part
+from features.archive import last_offset, part_dir, partitions_of
 from features.program import FeatureProgram, ViewProgram
 from features.redis import connect, namespace_token, translated
 from features.state.item import count_effect
 from features.state.views import ViewTiles
 from liverank import log
-from liverank.errors import ContractError, CorruptError, LiverankError, UnavailableError
-from liverank.kafka import LogReader, Record, Tp
+from liverank.errors import CorruptError, LiverankError
+from liverank.kafka import Record
 from liverank.partition import partition as partition_of
 from liverank.settings import Settings, resolve
 from liverank.v1.stream_pb2 import ItemEffect
-from streams.calls import Limits, Position
 from streams.catalogue import Catalogue, History
 from streams.control import write_staged
-from streams.fold import Parsed
 from streams.partition_fold import ItemVersions, PartitionFold
+from streams.past import MemoryStore, feed, imported_records, live_records, memory_part, newest_imported_ms, tick_at
 from streams.rebuild import read_catalogue
 from streams.rows import plain_key, state_key
 from streams.users import UserFold
@@ -45,10 +44,6 @@ __all__ = ["Job", "Manifest", "Staged", "manifest_of", "run_backfill", "stage"]
 _log = log.get(__name__)
 
 _WRITE_EVERY: Final = 10_000
-_CACHE_STATES: Final = 20_000
-_FOR_EVER_MS: Final = 1 << 60
-_UNLIMITED: Final = Limits(keys=1 << 62, size_bytes=1 << 62)
-_TAIL_PATIENCE_S: Final = 60.0
 
 Pages = dict[bytes, bytes]
 
@@ -132,42 +127,6 @@ def manifest_of(settings: Settings, job: Job) -> Manifest | None:
         return None
 
 
-class _Memory:
-    """State of one partition in memory, encoded."""
-
-    def __init__(self) -> None:
-        self.fields: dict[str, dict[bytes, bytes]] = {}
-        self._due: dict[str, int] = {}
-
-    def load(self, partition: int, keys: Sequence[str]) -> list[Mapping[bytes, bytes]]:
-        """See `StateReader.load`."""
-        return [self.fields.get(key, {}) for key in keys]
-
-    def due_between(self, partition: int, after_ms: int, until_ms: int) -> list[tuple[str, int]]:
-        """See `StateReader.due_between`."""
-        return [(key, due_ms) for key, due_ms in self._due.items() if after_ms < due_ms <= until_ms]
-
-    def take(self, part: PartitionFold) -> list[ItemEffect]:
-        """Take what the partition's closed calls changed; return the effects on items."""
-        part.close()
-        effects: list[ItemEffect] = []
-        for call in part.calls:
-            for key, pages in call.pages.items():
-                # A new mapping: states keep a reference to the one that they were made of.
-                merged = {**self.fields.get(key, {}), **pages}
-                self.fields[key] = {name: page for name, page in merged.items() if page}
-            for key, due_ms in call.due.items():
-                if due_ms is None:
-                    self._due.pop(key, None)
-                else:
-                    self._due[key] = due_ms
-            for own in call.effects.values():
-                effects += own
-        part.calls = []
-        part.shrink()
-        return effects
-
-
 class _Items:
     """Tiles of items, as sums of the effects of all partitions."""
 
@@ -242,9 +201,10 @@ def stage(
     of_items = bool(program.of_entity("item"))
     fields = {field for view in program.views if view.entity != "item" for field in view.page_fields}
     items = _Items(program)
+    fold = UserFold(settings, program, token=token, follow=False)
     total = sum(offset + 1 for offset in job.offsets.values())
     total += sum(last_offset(part_dir(settings, "events", 0, p)) + 1 for p in partitions_of(settings, "events", 0))
-    newest_ms = _newest_imported_ms(settings)
+    newest_ms = newest_imported_ms(settings)
     files: dict[str, dict[str, Staged]] = {"u": {}, "i": {}}
 
     def write(kind: str, partition: int, rows: Sequence[tuple[str, Pages]]) -> None:
@@ -254,14 +214,14 @@ def stage(
 
     n = 0
     for partition in sorted(job.offsets):
-        past = _Past(settings, program, token, partition, len(job.offsets), table)
-        for n_more, effects in past.run(job, newest_ms):
+        store = MemoryStore()
+        for n_more, effects in _past(settings, job, fold, store, partition, table, newest_ms):
             n += n_more
             if of_items:
                 items.take(effects)
             tell(n, total)
         if fields:
-            staged = ((key, _only(stored, fields)) for key, stored in past.memory.fields.items() if key[:1] != "#")
+            staged = ((key, _only(stored, fields)) for key, stored in store.fields.items() if key[:1] != "#")
             write("u", partition, [(key, pages) for key, pages in staged if pages])
     if of_items:
         by_target: dict[int, list[tuple[str, Pages]]] = {partition: [] for partition in job.offsets}
@@ -286,128 +246,45 @@ def stage(
     return done
 
 
-class _Past:
-    """The past of one partition of `events`."""
+def _past(
+    settings: Settings,
+    job: Job,
+    fold: UserFold,
+    store: MemoryStore,
+    partition: int,
+    table: Catalogue,
+    newest_ms: int,
+) -> Iterator[tuple[int, list[ItemEffect]]]:
+    """Fold a partition's past up to the job's offset; yields (records, effects on items) now and then."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        program: FeatureProgram,
-        token: bytes,
-        partition: int,
-        n_partitions: int,
-        table: Catalogue,
-    ) -> None:
-        self._settings = settings
-        self._fold = UserFold(settings, program, token=token, follow=False)
-        self._partition = partition
-        self._n_partitions = n_partitions
-        self._table = table
-        self.memory = _Memory()
-
-    def run(self, job: Job, newest_imported_ms: int) -> Iterator[tuple[int, list[ItemEffect]]]:
-        """Fold everything up to the job's offset; yields (records, effects on items) now and then."""
-        settings, partition = self._settings, self._partition
-        first = self._part(0, History(self._table))
-        if newest_imported_ms:
-            topic = settings.topic("events", 0)
-            yield from self._feed(first, read_part(part_dir(settings, "events", 0, partition), topic, partition))
-            tick = Record("events", partition, first.position.offset + 1, None, b"", (), newest_imported_ms)
-            first.feed(tick, Parsed((), None, tick=True))
-            yield 0, self.memory.take(first)
-        second = self._part(job.generation, self._table)
-        second.resume(first.clock_ms, {})
-        yield from self._feed(second, self._live(job))
-
-    def _part(self, generation: int, catalogue: ItemVersions) -> PartitionFold:
-        return PartitionFold(
-            self._fold.for_partition({}),
-            partition=self._partition,
-            n_partitions=self._n_partitions,
-            generation=generation,
-            position=Position(generation, -1, 0),
-            clock_ms=0,
-            sources={},
-            reader=self.memory,
-            items=catalogue,
-            clock=self._settings.clock,
-            numbered_input=False,
-            spill=lambda: None,  # `_feed` takes what waits
-            cache_states=_CACHE_STATES,
-            limits=_UNLIMITED,
-            horizon_ms=_FOR_EVER_MS,
+    def part(generation: int, catalogue: ItemVersions) -> PartitionFold:
+        n = len(job.offsets)
+        return memory_part(
+            settings, fold, store, partition=partition, n_partitions=n, generation=generation, catalogue=catalogue
         )
 
-    def _feed(self, part: PartitionFold, records: Iterable[Record]) -> Iterator[tuple[int, list[ItemEffect]]]:
+    def run(part: PartitionFold, records: Iterable[Record]) -> Iterator[tuple[int, list[ItemEffect]]]:
         n = 0
         for record in records:
-            parsed: Parsed | ContractError
-            try:
-                parsed = self._fold.parse(record)
-            except ContractError as error:
-                parsed = error
-            part.feed(record, parsed)
+            feed(fold, part, record)
             n += 1
             if n == _WRITE_EVERY:
-                yield n, self.memory.take(part)
+                yield n, store.take(part)
                 n = 0
-        yield n, self.memory.take(part)
+        yield n, store.take(part)
 
-    def _live(self, job: Job) -> Iterator[Record]:
-        """Records of the live generation up to the job's offset: archived ones, then those that only the log has."""
-        partition, until = self._partition, job.offsets[self._partition]
-        topic = self._settings.topic("events", job.generation)
-        following = 0
-        for record in read_part(part_dir(self._settings, "events", job.generation, partition), topic, partition):
-            if record.offset > until:
-                return
-            if record.offset != following:
-                raise CorruptError(
-                    f"the archive of {topic} [{partition}] misses offsets {following} to {record.offset - 1}: "
-                    "a view cannot be backfilled from it"
-                )
-            yield record
-            following += 1
-        if following > until:
-            return
-        reader = LogReader(self._settings.kafka.bootstrap, {Tp(topic, partition): following}, name="backfill")
-        give_up_s = time.monotonic() + _TAIL_PATIENCE_S
-        try:
-            while following <= until:
-                records = reader.poll_batch(5000, 1.0)
-                if not records and time.monotonic() > give_up_s:
-                    raise UnavailableError(
-                        f"{topic} [{partition}] gave no record at offset {following} within {_TAIL_PATIENCE_S:g} s"
-                    )
-                for record in records:
-                    if record.offset != following:
-                        raise CorruptError(
-                            f"{topic} [{partition}] jumps to offset {record.offset}, archive and log miss {following} "
-                            "and later: a view cannot be backfilled from it"
-                        )
-                    give_up_s = time.monotonic() + _TAIL_PATIENCE_S
-                    yield record
-                    following += 1
-                    if following > until:
-                        break
-        finally:
-            reader.close()
+    first = part(0, History(table))
+    if newest_ms:
+        yield from run(first, imported_records(settings, partition))
+        tick_at(first, newest_ms)
+        yield 0, store.take(first)
+    second = part(job.generation, table)
+    second.resume(first.clock_ms, {})
+    yield from run(second, live_records(settings, job.generation, partition, job.offsets[partition]))
 
 
 def _only(stored: Mapping[bytes, bytes], fields: set[bytes]) -> Pages:
     return {name: page for name, page in stored.items() if name in fields}
-
-
-def _newest_imported_ms(settings: Settings) -> int:
-    """Append time of the newest imported record; 0 = nothing was imported."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    newest = 0
-    for partition in partitions_of(settings, "events", 0):
-        for path in sorted(part_dir(settings, "events", 0, partition).glob("*.parquet"))[-1:]:
-            newest = max(newest, pc.max(pq.read_table(path, columns=["append_ts_ms"])["append_ts_ms"]).as_py() or 0)
-    return newest
 
 
 def main(arguments: list[str] | None = None) -> int:
