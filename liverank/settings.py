@@ -107,6 +107,12 @@ class RankerSettings(_Section):
     """Standard deviation of a residual, in clicks."""
     full_log_share: float = Field(default=0.01, ge=0, le=1)
     """Share of requests whose every candidate is logged."""
+    vw_exploration: Literal["squarecb", "cover", "bag"] = "squarecb"
+    """How the policy `vowpal` explores; another value begins its model anew."""
+    vw_learning_rate: float = Field(default=0.5, gt=0, le=1000)
+    """Its learning rate; another value begins its model anew."""
+    vw_floor: float = Field(default=0.02, ge=0, le=1)
+    """Its own share of uniform; another value begins its model anew."""
     dislike_strength: float = Field(default=20.0, ge=0)
     """Looks that the expectation is worth when a young item's dismissals are judged at once, for all users; 0 = off."""
     excluded_surfaces: tuple[str, ...] = ()
@@ -135,9 +141,9 @@ class RankerSettings(_Section):
         "dismiss": -2.0,
     }
     """Worth of one outcome of each head, in clicks; changed weights act at once."""
-    liking: float = Field(default=0.8, ge=0, le=1)
+    liking: float = Field(default=1.0, ge=0, le=1)
     """How strongly the newest likes of a kind raise its value at once, in spreads of the request's values; 0 = not."""
-    aversion: float = Field(default=0.4, ge=0, le=1)
+    aversion: float = Field(default=0.6, ge=0, le=1)
     """How strongly the newest dismissals of a kind lower its value at once, in the same unit; 0 = not."""
     nearness: float = Field(default=0.1, ge=0, le=1)
     """How strongly the user's vectors move values beside the model, in the same unit; 0 = not."""

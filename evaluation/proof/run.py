@@ -136,7 +136,8 @@ class _Prover:
             shares = self._kind_shares(user_id)
             kinds = [kind for kind in self._plan.kinds if kind in shares and kind != visited[user_id]]
             if kinds:
-                kind = min(kinds, key=lambda kind: _distance(shares[kind], room))
+                # The item that is shown is left out of the readings: one slot less.
+                kind = min(kinds, key=lambda kind: _distance(shares[kind] - 1 / K, room))
                 shown.append(self._meter.show(user_id, kind, 1, now_ms() + AHEAD_MS))
         if not shown:
             raise ProofError(f"no slate for any of {users}; is the ranker healthy?")

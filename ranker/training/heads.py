@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ranker.columns import COLUMNS, INDEX, SLOT_COLUMN
+from ranker.columns import CATEGORY_WINDOWS, COLUMNS, INDEX, SLOT_COLUMN
 from ranker.models.calibration import Calibration, logit
 from ranker.training import calibrate
 from ranker.training.dataset import Dataset, as_served
@@ -23,12 +23,16 @@ LEAST_POSITIVES: Final = 100
 _NAMES: Final = [name.replace(":", "__") for name in COLUMNS]  # LightGBM refuses colons
 MONOTONE: Final[Mapping[str, int]] = {
     **{f"crosses:cosine_{window}": 1 for window in ("1w", "1m", "6m")},
-    "crosses:category_affinity": 1,
+    **{f"user_category_windows:{name}": 1 for name in CATEGORY_WINDOWS if not name.startswith("impressions")},
+    **{
+        f"crosses:{name}": 1
+        for name in ("category_affinity", "category_ctr", "recent_category_share", "creator_affinity", "co_occurrence")
+    },
     "crosses:category_aversion": -1,
     "crosses:category_negatives": -1,
 }
-"""Columns in which good heads may only rise (1) or fall (-1), and dismissals the other way round. Rejections are rare:
-without this a few rows decide that people who dismiss a kind want more of it."""
+"""Columns in which good heads may only rise (1) or fall (-1), and dismissals the other way round. Signals of one
+user are rare: without this a few rows decide that people who dismiss a kind want more of it."""
 RISING: Final = frozenset(
     f"crosses:{name}"
     for name in (
