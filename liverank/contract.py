@@ -47,6 +47,8 @@ Headers = Mapping[str, bytes] | Iterable[tuple[str, bytes]] | None
 
 CONTENT_TYPE: Final = "content-type"
 JSON_TYPE: Final = b"application/json"
+PRODUCER_HEADER: Final = "liverank-producer"
+"""Names who sent a record, for operators; optional, at most 64 bytes of UTF-8."""
 INTERNAL_HEADER: Final = "liverank-internal"
 FORWARDED_HEADER: Final = "liverank-forwarded"
 

@@ -27,6 +27,7 @@ from streams.fold import Parsed
 from streams.metrics import FoldMetrics, StepClock
 from streams.partition_fold import PartitionFold
 from streams.patience import InsistingReader, Patience, StoppingError
+from streams.producers import ProducerWatch
 from streams.program import PROGRAM_KEY
 from streams.publisher import KafkaSink, Pending, PositionBoard, RowSink, announced, merge_calls
 from streams.takeover import FoldSetup, Takeover
@@ -80,6 +81,7 @@ class FoldEngine:
         self.n_records = 0
         self._fold = setup.fold
         self._catalogue = catalogue
+        self._producers = None if setup.numbered_input else ProducerWatch()
         self._failpoints = Failpoints.of_environment(setup.fold.name)
         self._stop = threading.Event()
         self._log = log.get(__name__).bind(fold=setup.fold.name)
@@ -277,6 +279,8 @@ class FoldEngine:
         self._prefetch(batch)
         self.steps.mark("load")
         for partition, parsed in batch.items():
+            if self._producers is not None:
+                self._producers.note(parsed)
             owned = self._owned.get(partition)
             if owned is None:
                 continue

@@ -16,7 +16,6 @@ _CALLS = Counter("liverank_fold_calls", "Fenced calls", ["fold"])
 _REFUSED = Counter(
     "liverank_fold_fence_refusals", "Fenced calls refused: another owner, or a rolled back store", ["fold"]
 )
-_STRAYS = Counter("liverank_fold_strays", "Records forwarded to the partition of their key", ["fold"])
 _RETRIES = Counter("liverank_fold_retries", "Attempts repeated because Redis or Kafka was away", ["fold"])
 _DEAD = Counter("liverank_fold_dead_letters", "Records sent to the dead letters", ["fold", "reason"])
 _CPU = Counter("liverank_fold_cpu_seconds", "CPU of the fold's thread by step", ["fold", "step"])
@@ -40,7 +39,6 @@ class FoldMetrics:
         self.records = _RECORDS.labels(fold)
         self.calls = _CALLS.labels(fold)
         self.refused = _REFUSED.labels(fold)
-        self.strays = _STRAYS.labels(fold)
         self.retries = _RETRIES.labels(fold)
         self.owned = _OWNED.labels(fold)
         self.cached = _CACHED.labels(fold)

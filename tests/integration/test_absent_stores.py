@@ -124,15 +124,22 @@ class Door:
 
 
 @pytest.fixture
-def door(namespace: Settings) -> Iterator[Door]:
-    made = Door(namespace.redis.url)
-    yield made
-    made.close()
+def make_door() -> Iterator[Callable[[str], Door]]:
+    made: list[Door] = []
+
+    def make(target: str) -> Door:
+        made.append(Door(target))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 @pytest.mark.parametrize("module", ["streams.worker", "ranker.server"])
-def test_a_process_waits_for_redis_and_serves_when_it_comes(
-    namespace: Settings, door: Door, module: str, tmp_path: Path
+@pytest.mark.parametrize("store", ["redis", "kafka"])
+def test_a_process_waits_for_a_store_and_serves_when_it_comes(
+    namespace: Settings, make_door: Callable[[str], Door], module: str, store: str, tmp_path: Path
 ) -> None:
     from features.apply import apply
     from ranker.models import ensure_base_model
@@ -142,9 +149,14 @@ def test_a_process_waits_for_redis_and_serves_when_it_comes(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = namespace.model_copy(
-        update={"redis": namespace.redis.model_copy(update={"url": f"redis://{door.address}/0"})}
-    )
+    if store == "redis":
+        door = make_door(namespace.redis.url)
+        away = {"redis": namespace.redis.model_copy(update={"url": f"redis://{door.address}/0"})}
+    else:
+        door = make_door(namespace.kafka.bootstrap)
+        away = {"kafka": namespace.kafka.model_copy(update={"bootstrap": door.address})}
+    settings = namespace.model_copy(update=away)
+    said = {"redis": "Redis is away", "kafka": "is the broker up"}[store]
     log = tmp_path / "process.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -155,7 +167,7 @@ def test_a_process_waits_for_redis_and_serves_when_it_comes(
             stderr=out,
         )
     try:
-        until(lambda: "Redis is away" in log.read_text(), process, log)
+        until(lambda: said in log.read_text(), process, log)
         assert not ready(port)
         door.open()
         until(lambda: ready(port), process, log)

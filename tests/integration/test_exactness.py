@@ -31,7 +31,7 @@ from streams.dlq import DeadLetters
 from streams.export import Exported, export_events, export_items
 from streams.rebuild import rebuild
 from tests.recount import decoded
-from tests.recount.namespace import check, read_topic, settle
+from tests.recount.namespace import accepted, check, found, read_topic, settle
 from tests.recount.program import PROGRAM
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -282,3 +282,30 @@ def test_kill_9_of_an_import_leaves_nothing_that_a_worker_takes_and_the_next_one
             session = decoded.last_session(fields)
             assert session is not None
             assert session.events == n, user
+
+
+@pytest.mark.timeout(600)
+def test_ING_4_ten_thousand_events_twice_give_the_same_features_as_once(
+    settings: Settings, folds: Callable[..., Folds]
+) -> None:
+    """Every window is closed before the repeats come; one event too old to be recognised is a dead letter."""
+    for prefix in "abcd":
+        send_catalogue(settings, prefix)
+    worker = folds(settings).ready()
+    events = [event for number, prefix in enumerate("abcd") for event in traffic(2400, seed=20 + number, prefix=prefix)]
+    assert len(events) >= 10_000
+    send(settings, events)
+    settle(settings)
+    once, labels = found(settings), len(accepted(settings))
+    ancient = Event(
+        event_id="ancient", type=EventType.EVENT_TYPE_CLICK, user_id=events[0].user_id, item_id=events[0].item_id,
+        event_ts_ms=int(time.time() * 1000) - 8 * 86_400_000,
+    )  # fmt: skip
+    send(settings, [*events, ancient])
+    settle(settings)
+    worker.stop()
+    twice = found(settings)
+    assert twice.rows == once.rows
+    assert twice.partials == once.partials
+    assert len(accepted(settings)) == labels > 5000
+    assert [letter.body.reason for letter in DeadLetters(settings).read()] == ["beyond_dedup_horizon"]

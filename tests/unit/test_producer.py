@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -33,9 +33,11 @@ class Scripted:
         *,
         key: bytes | None,
         value: bytes,
+        headers: Sequence[tuple[str, bytes]] | None = None,
         timestamp_ms: int | None = None,
         on_delivery: OnDelivery | None = None,
     ) -> None:
+        self.headers = headers
         self.records.append((topic, key, value, timestamp_ms))
         assert on_delivery is not None
         self.waiting.append(on_delivery)
@@ -129,3 +131,12 @@ def test_the_public_surface_is_pinned() -> None:
     assert all(getattr(liverank, name).__name__ == name for name in liverank.__all__)
     with pytest.raises(AttributeError, match="Clientt"):
         _ = liverank.Clientt
+
+
+def test_a_producer_may_name_itself(tmp_path: Path) -> None:
+    transport = Scripted()
+    with EventProducer(settings(tmp_path), name="checkout", transport=transport) as producer:
+        producer.send(new_event("click", user_id="u", item_id="i"))
+    assert transport.headers == [("liverank-producer", b"checkout")]
+    with pytest.raises(ConfigError, match="64 bytes"):
+        EventProducer(settings(tmp_path), name="x" * 65, transport=transport)
