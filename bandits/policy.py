@@ -6,6 +6,7 @@ every policy of a feature schema shares the same statistics.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import fields
@@ -47,6 +48,8 @@ class Policy(Protocol):
 
 
 _REGISTRY: dict[str, type[Policy]] = {}
+_ADAPTERS = {"vowpal": "bandits.vw"}
+"""Policies of other libraries, imported when a specification names them."""
 
 PolicyType = TypeVar("PolicyType", bound=type[Policy])
 
@@ -86,6 +89,8 @@ def parse(text: str) -> Policy:
         A parameter outside its range.
     """
     name, _, rest = text.strip().partition("(")
+    if name in _ADAPTERS and name not in _REGISTRY:
+        importlib.import_module(_ADAPTERS[name])
     if name not in _REGISTRY:
         raise UnknownPolicyError(f"policy {name!r} is not one of {sorted(_REGISTRY)}")
     policy = _REGISTRY[name]

@@ -41,6 +41,8 @@ class Exploration:
         Whether a new item may be explored, by id; None = no new item may.
     dislike_weight
         Clicks that one dismissal is worth; negative.
+    learns_reward
+        The posterior is of the reward itself (VW): the value only makes the shortlist.
     """
 
     policy: Policy | None
@@ -50,6 +52,7 @@ class Exploration:
     now_ms: int = 0
     has_budget: Callable[[str], bool] | None = None
     dislike_weight: float = -2.0
+    learns_reward: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +153,7 @@ def explore(
         found_by(candidates, scored.places[at]),
     )
     acted_on = features.astype(np.float64)
-    value = worth[at]
+    value = np.zeros(len(at)) if how.learns_reward else worth[at]
     mean, sd = posterior.mean(acted_on), posterior.sd(acted_on)
     hard = slate_rules(table, chosen_rows, k, rules)
     allowed = explorable(value + mean, sd, how.rules, exempt=reserved) & ~(new[at] & ~reserved)

@@ -38,6 +38,7 @@ from ranker.filters import Filters
 from ranker.gather import Gathered, gather, times_shown
 from ranker.inputs import UserView
 from ranker.models import Model
+from ranker.posterior import Belief
 from ranker.registered import NOTHING, registered
 from ranker.replies import ReplyStore
 from ranker.reply import build_reply
@@ -49,6 +50,7 @@ from ranker.serving import Rulebook, Serving, fallback_model
 from ranker.stages import Stages
 from ranker.user_states import Router
 from ranker.users import NOBODY, Users, Without
+from ranker.vowpal import VowpalBelief
 from ranker.watch import ExplorationWatch
 
 SMALL_CANDIDATES = 300
@@ -80,6 +82,8 @@ class Pipeline:
         Gives the rules of this instant; None = `book` for ever.
     budget
         Exposures of new items; None (and always in recorded time) = no new item is explored where a budget is set.
+    vowpal
+        Gives the model of the policy ``vowpal``; while there is none, ``thompson`` draws instead.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class Pipeline:
         rng: random.Random,
         rules: Callable[[], Rulebook] | None = None,
         budget: NewItemBudget | None = None,
+        vowpal: Callable[[], VowpalBelief | None] = lambda: None,
     ) -> None:
         self._settings, self._rules = settings, rules or (lambda: book)
         self._budget = budget if settings.clock == "wall" else None
@@ -107,6 +112,7 @@ class Pipeline:
         self._filters = Filters()
         self._kept: degrade.Recent[degrade.KeptSlate] = degrade.Recent(10_000, 600.0)
         self._rates = fallback_model()
+        self._vowpal = vowpal
         self._watch = ExplorationWatch()
         self.cost = degrade.Cost()
 
@@ -208,6 +214,9 @@ class Pipeline:
                 rungs.append(degrade.UNLOGGED)
             arm = book.experiment.assign(query.subject)
             policy = self._policy(query, book, arm, rungs)
+            learned_reward = self._vowpal() if policy is not None and policy.name == "vowpal" else None
+            if policy is not None and policy.name == "vowpal" and learned_reward is None:
+                policy = book.exploring.named("thompson")  # nothing was learned yet
             how = Exploration(
                 policy=policy,
                 greedy_slots=self._greedy_slots(query, book, policy, serving),
@@ -216,15 +225,18 @@ class Pipeline:
                 now_ms=as_of_ms,
                 has_budget=self._budget.has if self._budget is not None else None,
                 dislike_weight=book.weights.heads.get("dismiss", 0.0),
+                learns_reward=learned_reward is not None,
             )
             belief = serving.belief
             learned = book.weights.of(serving.model.heads).tolist()
             silent = pb.LAYER_POSTERIOR in query.without
+            residual = belief.without_learning(learned) if silent else belief.under(learned)
+            cited: Belief | VowpalBelief = learned_reward or belief
             drawn = explore(
                 scored,
                 gathered.candidates,
                 table,
-                posterior=belief.without_learning(learned) if silent else belief.under(learned),
+                posterior=learned_reward.model if learned_reward is not None else residual,
                 k=query.k,
                 size=size if not query.candidates else len(scored.places),
                 rules=NO_LIST_RULES if query.candidates else book.list_rules,
@@ -250,7 +262,7 @@ class Pipeline:
             model_id=model.model_id,
             heads=model.heads,
             head_weights=book.weights.of(model.heads).tolist(),
-            snapshot_id=belief.snapshot_id,
+            snapshot_id=cited.snapshot_id,
             feasible_ids=feasible_ids,
             rungs=rungs,
             stage_ms=stages.ms,
@@ -273,8 +285,8 @@ class Pipeline:
             scored=scored,
             drawn=drawn,
             model=model,
-            snapshot=(belief.snapshot_id, belief.snapshot_bytes),
-            posterior_newest_ms=belief.newest_ms,
+            snapshot=(cited.snapshot_id, cited.snapshot_bytes),
+            posterior_newest_ms=cited.newest_ms,
         )
 
     def _user(self, query: RankQuery, rungs: list[str]) -> UserView:

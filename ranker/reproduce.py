@@ -77,6 +77,18 @@ def posterior_of(decision: decision_pb2.Decision, snapshot: bytes) -> Posterior:
         raise NotReproducibleError(f"snapshot {decision.snapshot} cannot be used: {error}") from error
 
 
+def _reward_posterior(decision: decision_pb2.Decision, snapshot: bytes) -> RewardPosterior:
+    """As `posterior_of`, or the model of a policy that learns the reward itself."""
+    if decision.policy.partition("(")[0] != "vowpal":
+        return posterior_of(decision, snapshot)
+    from bandits.vw_snapshot import VowpalSnapshot
+
+    try:
+        return VowpalSnapshot.from_bytes(snapshot).load()
+    except BanditsError as error:
+        raise NotReproducibleError(f"snapshot {decision.snapshot} cannot be used: {error}") from error
+
+
 def redraw(decision: decision_pb2.Decision, snapshot: bytes, *, with_policy: Policy | None = None) -> Redrawn:
     """Make the draw of a fully logged decision again; 1 ms.
 
@@ -106,7 +118,7 @@ def redraw(decision: decision_pb2.Decision, snapshot: bytes, *, with_policy: Pol
         order = tuple(places[slot.item_id] for slot in decision.slots)
     except KeyError as error:
         raise NotReproducibleError(f"{error} was shown by {decision.request_id} but was no candidate") from error
-    posterior: RewardPosterior = posterior_of(decision, snapshot)
+    posterior = _reward_posterior(decision, snapshot)
     rules = SlateRules.capped(
         np.array([one.creator for one in candidates], dtype=np.int32),
         np.array([one.category for one in candidates], dtype=np.int32),

@@ -21,6 +21,7 @@ from features.apply import open_store
 from features.hot_settings import HotStore
 from features.item_load import load_from_feast
 from features.item_table import ItemTable
+from features.policy_models import PolicyModels
 from features.redis import connect, translated
 from features.user_row import UserRowReader
 from liverank import metrics as exporter
@@ -48,6 +49,7 @@ from ranker.serving import rulebook
 from ranker.trace import DecisionFinder
 from ranker.tracking import Tracker
 from ranker.users import Users
+from ranker.vowpal import VowpalFeed
 
 if TYPE_CHECKING:
     from features.redis import Redis
@@ -119,9 +121,11 @@ class RankerProcess:
         )
         self.hot = HotFeed(HotStore(redis, settings.namespace), settings.ranker)
         budget = NewItemBudget(redis, settings.namespace, lambda: self.hot.current().exploring)
+        vowpal = VowpalFeed(PolicyModels(redis, settings.namespace), self.hot.current)
         self.feeds: list[Feed] = [
             self.hot,
             budget,
+            vowpal,
             catalogue_feed,
             VectorFeed(settings, self.catalogue, redis, catalogue_feed.loaded),
             self.serving,
@@ -149,6 +153,7 @@ class RankerProcess:
             rng=random.SystemRandom(),
             rules=self.hot.current,
             budget=budget,
+            vowpal=vowpal.current,
         )
         self.service = Service(
             pipeline=pipeline,

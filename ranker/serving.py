@@ -64,6 +64,11 @@ class Rulebook:
     settings: RankerSettings
     version: int = 0
 
+    def uses(self, policy: str) -> bool:
+        """Whether an arm or a hot setting names a policy."""
+        named = (*(arm.policy for arm in self.experiment.arms), *self.exploring.policies.values())
+        return any(text.partition("(")[0].strip() == policy for text in named)
+
 
 def rulebook(base: RankerSettings, hot: HotSettings | None = None, *, version: int = 0) -> Rulebook:
     """Read settings, each number checked.

@@ -23,6 +23,7 @@ from liverank.kafka import partition_counts
 from liverank.settings import Settings, resolve
 from streams.activation import Steward
 from streams.agents import AgentServices
+from streams.agents.policy_learner import PolicyLearner
 from streams.app import build_app
 from streams.archive import Archiver, archive_holds
 from streams.catalogue import CatalogueReader
@@ -99,6 +100,7 @@ class Worker(Service):
         self.steward = Steward(
             client, settings, program, generation=self.generation, n_partitions=n_partitions, token=token
         )
+        self.learner = PolicyLearner(settings, self.generation, member=self.member)
         self.folds: list[ThreadService] = []
 
     def on_init_dependencies(self) -> Iterable[Service]:
@@ -111,6 +113,7 @@ class Worker(Service):
             *self.folds,
             ThreadService("archive", self.archiver.run, self.archiver.stop),
             ThreadService("steward", self.steward.run, self.steward.stop),
+            ThreadService("policy-learner", self.learner.run, self.learner.stop),
             build_app(self.settings, self.member, services),
         ]
 
