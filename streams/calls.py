@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from liverank.v1.stream_pb2 import ItemEffect
 from streams.fold import KeyState, Number
 from streams.outbox import Output, encode_outbox, pack_effects
 
@@ -80,7 +79,7 @@ class Call:
     due : dict
         Changed due times by key; None = never.
     effects : dict
-        Numbered item effects by target partition.
+        Numbered item effects by target partition, each an entry of `ItemEffects.effects`.
     trim : bool
         Delete the outbox of the poll before (everything in it is confirmed).
     owed : tuple of str
@@ -98,7 +97,7 @@ class Call:
     due: dict[str, int | None] = field(default_factory=dict)
     sources: dict[int, SourceMark] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
-    effects: dict[int, list[ItemEffect]] = field(default_factory=dict)
+    effects: dict[int, list[bytes]] = field(default_factory=dict)
     size_bytes: int = 0
     blob: bytes = b""
     trim: bool = False

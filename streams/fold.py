@@ -144,7 +144,7 @@ class Context(Protocol):
         """
         ...
 
-    def effect(self, item_id: str, effect: ItemEffect) -> None:
+    def effect(self, item_id: str, effect: ItemEffect | bytes) -> None:
         """Send an effect to the item fold; numbered by the engine and packed per (source, target) partition."""
         ...
 
@@ -183,6 +183,12 @@ class Context(Protocol):
     def take(self, source: int, number: Number) -> bool:
         """Whether `number` is the highest yet from source partition `source`; remembers it. False = a repeat: skip
         it.
+        """
+        ...
+
+    def taken(self, source: int) -> Number | None:
+        """The highest number yet from source partition `source`; None = none. For readers of many that `take` the last
+        of them.
         """
         ...
 

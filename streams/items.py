@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
 from features.online import Row
 from features.program import FeatureProgram
 from features.redis import VersionedValue, parse_version
+from features.state.effects import CLOCK, CONTROL, EVENT, PAIRS, Effects, read_effects
 from features.state.item import ItemState
 from liverank.contract import INTERNAL_HEADER, header
 from liverank.errors import ContractError
 from liverank.settings import Settings
-from liverank.v1.stream_pb2 import ItemEffects, ItemRow
+from liverank.v1.event_pb2 import Control
+from liverank.v1.stream_pb2 import ItemRow
 from liverank.v1.stream_pb2 import Number as NumberMessage
 from streams.control import Command, apply_control, parse_control
 from streams.errors import FoldBugError
@@ -26,6 +26,7 @@ from streams.users import state_params
 __all__ = ["ItemFold"]
 
 _ROWS: Final = "item-rows"
+_NONE: Final = (-1, -1, -1, -1)
 
 
 class ItemFold:
@@ -60,25 +61,23 @@ class ItemFold:
     def parse(self, record: Record) -> Parsed:
         """Decode a record of packed effects; see `Fold.parse`."""
         try:
-            effects = ItemEffects.FromString(record.value)
-        except DecodeError as error:
+            effects = read_effects(record.value)
+        except ValueError as error:
             raise ContractError("corrupt_effects", f"not a protobuf ItemEffects ({error}); report it") from error
-        if effects.HasField("control"):
+        if effects.control is not None:
             if not self._token or header(record.headers, INTERNAL_HEADER) != self._token:
                 raise ContractError("not_allowed", "a control record needs the namespace's token")
-            return Parsed((PROGRAM_KEY,), parse_control(effects.control), alone=True)
+            return Parsed((PROGRAM_KEY,), parse_control(Control.FromString(effects.control)), alone=True)
         keys: dict[str, None] = {}
         alone = False
         for effect in effects.effects:
-            kind = effect.WhichOneof("effect")
-            if kind == "event":
-                keys[state_key(effect.event.item_id)] = None
-            elif kind == "pairs":
-                keys[state_key(effect.pairs.item_id)] = None
-            elif kind == "control":
+            body = effect.body
+            if effect.kind in (EVENT, PAIRS):
+                keys[state_key(body.item_id)] = None
+            elif effect.kind == CONTROL:
                 keys[PROGRAM_KEY] = None
                 alone = True
-            elif kind is None:
+            elif effect.kind != CLOCK:
                 raise ContractError(
                     "corrupt_effects", "an effect sets event, pairs, clock_ms or control, got none; report it"
                 )
@@ -99,33 +98,40 @@ class ItemFold:
         if isinstance(body, Command):
             apply_control(body, self._program, ctx, home=self._settings.home, offset=record.offset)
             return
-        if not isinstance(body, ItemEffects):
+        if not isinstance(body, Effects):
             raise FoldBugError(f"the item fold folds effects, got {type(body).__name__}")
-        generation, source = body.generation, body.source_partition
+        generation, source, effects, _ = body
 
         def failed(view: str, detail: str) -> None:
             ctx.dead_letter("transformation_failed", f"view {view!r}: {detail}; the effects count for all other views")
 
         skip = self._program.skipped(source)
-        for effect in body.effects:
-            kind = effect.WhichOneof("effect")
-            if kind == "control":
-                ctx.reload()  # before it is taken: a new owner must find it untaken or applied
-            if not ctx.take(source, Number(generation, effect.offset, effect.step, effect.index)):
+        known = ctx.taken(source)
+        taken: tuple[int, int, int, int] = known or _NONE
+        for effect in effects:
+            offset, step, index, kind, what = effect
+            number = (generation, offset, step, index)
+            if number <= taken and kind != CONTROL:
                 continue
-            if kind == "event":
-                event = effect.event
-                _item(ctx, event.item_id).observe(event, failed=failed, skip=skip)
-            elif kind == "pairs":
-                _item(ctx, effect.pairs.item_id).meet(effect.pairs)
-            elif kind == "control":
-                command = parse_control(effect.control)
-                apply_control(
-                    command, self._program, ctx, home=self._settings.home, offset=effect.offset, source=source
-                )
-                skip = self._program.skipped(source)
+            if kind == EVENT:
+                _item(ctx, what.item_id).observe(what, failed=failed, skip=skip)
+            elif kind == PAIRS:
+                _item(ctx, what.item_id).meet(what)
+            elif kind == CLOCK:
+                ctx.source_clock(source, what)
             else:
-                ctx.source_clock(source, effect.clock_ms)
+                if taken != (known or _NONE):
+                    ctx.take(source, Number(*taken))
+                ctx.reload()  # before it is taken: a new owner must find it untaken or applied
+                if not ctx.take(source, Number(*number)):
+                    continue
+                known = Number(*number)
+                command = parse_control(Control.FromString(what))
+                apply_control(command, self._program, ctx, home=self._settings.home, offset=offset, source=source)
+                skip = self._program.skipped(source)
+            taken = number
+        if taken != (known or _NONE):
+            ctx.take(source, Number(*taken))
 
     def on_due(self, key: str, due_ms: int, ctx: Context) -> None:
         """Nothing of an item is ever due."""

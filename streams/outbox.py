@@ -17,7 +17,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from liverank.v1.stream_pb2 import ItemEffect, ItemEffects
+from features.state.effects import joined
 from streams.errors import OutboxError
 
 __all__ = ["EFFECTS_PER_RECORD", "Output", "decode_outbox", "encode_outbox", "pack_effects"]
@@ -50,16 +50,13 @@ class Output(NamedTuple):
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-def pack_effects(generation: int, source: int, effects: Mapping[int, Sequence[ItemEffect]]) -> list[Output]:
-    """Pack numbered effects into records, by target partition, in order."""
-    outputs = []
-    for target, items in effects.items():
-        for start in range(0, len(items), EFFECTS_PER_RECORD):
-            packed = ItemEffects(
-                generation=generation, source_partition=source, effects=items[start : start + EFFECTS_PER_RECORD]
-            )
-            outputs.append(Output("item-effects", target, None, packed.SerializeToString()))
-    return outputs
+def pack_effects(generation: int, source: int, effects: Mapping[int, Sequence[bytes]]) -> list[Output]:
+    """Pack numbered effects (`features.state.effects.numbered_effect`) into records, by target partition, in order."""
+    return [
+        Output("item-effects", target, None, joined(generation, source, entries[start : start + EFFECTS_PER_RECORD]))
+        for target, entries in effects.items()
+        for start in range(0, len(entries), EFFECTS_PER_RECORD)
+    ]
 
 
 def encode_outbox(dirty: Mapping[str, Sequence[bytes]], outputs: Sequence[Output]) -> bytes:

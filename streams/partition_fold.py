@@ -11,28 +11,23 @@ from features.redis import format_version
 from liverank.errors import ContractError
 from liverank.kafka import Record
 from liverank.partition import partition as partition_of
-from liverank.v1.event_pb2 import DeadLetter
 from liverank.v1.stream_pb2 import ItemEffect
 from streams.calls import LIMITS, Call, Limits, Position, SourceMark
 from streams.dues import HORIZON_MS, DueIndex
 from streams.errors import FoldBugError
 from streams.fold import Fold, KeyState, Number, Parsed
-from streams.numbers import numbered
-from streams.outbox import Output
+from streams.outgoing import FORWARDED, Outgoing
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
+    pass
 
 __all__ = ["ItemVersions", "PartitionFold", "StateReader"]
 
-#: At most this many bytes of a poison record are kept in its dead letter.
-_DEAD_VALUE_BYTES = 256 * 1024
 #: Up to this many due keys ride in a call with other records; more are worked through in calls of their own.
 _DUE_INLINE = 16
 #: So many closed calls of one record are written before the next are made.
 _SPILL_CALLS = 32
 _FIRST = Number(-1, -1, 0, 0)
-_FORWARDED = ("liverank-forwarded", b"1")
 
 
 class StateReader(Protocol):
@@ -65,7 +60,7 @@ class _Entry:
         self.due_ms = due_ms
 
 
-class PartitionFold:
+class PartitionFold(Outgoing):
     """Folds the records of one partition into calls; it is also the `Context` that the fold sees.
 
     Parameters
@@ -115,14 +110,15 @@ class PartitionFold:
         limits: Limits = LIMITS,
         horizon_ms: int = HORIZON_MS,
     ) -> None:
-        self.partition = partition
-        self.generation = generation
+        call = Call(partition=partition, start=position, end=position, clock_ms=clock_ms)
+        super().__init__(
+            call, partition=partition, n_partitions=n_partitions, generation=generation, step=position.step
+        )
         self.position = position
         self.clock_ms = clock_ms
         self.calls: list[Call] = []
         self.n_strays = 0
         self._fold = fold
-        self._n_partitions = n_partitions
         self._sources = dict(sources)
         self._reader = reader
         self._items = items
@@ -135,14 +131,10 @@ class PartitionFold:
         self._due = DueIndex()
         self._due.horizon_ms = -1
         self._horizon_ms = horizon_ms
-        self._call = self._open()
         self._unsettled: dict[str, _Entry] = {}
         self._touched: dict[str, _Entry] = {}
         self._bytes_per_key = 4096.0
-        self._record: Record | None = None
-        self._step = self._version_step = position.step
-        self._place = 0
-        self._targets: dict[str, int] = {}
+        self._version_step = position.step
 
     # -- what the engine calls
 
@@ -155,7 +147,7 @@ class PartitionFold:
         """Whether the record's key belongs to another partition."""
         if parsed.route is None or (parsed.keys and parsed.keys[0] in self._cache):
             return False
-        return partition_of(parsed.route, self._n_partitions) != self.partition
+        return partition_of(parsed.route, self.n_partitions) != self.partition
 
     def adopt(self, key: str, fields: Mapping[bytes, bytes]) -> None:
         """Take the stored fields of a key into memory."""
@@ -167,6 +159,7 @@ class PartitionFold:
     def feed(self, record: Record, parsed: Parsed | ContractError) -> None:
         """Fold one record; closed calls are appended to `calls`."""
         self._record = record
+        self._offset = record.offset
         self._place = 0
         if isinstance(parsed, Parsed) and (parsed.alone or self._n_keys() + len(parsed.keys) > self._limits.keys):
             self.close()
@@ -176,7 +169,7 @@ class PartitionFold:
         elif self.is_stray(parsed):
             self._advance(record, tick=False)
             self.n_strays += 1
-            if record.header(_FORWARDED[0]) is not None:
+            if record.header(FORWARDED[0]) is not None:
                 self.dead_letter("stray", f"forwarded once and still not of partition {self.partition}; check its key")
             else:
                 self.forward(record, route=parsed.route)
@@ -243,46 +236,6 @@ class PartitionFold:
         """See `Context.item`."""
         return self._items.at(item_id, append_ts_ms) if self._items is not None else None
 
-    def emit(
-        self, topic: str, message: Message | bytes, *, key: bytes | None = None, partition: int | None = None
-    ) -> None:
-        """See `Context.emit`."""
-        offset = self._record.offset if self._record else 0
-        if isinstance(message, bytes):
-            value = numbered(self.generation, self.partition, offset, self._step, self._place, message)
-            self._place += 1
-        else:
-            if "number" in message.DESCRIPTOR.fields_by_name:
-                number = message.number  # type: ignore[attr-defined]
-                number.generation = self.generation
-                number.partition = self.partition
-                number.offset = offset
-                number.step = self._step
-                number.index = self._place
-                self._place += 1
-            value = message.SerializeToString()
-        self._call.outputs.append(Output(topic, -1 if partition is None else partition, key, value))
-        self._call.size_bytes += len(value)
-
-    def effect(self, item_id: str, effect: ItemEffect) -> None:
-        """See `Context.effect`."""
-        target = self._targets.get(item_id)
-        if target is None:
-            if len(self._targets) > 200_000:
-                self._targets.clear()
-            target = self._targets[item_id] = partition_of(item_id.encode(), self._n_partitions)
-        self._number(effect, target)
-
-    @property
-    def n_partitions(self) -> int:
-        """See `Context.n_partitions`."""
-        return self._n_partitions
-
-    def broadcast(self, make: Callable[[], ItemEffect]) -> None:
-        """See `Context.broadcast`."""
-        for target in range(self._n_partitions):
-            self._number(make(), target)
-
     def reload(self) -> None:
         """See `Context.reload`."""
         self._finish_touched()
@@ -310,32 +263,6 @@ class PartitionFold:
         self.state(key)
         self._call.pages.setdefault(key, {}).update(dict.fromkeys(fields, b""))
 
-    def dead_letter(self, reason: str, detail: str) -> None:
-        """See `Context.dead_letter`."""
-        record = self._record
-        if record is None:
-            raise FoldBugError(f"dead letter {reason} without a record")
-        letter = DeadLetter(
-            reason=reason,
-            detail=detail[:4096],
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            key=record.key or b"",
-            value=record.value[:_DEAD_VALUE_BYTES],
-            headers=dict(record.headers),
-            append_ts_ms=record.append_ts_ms,
-        )
-        self.emit("dead-letter", letter, key=record.key)
-
-    def forward(self, record: Record, *, route: bytes | None = None) -> None:
-        """See `Context.forward`."""
-        key = route if route is not None else record.key
-        if key is None:
-            raise FoldBugError("a record without a key cannot be forwarded")
-        target = partition_of(key, self._n_partitions)
-        self._call.outputs.append(Output("events", target, key, record.value, (*record.headers, _FORWARDED)))
-
     def take(self, source: int, number: Number) -> bool:
         """See `Context.take`."""
         mark = self._sources.get(source)
@@ -343,6 +270,11 @@ class PartitionFold:
             return False
         self._mark(source, SourceMark(number, mark.clock_ms if mark else 0))
         return True
+
+    def taken(self, source: int) -> Number | None:
+        """See `Context.taken`."""
+        mark = self._sources.get(source)
+        return None if mark is None else mark.number
 
     def source_clock(self, source: int, clock_ms: int) -> None:
         """See `Context.source_clock`."""
@@ -355,13 +287,6 @@ class PartitionFold:
     def _mark(self, source: int, mark: SourceMark) -> None:
         self._sources[source] = self._call.sources[source] = mark
 
-    def _number(self, effect: ItemEffect, target: int) -> None:
-        effect.offset = self._record.offset if self._record else 0
-        effect.step = self._step
-        effect.index = self._place
-        self._place += 1
-        self._call.effects.setdefault(target, []).append(effect)
-
     def _pass_clock_on(self) -> None:
         if not self._numbered_input:
             self.broadcast(lambda: ItemEffect(clock_ms=self.clock_ms))
@@ -369,7 +294,7 @@ class PartitionFold:
     def _advance(self, record: Record, *, tick: bool) -> None:
         """Move the clock to this record and do everything that is due by then."""
         if self._numbered_input:
-            if len(self._sources) == self._n_partitions:
+            if len(self._sources) == self.n_partitions:
                 self.clock_ms = max(self.clock_ms, min(mark.clock_ms for mark in self._sources.values()))
         elif (self._wall or tick) and record.append_ts_ms > self.clock_ms:
             self.clock_ms = record.append_ts_ms

@@ -14,7 +14,7 @@ from features.archive import part_dir, partitions_of, read_part
 from liverank.errors import ContractError, CorruptError, UnavailableError
 from liverank.kafka import LogReader, Record, Tp
 from liverank.settings import Settings
-from liverank.v1.stream_pb2 import ItemEffect
+from liverank.v1.stream_pb2 import ItemEffect, ItemEffects
 from streams.calls import Limits, Position
 from streams.fold import Fold, Parsed
 from streams.partition_fold import ItemVersions, PartitionFold
@@ -65,7 +65,7 @@ class MemoryStore:
                 else:
                     self._due[key] = due_ms
             for own in call.effects.values():
-                effects += own
+                effects += ItemEffects.FromString(b"".join(own)).effects
         part.calls = []
         part.shrink()
         return effects

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from features.redis import Redis, format_version
+from features.state.effects import joined
 from liverank.errors import ContractError
 from liverank.kafka import Record
 from liverank.settings import Settings
-from liverank.v1.stream_pb2 import ItemEffects
 from streams.calls import Call, Limits, Position
 from streams.fence import FencedStore, Meta
 from streams.fold import Fold, Parsed
@@ -229,10 +229,10 @@ class Replayer:
         self._users.write(calls)
         for call in calls:
             for target, effects in call.effects.items():
-                body = ItemEffects(generation=self._generation, source_partition=call.partition, effects=effects)
-                record = Record("item-effects", target, self._effects[target], None, b"", (), call.clock_ms)
+                packed = joined(self._generation, call.partition, effects)
+                record = Record("item-effects", target, self._effects[target], None, packed, (), call.clock_ms)
                 self._effects[target] += 1
-                self._items.parts[target].feed(record, Parsed((), body))
+                self._items.parts[target].feed(record, self._items.fold.parse(record))
             call.effects = {}
             self._outputs(call.outputs)
         self._write_items()

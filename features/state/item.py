@@ -6,13 +6,16 @@ import struct
 from collections.abc import Collection, Mapping
 from typing import Final, cast
 
+from features.columns import Fact
 from features.program import FeatureProgram
+from features.state import parts
+from features.state.effects import EventEffect, PairsEffect
 from features.state.neighbours import Neighbours
 from features.state.pages import HEAD, body
 from features.state.params import SignalWeights
-from features.state.trend import CHOICES, Trend
+from features.state.trend import CHOICES
 from features.state.views import Failed, ViewTiles
-from liverank.v1.event_pb2 import Event, EventType
+from liverank.v1.event_pb2 import EventType
 from liverank.v1.stream_pb2 import ItemEvent, ItemPairs
 
 __all__ = ["ItemState", "count_effect"]
@@ -25,22 +28,17 @@ _IMPRESSION: Final = int(EventType.EVENT_TYPE_IMPRESSION)
 
 def count_effect(
     views: ViewTiles,
-    effect: ItemEvent,
+    effect: ItemEvent | EventEffect,
     category: str = "",
     *,
     failed: Failed | None = None,
     skip: Collection[str] = (),
 ) -> None:
     """Count an effect in an item's views. Parameters as `ItemState.observe`."""
-    event = Event(
-        type=cast(EventType, effect.type),
-        item_id=effect.item_id,
-        value=effect.value,
-        surface=effect.surface,
-        event_ts_ms=effect.event_ts_ms,
-    )
+    kind = cast(EventType, effect.type)
+    fact = Fact(kind, effect.event_ts_ms, effect.item_id, effect.value, effect.surface)
     expected = effect.expected if effect.type == _IMPRESSION else None
-    views.add(event, category, effect.sign, expected=expected, failed=failed, skip=skip)
+    views.add(fact, category, effect.sign, expected=expected, failed=failed, skip=skip)
 
 
 class ItemState:
@@ -67,20 +65,25 @@ class ItemState:
         self._fields = fields
         self._signals = signals
         self._views = ViewTiles(program, ("item",), fields)
-        self._trend = Trend(fields)
+        self._trend = parts.Trend(fields)
         self._neighbours: Neighbours | None = None
         core = fields.get(_CORE_FIELD)
         self.newest_event_ts_ms: int = _CORE.unpack(body(_CORE_FIELD, core, _CORE.size))[0] if core else 0
         self._core_dirty = False
 
     def observe(
-        self, effect: ItemEvent, category: str = "", *, failed: Failed | None = None, skip: Collection[str] = ()
+        self,
+        effect: ItemEvent | EventEffect,
+        category: str = "",
+        *,
+        failed: Failed | None = None,
+        skip: Collection[str] = (),
     ) -> None:
         """Count an event on the item, or take one back (`sign` -1).
 
         Parameters
         ----------
-        effect : ItemEvent
+        effect : ItemEvent or EventEffect
         category : str
             The item's main category; only views over text columns want it.
         failed : callable, optional
@@ -96,17 +99,17 @@ class ItemState:
         if good or expected or chosen:
             self._trend.add(
                 ts_ms,
-                good=sign * good,
-                clicks=sign if kind == _CLICK else 0.0,
-                expected=sign * (expected or 0.0),
-                chosen=sign if chosen else 0.0,
+                sign * good,
+                sign if kind == _CLICK else 0.0,
+                sign * (expected or 0.0),
+                sign if chosen else 0.0,
             )
         self._newer(ts_ms)
 
-    def meet(self, pairs: ItemPairs) -> None:
+    def meet(self, pairs: ItemPairs | PairsEffect) -> None:
         """Add to the weights of neighbours."""
         if self._neighbours is None:
-            self._neighbours = Neighbours(self._fields)
+            self._neighbours = parts.Neighbours(self._fields)
         self._neighbours.add(pairs.other_hashes, pairs.weights, pairs.event_ts_ms)
         self._newer(pairs.event_ts_ms)
 

@@ -1,4 +1,4 @@
-"""The parts of a user's state, in machine code where it is compiled, else in Python; the bytes are the same."""
+"""The parts of the state, in machine code where it is compiled, else in Python; the bytes are the same."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from features import native
-from features.state import dedup, exposures, history, pairs, seen, session
+from features.state import dedup, exposures, history, neighbours, pairs, seen, session, trend
 from features.state.params import StateParams
 
 if TYPE_CHECKING:
     from features.state.exposures import Exposures
 
-__all__ = ["Dedup", "History", "Pairs", "Seen", "Sessions", "make_exposures"]
+__all__ = ["Dedup", "History", "Neighbours", "Pairs", "Seen", "Sessions", "Trend", "make_exposures"]
 
 _core = native.core
 
 Dedup: type[dedup.Dedup] = dedup.Dedup if _core is None else _core.Dedup
 History: type[history.History] = history.History if _core is None else _core.History
+Neighbours: type[neighbours.Neighbours] = neighbours.Neighbours if _core is None else _core.Neighbours
 Pairs: type[pairs.Pairs] = pairs.Pairs if _core is None else _core.Pairs
 Seen: type[seen.Seen] = seen.Seen if _core is None else _core.Seen
 Sessions: type[session.Sessions] = session.Sessions if _core is None else _core.Sessions
+Trend: type[trend.Trend] = trend.Trend if _core is None else _core.Trend
 
 
 def make_exposures(fields: Mapping[bytes, bytes], params: StateParams) -> Exposures:

@@ -121,7 +121,7 @@ class Trend:
         """Newest event time; 0 where there is none."""
         return int(self._values[-1])
 
-    def add(self, ts_ms: int, *, good: float, clicks: float, expected: float, chosen: float = 0.0) -> None:
+    def add(self, ts_ms: int, good: float, clicks: float, expected: float, chosen: float = 0.0) -> None:
         """Add to the sums as of `ts_ms`; negative terms take back."""
         values = self._values
         if ts_ms > values[-1]:

@@ -16,15 +16,18 @@ from features.errors import RowFormatError, StateFormatError
 from features.hashing import item_hash
 from features.program import Aggregate, ViewProgram
 from features.state.dedup import Dedup, Verdict
+from features.state.effects import Effects, _item_event, _item_pairs, _numbered_effect, _read_effects, joined
 from features.state.exposures import Exposures
 from features.state.history import Entry, History
+from features.state.neighbours import Neighbours
 from features.state.pairs import Good, Pairs
 from features.state.params import RewardWeights, StateParams
 from features.state.seen import Seen
 from features.state.session import Sessions, Shown
+from features.state.trend import Trend
 from features.tiles import RingTiles, load
-from liverank.v1.event_pb2 import Event, EventType
-from liverank.v1.stream_pb2 import Example
+from liverank.v1.event_pb2 import Control, Event, EventType
+from liverank.v1.stream_pb2 import Example, ItemEffect, ItemEffects
 from streams.numbers import _numbered
 
 core = native.core
@@ -344,6 +347,74 @@ def test_pages_that_cannot_be_read_are_refused_alike() -> None:
     broken = {name: b"\x07" + bytes(8) for name in one.page_fields}
     with pytest.raises(RowFormatError):
         load(one, broken).add(T0, numeric_columns(2, 0.0, None))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_trend(seed: int) -> None:
+    rng = random.Random(seed)
+    twins = Twins(Trend, core.Trend)
+    now = T0
+    for _ in range(1500):
+        now += rng.randrange([HOUR, 90 * DAY][seed % 2])
+        twins.both(
+            "add", now - int(9 * DAY * rng.random() ** 6), *(rng.choice([0.0, 1.0, -1.0, 0.37]) for _ in range(4))
+        )
+        if rng.random() < 0.1:
+            twins.stop(rng)
+    twins.stop(rng)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_neighbours(seed: int) -> None:
+    rng = random.Random(seed)
+    twins = Twins(Neighbours, core.Neighbours)
+    now = T0
+    for _ in range(1500):
+        now += rng.randrange(DAY)
+        others = [item_hash(item(rng, [300, 3000][seed % 2])) for _ in range(rng.randrange(6))]
+        weights = [rng.choice([1.0, -1.0, 1.0, 1.0]) * rng.random() for _ in others]
+        twins.both("add", others, weights, now - int(9 * DAY * rng.random() ** 6))
+        twins.both("__len__")
+        if rng.random() < 0.1:
+            twins.stop(rng)
+    twins.stop(rng)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_effects(seed: int) -> None:
+    rng = random.Random(seed)
+
+    def number() -> float:
+        return rng.choice([0.0, 1.0, -1.0, rng.random(), 1e300])
+
+    event = (
+        item(rng),
+        rng.randrange(60),
+        rng.randrange(-1, T0),
+        number(),
+        number(),
+        rng.choice(["", "é"]),
+        number(),
+        3,
+    )
+    n = rng.randrange(4)
+    pairs = (item(rng), [rng.getrandbits(63) - (1 << 62) for _ in range(n)], [number() for _ in range(n)], T0)
+    for ours, theirs in (
+        (_item_event(*event), core.item_event(*event)),
+        (_item_pairs(*pairs), core.item_pairs(*pairs)),
+    ):
+        assert ItemEffect.FromString(ours) == ItemEffect.FromString(theirs)
+        place = (rng.randrange(1 << 40), rng.randrange(3), rng.randrange(3000))
+        entries = [make(*place, theirs) for make in (_numbered_effect, core.numbered_effect)]
+        assert len({ItemEffects.FromString(each).effects[0].SerializeToString() for each in entries}) == 1
+    clock = _numbered_effect(1, 0, 0, ItemEffect(clock_ms=T0).SerializeToString())
+    controls = ItemEffect(control=Control(kind="activate", payload=b"x")).SerializeToString()
+    packed = joined(2, 3, [*entries, clock, core.numbered_effect(*place, controls), core.numbered_effect(1, 2, 3, b"")])
+    for record in (packed, ItemEffects(generation=1, control=Control(kind="k")).SerializeToString(), b""):
+        assert Effects(*core.read_effects(record)) == _read_effects(record)
+    for broken in (b"\x1a", b"\x1a\x05abc", b"\xff" * 12):
+        with pytest.raises(ValueError, match="protobuf"):
+            core.read_effects(broken)
 
 
 def test_numbers() -> None:

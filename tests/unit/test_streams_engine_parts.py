@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.redis import format_version, parse_version
+from features.state.effects import numbered_effect
 from liverank.errors import ConfigError, ContractError
 from liverank.kafka import Record
 from liverank.partition import murmur2, partition
@@ -92,7 +93,8 @@ def test_a_broken_outbox_is_refused(blob: bytes) -> None:
 
 
 def test_effects_are_packed_in_order_and_bounded() -> None:
-    effects = [ItemEffect(offset=i, event=ItemEvent(item_id=f"i{i}")) for i in range(EFFECTS_PER_RECORD + 3)]
+    effect = ItemEffect(event=ItemEvent(item_id="i")).SerializeToString()
+    effects = [numbered_effect(at, 0, 0, effect) for at in range(EFFECTS_PER_RECORD + 3)]
     outputs = pack_effects(1, 5, {2: effects})
     assert [(o.topic, o.partition) for o in outputs] == [("item-effects", 2)] * 2
     read = [ItemEffects.FromString(o.value) for o in outputs]
@@ -311,8 +313,8 @@ def test_many_due_users_take_calls_of_their_own_that_remove_what_they_did() -> N
     due = numbers(part)
     assert [name for name, *_ in due] == [f"u{i:03}@5000" for i in range(250)]
     assert [step for _, _, step, _ in due] == [0] * 100 + [1] * 100 + [2] * 50
-    clocks = [e for call in part.calls for effects in call.effects.values() for e in effects]
-    assert [e.clock_ms for e in clocks] == [6000]
+    clocks = [entry for call in part.calls for entries in call.effects.values() for entry in entries]
+    assert [e.clock_ms for e in ItemEffects.FromString(b"".join(clocks)).effects] == [6000]
 
 
 def test_due_is_done_before_the_users_next_record() -> None:

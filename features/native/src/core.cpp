@@ -7,6 +7,7 @@
 #include "effects.hpp"
 #include "exposures.hpp"
 #include "history.hpp"
+#include "items.hpp"
 #include "pairs.hpp"
 #include "seen.hpp"
 #include "session.hpp"
@@ -48,6 +49,19 @@ void import_all() {
     Ref value(item_of("liverank.contract", name));
     return number(value.get());
   };
+  Ref halves(item_of("features.state.trend", "HALF_LIVES_MS"));
+  for (Py_ssize_t at = 0; at < PyTuple_GET_SIZE(halves.get()); ++at)
+    half_lives_ms.push_back(integer(PyTuple_GET_ITEM(halves.get(), at)));
+  auto constant = [](const char* module, const char* name) {
+    Ref value(item_of(module, name));
+    return integer(value.get());
+  };
+  trend_span = constant("features.state.trend", "SPAN");
+  trend_cells = static_cast<size_t>(constant("features.state.trend", "CELLS"));
+  neighbours_half_life_ms = static_cast<double>(constant("features.state.neighbours", "HALF_LIFE_MS"));
+  neighbours_landmark_ms = constant("features.state.neighbours", "LANDMARK_MS");
+  neighbours_most = static_cast<size_t>(constant("features.state.neighbours", "MOST"));
+  neighbours_slack = static_cast<size_t>(constant("features.state.neighbours", "SLACK"));
   bounds = {bound("LONG_DWELL_S"), bound("SHORT_DWELL_S"), bound("MID_RATING")};
 }
 
@@ -85,6 +99,11 @@ void add_types(PyObject* module) {
   static PyMethodDef pairs[] = {method<Pairs, &Pairs::add>("add"), method<Pairs, &Pairs::forget>("forget"),
                                 method<Pairs, &Pairs::dirty>("dirty"), {}};
   add_type<Pairs>(module, "Pairs", pairs, nullptr, &length<Pairs>);
+  static PyMethodDef trend[] = {method<Trend, &Trend::add>("add"), method<Trend, &Trend::dirty>("dirty"), {}};
+  add_type<Trend>(module, "Trend", trend);
+  static PyMethodDef neighbours[] = {method<Neighbours, &Neighbours::add>("add"),
+                                     method<Neighbours, &Neighbours::dirty>("dirty"), {}};
+  add_type<Neighbours>(module, "Neighbours", neighbours, nullptr, &length<Neighbours>);
   static PyMethodDef exposure[] = {method<Exposure, &Exposure::item_of>("item_of"),
                                    method<Exposure, &Exposure::features>("features"),
                                    method<Exposure, &Exposure::expectations>("expected"),

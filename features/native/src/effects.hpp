@@ -167,7 +167,7 @@ inline void make_effect_types(PyObject* module) {
       {"user_id", nullptr}, {"session_id", nullptr}, {nullptr, nullptr}};
   static PyStructSequence_Field pairs_fields[] = {{"item_id", nullptr}, {"other_hashes", nullptr}, {"weights", nullptr},
       {"event_ts_ms", nullptr}, {nullptr, nullptr}};
-  static PyStructSequence_Field effect_fields[] = {{"offset", nullptr}, {"step", nullptr}, {"index", nullptr},
+  static PyStructSequence_Field effect_fields[] = {{"offset", nullptr}, {"step", nullptr}, {"place", nullptr},
       {"kind", nullptr}, {"body", nullptr}, {nullptr, nullptr}};
   static PyStructSequence_Desc descriptions[] = {
       {"features.native.core.EventEffect", "An event on an item.", event_fields, 10},

@@ -1,0 +1,178 @@
+// Trend and neighbours of an item: the same bytes as features/state/{trend,neighbours}.py, which say what they mean.
+#pragma once
+
+#include "base.hpp"
+
+namespace lr {
+
+// The compiler must not turn pow(2, x) into exp2(x), which may differ in the last bit.
+inline double two_to(double x) {
+  static volatile double two = 2.0;
+  return std::pow(two, x);
+}
+
+// Constants of features/state/trend.py.
+inline std::vector<i64> half_lives_ms;
+inline i64 trend_span = 0;
+inline size_t trend_cells = 0;
+
+class Trend {
+ public:
+  Trend(Arguments args, Py_ssize_t n) {
+    expect(n, 1, 1);
+    Fields fields(args[0]);
+    const size_t width = trend_cells * half_lives_ms.size() + 1;
+    values_.assign(width, 0.0);
+    std::string_view page = fields.body(name(), 8 * width);
+    if (!page.empty()) std::memcpy(values_.data(), page.data(), 8 * width);
+  }
+
+  // add(ts_ms, good, clicks, expected, chosen)
+  PyObject* add(Arguments args, Py_ssize_t n) {
+    expect(n, static_cast<Py_ssize_t>(trend_cells), static_cast<Py_ssize_t>(trend_cells));
+    const double ts = static_cast<double>(integer(args[0]));
+    const i64 ts_ms = static_cast<i64>(ts);
+    if (ts > values_.back()) values_.back() = ts;
+    for (size_t at = 0; at < half_lives_ms.size(); ++at) {
+      double* cells = &values_[at * trend_cells];
+      const double half_life = static_cast<double>(half_lives_ms[at]);
+      const double landmark = static_cast<double>(floor_div(ts_ms, trend_span * half_lives_ms[at]));
+      if (landmark > cells[0]) {
+        double moved = std::trunc(static_cast<double>(trend_span) * (cells[0] - landmark));
+        double scale = two_to(std::max(-1074.0, moved));
+        for (size_t cell = 1; cell < trend_cells; ++cell) cells[cell] *= scale;
+        cells[0] = landmark;
+      }
+      const double factor = two_to((ts - cells[0] * static_cast<double>(trend_span) * half_life) / half_life);
+      for (size_t cell = 1; cell < trend_cells; ++cell) cells[cell] += factor * number(args[cell]);
+    }
+    dirty_ = true;
+    Py_RETURN_NONE;
+  }
+
+  PyObject* dirty(Arguments, Py_ssize_t) {
+    Ref changed(checked(PyDict_New()));
+    if (dirty_)
+      put(changed.get(), name(), page_bytes({reinterpret_cast<const char*>(values_.data()), 8 * values_.size()}));
+    dirty_ = false;
+    return changed.release();
+  }
+
+ private:
+  static PyObject* name() {
+    static PyObject* made = PyBytes_FromString("item_trend:decayed");
+    return made;
+  }
+
+  std::vector<double> values_;
+  bool dirty_ = false;
+};
+
+// Constants of features/state/neighbours.py.
+inline double neighbours_half_life_ms = 0.0;
+inline i64 neighbours_landmark_ms = 0;
+inline size_t neighbours_most = 0, neighbours_slack = 0;
+
+class Neighbours {
+ public:
+  Neighbours(Arguments args, Py_ssize_t n) {
+    expect(n, 1, 1);
+    Fields fields(args[0]);
+    for (size_t page = 0; page < kPages; ++page) {
+      std::string_view stored = fields.body(name(page));
+      if (stored.empty()) continue;
+      cut_[page] = stored[0] == 1;
+      pages_[page] = stored.substr(1);
+      size_ += pages_[page].size() / kEntry;
+    }
+  }
+
+  Py_ssize_t size() const { return static_cast<Py_ssize_t>(size_); }
+
+  // add(other_hashes, weights, event_ts_ms)
+  PyObject* add(Arguments args, Py_ssize_t n) {
+    expect(n, 3, 3);
+    Ref others(checked(PySequence_Fast(args[0], "hashes are a sequence")));
+    Ref weights(checked(PySequence_Fast(args[1], "weights are a sequence")));
+    const Py_ssize_t n_others = PySequence_Fast_GET_SIZE(others.get());
+    if (PySequence_Fast_GET_SIZE(weights.get()) != n_others) raise(PyExc_ValueError, "one weight a partner");
+    const double factor =
+        two_to(static_cast<double>(integer(args[2]) - neighbours_landmark_ms) / neighbours_half_life_ms);
+    for (Py_ssize_t each = 0; each < n_others; ++each)
+      add_one(integer(PySequence_Fast_GET_ITEM(others.get(), each)),
+              number(PySequence_Fast_GET_ITEM(weights.get(), each)), factor);
+    if (size_ > neighbours_most + neighbours_slack) drop_smallest();
+    Py_RETURN_NONE;
+  }
+
+  PyObject* dirty(Arguments, Py_ssize_t) {
+    Ref changed(checked(PyDict_New()));
+    for (size_t page = 0; page < kPages; ++page) {
+      if (!dirty_[page]) continue;
+      dirty_[page] = false;
+      if (pages_[page].empty() && !cut_[page])
+        put(changed.get(), name(page), py_bytes({}));
+      else
+        put(changed.get(), name(page), page_bytes((cut_[page] ? '\1' : '\0') + pages_[page]));
+    }
+    return changed.release();
+  }
+
+ private:
+  static constexpr size_t kPages = 8, kEntry = 20;
+
+  static PyObject* name(size_t page) {
+    static Names all("item_neighbours:page_");
+    return all[page];
+  }
+
+  void add_one(i64 other, double weight, double factor) {
+    const size_t number = static_cast<size_t>(floor_mod(other, kPages));
+    std::string& page = pages_[number];
+    size_t at = 0;
+    while (at < page.size() && load<i64>(&page[at]) != other) at += kEntry;
+    if (at < page.size()) {
+      double sum = load<double>(&page[at + 8]) + weight * factor;
+      u32 pairs = load<u32>(&page[at + 16]) + (weight > 0 ? 1 : -1);
+      if (static_cast<std::int32_t>(pairs) > 0) {
+        std::memcpy(&page[at + 8], &sum, 8);
+        std::memcpy(&page[at + 16], &pairs, 4);
+      } else {
+        page.erase(at, kEntry);
+        --size_;
+      }
+    } else if (weight > 0) {
+      pack(page, other);
+      pack(page, weight * factor);
+      pack(page, static_cast<u32>(1));
+      ++size_;
+    } else {
+      return;  // its pair was dropped with the smallest
+    }
+    dirty_[number] = true;
+  }
+
+  void drop_smallest() {
+    std::vector<std::pair<double, i64>> order;  // heaviest first
+    for (const std::string& page : pages_)
+      for (size_t at = 0; at < page.size(); at += kEntry)
+        order.emplace_back(-load<double>(&page[at + 8]), load<i64>(&page[at]));
+    std::sort(order.begin(), order.end());
+    order.erase(order.begin(), order.begin() + neighbours_most);
+    for (const auto& [_, other] : order) {
+      const size_t number = static_cast<size_t>(floor_mod(other, kPages));
+      std::string& page = pages_[number];
+      size_t at = 0;
+      while (load<i64>(&page[at]) != other) at += kEntry;
+      page.erase(at, kEntry);
+      cut_[number] = dirty_[number] = true;
+    }
+    size_ = neighbours_most;
+  }
+
+  std::string pages_[kPages];
+  bool cut_[kPages] = {}, dirty_[kPages] = {};
+  size_t size_ = 0;
+};
+
+}  // namespace lr
