@@ -1,4 +1,4 @@
-"""The report as pictures: PNG or SVG, drawn by matplotlib (extra `bench`), which is imported only here."""
+"""The report as pictures: PNG or SVG, drawn by matplotlib, which is imported only here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def draw_plots(report: ExplorationReport, folder: Path, kind: Literal["png", "sv
         matplotlib.use("Agg")
         from matplotlib import pyplot
     except ImportError as error:
-        raise ConfigError("plots need matplotlib: pip install 'liverank[bench]'") from error
+        raise ConfigError(
+            "plots need matplotlib: pip install 'liverank[server]', or make setup in the checkout"
+        ) from error
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Callable[[Any, ExplorationReport], None]] = {
         "rewards": _rewards,

@@ -91,7 +91,9 @@ def learned(world: World, seed: int = 3) -> World:
 def serve(world: World, n: int, *, surface: Callable[[int], str] = lambda at: "home", seed: int = 1) -> Log:
     rng = random.Random(seed)
     for at in range(n):
-        world.users.setdefault(f"u{at % 30}", MemoryUser([(f"i{(7 * at) % len(world.table)}", 2, 1.0)], table=world.table))
+        world.users.setdefault(
+            f"u{at % 30}", MemoryUser([(f"i{(7 * at) % len(world.table)}", 2, 1.0)], table=world.table)
+        )
         request = pb.RankRequest(user_id=f"u{at % 30}", k=8, surface=surface(at), request_id=uuid7(NOW_MS, rng))
         world.pipeline.rank(request, remaining_ms=60_000)
     return Log(world)
@@ -283,7 +285,6 @@ class TestReport:
             assert word in text
 
     def test_BAN_7_plots(self, thompson: Log, tmp_path: Path) -> None:
-        pytest.importorskip("matplotlib", reason="plots are of the extra `bench`")
         made = exploration_report(thompson)
         for kind in ("png", "svg"):
             paths = draw_plots(made, tmp_path, kind)
