@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,10 +12,10 @@ from bench.bandit_worlds import Seeds, World
 BATCH = 10
 
 
-def run_vowpal(world: World, seed: int) -> float:
-    """Total regret of squarecb with the arms' features, learning each reward as it arrives."""
+def run_vowpal(world: World, seed: int, exploration: Literal["squarecb", "cover"] = "squarecb") -> float:
+    """Total regret of VW with the arms' features, learning each reward as it arrives."""
     state, rng = Seeds(world, [seed]), np.random.default_rng([seed, 3])
-    model = VowpalModel(VowpalSettings(dim=world.dim - 1, exploration="squarecb", floor=0.0))
+    model = VowpalModel(VowpalSettings(dim=world.dim - 1, exploration=exploration, floor=0.0))
     waiting: list[tuple[Any, int, float, float]] = []
     total = 0.0
     for round_ in range(world.n_rounds):

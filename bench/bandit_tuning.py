@@ -30,9 +30,15 @@ GRIDS: dict[str, tuple[float, ...]] = {
 HALF_LIVES = (np.inf, 20_000.0, 10_000.0, 5_000.0, 2_500.0)
 
 PRIOR_SD = 0.01
-TUNED: dict[str, float] = {"thompson": 0.5, "linucb": 2.0, "epsilon_greedy": 0.05, "boltzmann": 0.005}
+TUNED: dict[str, float] = {"thompson": 0.7, "linucb": 2.0, "epsilon_greedy": 0.1, "boltzmann": 0.005}
 """Knobs chosen on `TUNING_SEEDS`."""
-DRIFT_HALF_LIFE: dict[str, float] = {}
+DRIFT_HALF_LIFE: dict[str, float] = {
+    "thompson": 5_000.0,
+    "linucb": 2_500.0,
+    "epsilon_greedy": 2_500.0,
+    "boltzmann": 2_500.0,
+    "greedy": 2_500.0,
+}
 """Half-lives chosen on `TUNING_SEEDS` for the drifting world."""
 
 

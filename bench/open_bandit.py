@@ -35,17 +35,17 @@ def random_to_thompson(folder: Path, name: str) -> tuple[Log, float]:
     """(the random log with the Thompson policy as target, click rate of the Thompson log)."""
     random, thompson = campaign(folder, "random", name), campaign(folder, "bts", name)
     n_items = int(max(random.item_id.max(), thompson.item_id.max())) + 1
-    law = thompson.groupby(["item_id", "position"]).propensity_score.mean().unstack(fill_value=0.0)
-    law = law.reindex(range(n_items), fill_value=0.0).to_numpy()
-    law = law / law.sum(axis=0)
-    item, slot = random.item_id.to_numpy(), random.position.to_numpy() - 1
+    law = thompson.groupby(["item_id", "position"]).propensity_score.mean().unstack(fill_value=0)
+    shares = np.asarray(law.reindex(range(n_items), fill_value=0.0), dtype=np.float64)
+    shares /= shares.sum(axis=0)
+    item, slot = np.asarray(random.item_id), np.asarray(random.position) - 1
     reward = random.click.to_numpy(dtype=np.float64)
     fit = shrunk_rates(item, reward, n_items)
-    predicted, expected = cross_fit(fit, item, law[:, slot].T, np.random.default_rng(0))
+    predicted, expected = cross_fit(fit, item, shares[:, slot].T, np.random.default_rng(0))
     log = Log(
         reward=reward,
         propensity=random.propensity_score.to_numpy(),
-        target=law[item, slot],
+        target=shares[item, slot],
         predicted=predicted,
         expected=expected,
     )
