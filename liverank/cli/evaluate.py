@@ -215,7 +215,7 @@ def _replay(stack: Stack, settings: Settings, data: Dataset, plan: ReplayPlan, b
     settings = _fresh_namespace(stack, settings, budget)
     _import(settings, past, data.items, budget)
     _enrich(settings, budget)
-    _train(settings, budget, optional=True)
+    _train(settings, budget, choices=True)
     settings = _start(stack, settings, budget)
     with budget.step("replay") as step, connect(settings) as redis, Client(settings.ranker.grpc) as client:
         generation = generation_of(settings, redis)
@@ -291,16 +291,16 @@ def _enrich(settings: Settings, budget: _Budget) -> None:
         step.note(f"{report.rows:,} vectors in space {report.space}, {report.calls:,} calls")
 
 
-def _train(settings: Settings, budget: _Budget, *, optional: bool = False) -> None:
-    """Train; with `optional` a past that holds too little to learn from leaves the day-one model in place."""
+def _train(settings: Settings, budget: _Budget, *, choices: bool = False) -> None:
+    """Train; on `choices` for a replay, where a past that holds too little leaves the day-one model in place."""
     from ranker.training.errors import NotBetterError, TooLittleDataError
     from ranker.training.run import train
 
     with budget.step("train") as step:
         try:
-            report = train(settings)
+            report = train(settings, choices=choices)
         except (TooLittleDataError, NotBetterError) as error:
-            if not optional:
+            if not choices:
                 raise
             step.note(f"day-one model stays: {error}")
             return

@@ -91,6 +91,7 @@ def train(
     parameters: BoosterParameters | None = None,
     publish: bool = True,
     force: bool = False,
+    choices: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> TrainReport:
     """Train on what a namespace knows and make the model active.
@@ -108,6 +109,8 @@ def train(
         Make it active; False: only write it.
     force : bool
         Also where it is no better than a coin.
+    choices : bool
+        Learn what users choose out of the catalogue, from history alone, even where it holds slates: replays ask that.
     note : callable
         Given the current step, and how far it is.
 
@@ -125,7 +128,7 @@ def train(
     client = connect(settings)
     space = active_space(client, settings)
     sampling = sampling or Sampling()
-    dataset, created_from = _dataset(settings, client, space, source, since_ms, until_ms, sampling, run)
+    dataset, created_from = _dataset(settings, client, space, source, since_ms, until_ms, sampling, run, choices)
     with run.step("train"):
         package = build(
             dataset,
@@ -175,9 +178,10 @@ def _dataset(
     until_ms: int,
     sampling: Sampling,
     run: _Run,
+    choices: bool,
 ) -> tuple[Dataset, dict[str, str]]:
     served: Dataset | None = None
-    if source != "history":
+    if source != "history" and not choices:
         with run.step("served rows"):
             try:
                 served = served_dataset(settings, HEADS, since_ms=since_ms, until_ms=until_ms)
@@ -208,7 +212,8 @@ def _dataset(
         vectors = read_vectors(client, settings, sorted(items), space) if space else {}
     created_from = {"program": program.hash, "sampling": repr(sampling)}
     with run.step("walk the log"):
-        walked = _walk(settings, program, items, vectors, space, events, sampling, run.progress("walk the log"))
+        on_progress = run.progress("walk the log")
+        walked = _walk(settings, program, items, vectors, space, events, sampling, on_progress, choices)
     if served is not None and walked.kind == served.kind:
         return joined(walked, served), {**created_from, "source": "history and served"}
     if served is not None and served.labels[HEADS[0]].sum() >= 2 * LEAST_POSITIVES:
@@ -225,6 +230,7 @@ def _walk(
     events: list[Event],
     sampling: Sampling,
     on_progress: Progress,
+    choices: bool,
 ) -> Dataset:
     params = state_params(settings)
     name = str(space) if space else ""
@@ -232,7 +238,7 @@ def _walk(
     def memory_of(on_example: Callable[[Example], None]) -> Memory:
         return Memory(program=program, params=params, items=items, vectors=vectors, space=name, on_example=on_example)
 
-    if any(event.type == EventType.EVENT_TYPE_EXPOSURE and event.exposure.drawn for event in events):
+    if not choices and any(e.type == EventType.EVENT_TYPE_EXPOSURE and e.exposure.drawn for e in events):
         return exposure_dataset(memory_of, events, HEADS, sampling, on_progress)
     index = VectorIndex(IndexSettings(exact_below=1 << 31))  # exact: the same candidates on every run
     return choice_dataset(
