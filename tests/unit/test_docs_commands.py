@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -19,11 +20,13 @@ WRITTEN = re.compile(r"(?:`|^[$ ]*|/)liverank ([a-z]+)\b([^`\n#;|]*)", re.MULTIL
 def options() -> dict[str, set[str]]:
     """Options of each command."""
     group = typer.main.get_command(build())
-    commands = group.commands  # type: ignore[attr-defined]
-    return {
-        name: {text for one in command.params for text in (*one.opts, *one.secondary_opts)} | {"--help", "-h"}
-        for name, command in commands.items()
-    }
+    return {name: options_of(command) | {"--help", "-h"} for name, command in group.commands.items()}  # type: ignore[attr-defined]
+
+
+def options_of(command: Any) -> set[str]:
+    """Options of a command, or of all commands of a group."""
+    found = {text for one in command.params for text in (*one.opts, *one.secondary_opts)}
+    return found.union(*(options_of(one) for one in getattr(command, "commands", {}).values()))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
