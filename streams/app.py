@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final
 
 import faust
+from aiokafka.errors import KafkaError
+from mode import Service
 
+from liverank import log
 from liverank.settings import Settings
 from streams.agents import AgentServices, register_all
 
-__all__ = ["build_app"]
+__all__ = ["AgentHost", "build_app"]
+
+_log = log.get(__name__)
+
+#: A Faust app that could not start is given up after so long, s; another one is made.
+_STOP_S: Final = 10.0
+_PAUSE_S: Final = 1.0
 
 
 def build_app(settings: Settings, member: str, services: AgentServices) -> faust.App:
@@ -47,3 +60,33 @@ def build_app(settings: Settings, member: str, services: AgentServices) -> faust
     register_all(app, services)
     Path(str(app.conf.datadir)).mkdir(parents=True, exist_ok=True)
     return app
+
+
+class AgentHost(Service):
+    """Starts the Faust app and, where Kafka is away at that moment, waits and starts another one.
+
+    Faust gives up when it cannot reach a broker at its start, and would end the worker, whose folds wait for ever.
+
+    Parameters
+    ----------
+    build : callable
+        Makes a fresh app.
+    """
+
+    def __init__(self, build: Callable[[], Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._build = build
+
+    async def on_start(self) -> None:
+        """Return when the app runs."""
+        while not self.should_stop:
+            app = self._build()
+            try:
+                await self.add_runtime_dependency(app)
+            except KafkaError as error:
+                _log.warning("the agents wait for Kafka; is the broker up (`liverank status`)?", error=str(error))
+                with contextlib.suppress(Exception):  # what it left half started says nothing new
+                    await asyncio.wait_for(self.remove_dependency(app), _STOP_S)
+                await self.sleep(_PAUSE_S)
+            else:
+                return

@@ -24,7 +24,7 @@ from liverank.settings import Settings, resolve
 from streams.activation import Steward
 from streams.agents import AgentServices
 from streams.agents.policy_learner import PolicyLearner
-from streams.app import build_app
+from streams.app import AgentHost, build_app
 from streams.archive import Archiver, archive_holds
 from streams.catalogue import CatalogueReader
 from streams.engine import FoldEngine, FoldSetup
@@ -114,7 +114,7 @@ class Worker(Service):
             ThreadService("archive", self.archiver.run, self.archiver.stop),
             ThreadService("steward", self.steward.run, self.steward.stop),
             ThreadService("policy-learner", self.learner.run, self.learner.stop),
-            build_app(self.settings, self.member, services),
+            AgentHost(lambda: build_app(self.settings, self.member, services)),
         ]
 
     async def on_first_start(self) -> None:

@@ -1,0 +1,57 @@
+"""The Faust app is started anew while Kafka is away; another error ends the worker."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import ClassVar
+
+import pytest
+from aiokafka.errors import KafkaConnectionError
+from mode import Service
+from structlog.testing import capture_logs
+
+from streams import app as module
+from streams.app import AgentHost
+
+
+class App(Service):
+    """Fails at its start as often as it is told."""
+
+    failures: ClassVar[list[Exception]] = []
+    made: ClassVar[list[App]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        App.made.append(self)
+
+    async def on_start(self) -> None:
+        if App.failures:
+            raise App.failures.pop(0)
+
+
+def start(failures: list[Exception]) -> tuple[int, list[bool]]:
+    """Start and stop a host; how many apps were made, and which of them ran at the end."""
+    App.failures, App.made = failures, []
+
+    async def run() -> tuple[int, list[bool]]:
+        host = AgentHost(App)
+        await asyncio.wait_for(host.start(), 20)
+        running = [each.started and not each.should_stop for each in App.made]
+        await host.stop()
+        return len(App.made), running
+
+    return asyncio.run(run())
+
+
+def test_the_agents_wait_for_kafka(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PAUSE_S", 0.01)
+    with capture_logs() as said:
+        n, running = start([KafkaConnectionError("away"), KafkaConnectionError("away")])
+    assert n == 3
+    assert running == [False, False, True]
+    assert [line["event"].partition(";")[0] for line in said] == ["the agents wait for Kafka"] * 2
+
+
+def test_another_error_is_not_waited_for() -> None:
+    with pytest.raises(ValueError, match="bug"):
+        start([ValueError("bug")])
