@@ -10,6 +10,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import erfc, sqrt
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -184,7 +185,7 @@ def check_observed_frequency(case: Case, n_slates: int = 20_000, n_laws: int = 2
     per_law = n_slates // n_laws
     for cap in (1.0, 0.1):
         z_scores = frequency_z_scores(case, n_laws, per_law, cap)
-        limit = _normal_quantile(alpha / (2 * z_scores.size))
+        limit = z_limit(alpha / z_scores.size)
         worst = float(np.abs(z_scores).max())
         assert worst < limit, (
             f"a count lies {worst:.1f} standard errors off its logged probabilities, {limit:.1f} allowed"
@@ -318,12 +319,10 @@ def _feasible(problem: Problem, prefix: tuple[int, ...]) -> NDArray[np.bool_]:
     return mask
 
 
-def _normal_quantile(tail: float) -> float:
-    """z with P(Z > z) = tail, by bisection of erfc."""
-    from math import erfc, sqrt
-
+def z_limit(alpha: float) -> float:
+    """z with P(|Z| > z) = alpha for a normal Z, by bisection of erfc."""
     low, high = 0.0, 40.0
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if 0.5 * erfc(middle / sqrt(2)) > tail else (low, middle)
+        low, high = (middle, high) if erfc(middle / sqrt(2)) > alpha else (low, middle)
     return high

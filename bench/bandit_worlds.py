@@ -37,12 +37,20 @@ class World:
         50 arms of 16 features: 1 constant, 15 random.
     n_rounds : int
         Length.
+    swap_at : int
+        Round of the swap; 0 = the middle.
     """
 
     kind: Kind
     n_arms: int = 50
     dim: int = 16
     n_rounds: int = 50_000
+    swap_at: int = 0
+
+    @property
+    def swap_round(self) -> int:
+        """Round in which the swap world turns round."""
+        return self.swap_at or self.n_rounds // 2
 
     @property
     def delay(self) -> int:
@@ -102,7 +110,7 @@ class Seeds:
             angle = np.pi * round_ / n_rounds
             self.rates = self._rates(np.cos(angle) * self._start + np.sin(angle) * self._end)
             return True
-        if kind == "swap" and round_ == n_rounds // 2:
+        if kind == "swap" and round_ == self.world.swap_round:
             self.rates = self._rates(-self._start)
             return True
         if kind == "arrivals" and round_ % 500 == 499:

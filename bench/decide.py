@@ -71,7 +71,14 @@ class World:
 
         def decide(seed: int) -> object:
             rules = bandits.GroupCaps(allowed, self.groups, [3, 2])
-            problem = bandits.Problem(value=self.value, phi=self.phi, posterior=posterior, k=self.slots, feasible=rules)
+            problem = bandits.Problem(
+                value=self.value,
+                phi=self.phi,
+                posterior=posterior,
+                k=self.slots,
+                feasible=rules,
+                arms=self.groups[0],
+            )
             return bandits.draw_slate(policy, problem, bandits.generator(seed))
 
         return decide
@@ -101,6 +108,7 @@ def ours(world: World, repeats: int, figures: dict[str, Figure], rows: list[list
         ("thompson_disjoint", bandits.Thompson(), disjoint),
         ("thompson_hybrid", bandits.Thompson(), hybrid),
         ("thompson_logistic", bandits.Thompson(), logistic),
+        ("two_level", bandits.TwoLevel(), shared),
         ("linucb", bandits.LinUCB(), shared),
         ("linucb_disjoint", bandits.LinUCB(), disjoint),
         ("linucb_hybrid", bandits.LinUCB(), hybrid),
@@ -135,6 +143,13 @@ def ours(world: World, repeats: int, figures: dict[str, Figure], rows: list[list
     p50, p99 = timed(lambda seed: beta.propose(100, bandits.generator(seed)), repeats)
     figures["beta_10k_p50_us"], figures["beta_10k_p99_us"] = round(p50, 1), round(p99, 1)
     rows.append([f"liverank Beta arms, {N_BETA_ARMS}", "top 100 of one draw", p50, p99])
+    posterior = beta.of([f"item-{index}" for index in range(N_BETA_ARMS)])
+    p50, p99 = timed(lambda seed: bandits.generator(seed).beta(posterior.alpha, posterior.beta), max(30, repeats // 5))
+    figures["beta_10k_plain_p50_us"] = round(p50, 1)
+    rows.append([f"numpy, {N_BETA_ARMS} Beta arms", "one draw of all", p50, p99])
+    proposer_p50, p99 = timed(lambda seed: beta.proposer(100), max(10, repeats // 20))
+    figures["beta_10k_refresh_p50_us"] = round(proposer_p50, 1)
+    rows.append([f"liverank Beta arms, {N_BETA_ARMS}", "refresh after counts changed", proposer_p50, p99])
 
 
 def vowpal(world: World, repeats: int, figures: dict[str, Figure], rows: list[list[object]]) -> None:

@@ -1,8 +1,12 @@
-"""1,000 simulated logs of 200 rows per policy: IPS with the logged propensities against the truth, and the known
-wrong way.
+"""BAN-5: what is logged is what was acted upon, at full size for every policy.
 
-    python -m bench.propensities [--logs 1000] [--rows 200]
+    python -m bench.propensities [--logs 1000] [--rows 200] [--slates 20000]
 
+Counts: 200,000 drawn slots per policy (20,000 slates of 5 slots under hard rules, without and with the cap), each cell
+(slot, candidate) against the sum of the laws; the largest deviation in standard errors must stay below the Bonferroni
+limit over all policies' cells at 0.1 %.
+
+Logs: 1,000 simulated logs of 200 rows per policy, IPS with the logged propensities against the truth.
 Every registered policy writes its logs (VW's too); all must lie within 3 standard errors of the truth. Acting on one
 posterior draw and logging a Monte Carlo estimate of its probability must fail the same test, or the test shows
 nothing.
@@ -37,6 +41,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logs", type=int, default=1_000)
     parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--slates", type=int, default=20_000)
     args = parser.parse_args()
     n = args.logs * args.rows
     figures: dict[str, Figure] = {"logs": args.logs, "rows": args.rows}
@@ -50,12 +55,25 @@ def main() -> int:
         figures[f"{key}_bias_pct"], figures[f"{key}_z"] = round(100 * bias, 3), round(z, 2)
         return z
 
-    for name, case in checks.cases({"vowpal": learned_vowpal}).items():
+    cases = checks.cases({"vowpal": learned_vowpal})
+    counted: dict[str, np.ndarray] = {}
+    for name, case in cases.items():
+        z_scores = [checks.frequency_z_scores(case, 20, args.slates // 20, cap) for cap in (1.0, 0.1)]
+        counted[name] = np.concatenate([one.ravel() for one in z_scores])
+    limit = checks.z_limit(1e-3 / sum(found.size for found in counted.values()))
+    figures["counts_z_limit"] = round(limit, 2)
+    for name, found in counted.items():
+        figures[f"{name}_counts_worst_z"] = round(float(np.abs(found).max()), 2)
+        bounds[f"{name}_counts_worst_z"] = ("<=", limit)
+    print(f"counts against laws, {args.slates * checks.SLOTS * 2} drawn slots a policy, limit {limit:.2f}")
+    print(table(["policy", "cells", "worst z"], [[n, f.size, float(np.abs(f).max())] for n, f in counted.items()]))
+    print(flush=True)
+    for name, case in cases.items():
         logs = SimulatedLogs(case)
         figures[f"{name}_abs_z"] = abs(judge(name, specification(case.policy), logs, logs.errors(n)))
         bounds[f"{name}_abs_z"] = ("<=", 3.0)
     for n_draws in (32, 128):
-        logs = SimulatedLogs(checks.cases({"vowpal": learned_vowpal})["thompson"])
+        logs = SimulatedLogs(cases["thompson"])
         errors = logs.errors_of_estimated_propensities(n, n_draws)
         key = f"one_draw_estimated_by_{n_draws}"
         figures[f"{key}_abs_z"] = abs(judge(key, f"wrong: one draw, estimated by {n_draws}", logs, errors))

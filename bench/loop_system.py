@@ -1,0 +1,181 @@
+"""A small recommender that learns as liverank does, round by round, in process: for `bench.loop`.
+
+Per round: a base model (logistic, retrained on everything shown so far), residual statistics per item re-scored with
+that model, a hybrid posterior with one arm an item, 50 candidates (the best by score and some that were hardly shown),
+a slate drawn by `bandits.draw_slate`. Arms of the experiment differ in the policy alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+import bandits
+from bandits.hybrid import HybridPosterior, HybridPrior
+from bandits.partials import Statistics
+from evaluation.simulator import User, World
+
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+
+DAY_MS = 86_400_000
+N_CANDIDATES, N_FRESH, GREEDY_SLOTS = 50, 10, 2
+PRIOR = HybridPrior(shared_sd=0.05, arm_sd=0.05, noise_sd=0.3)
+AFFINITY_DECAY = 0.9
+RIDGE = 2.0
+
+
+@dataclass
+class Shown:
+    """Everything shown so far, one row a slot."""
+
+    x: list[Floats] = field(default_factory=list)
+    item: list[Ints] = field(default_factory=list)
+    clicked: list[Floats] = field(default_factory=list)
+
+    def arrays(self) -> tuple[Floats, Ints, Floats]:
+        """(features, items, clicks)."""
+        return np.concatenate(self.x), np.concatenate(self.item), np.concatenate(self.clicked)
+
+
+class System:
+    """What one arm of the experiment knows, and how it answers.
+
+    Parameters
+    ----------
+    world : World
+        Its catalogue is known (kind, time of publication); tastes and qualities are not.
+    policy : Policy
+        Who draws.
+    floor, cap : float
+        As in `bandits.Problem`.
+    """
+
+    def __init__(self, world: World, policy: bandits.Policy, floor: float, cap: float) -> None:
+        self.world, self.policy, self.floor, self.cap = world, policy, floor, cap
+        cat = world.catalogue
+        self.kind, self.published = cat.kind, cat.published_ms
+        n_kinds = len(cat.kind_centres)
+        self.affinity = np.zeros((len(world.population.users), n_kinds))
+        self.shown = Shown()
+        self.times = np.zeros(len(cat.items), dtype=np.int64)
+        self.kind_clicks, self.kind_shown = np.full(n_kinds, 1.0), np.full(n_kinds, 10.0)
+        self.weights = np.zeros(self.features(0, np.arange(2), 0).shape[1] + 2)
+        self.weights[0] = -2.0
+        self.posterior = HybridPosterior({}, [1.0], PRIOR, 1)
+        self.mean_of = np.zeros(len(cat.items))
+        self.names = [f"item-{row}" for row in range(len(cat.items))]
+
+    def features(self, user: int, rows: Ints, at_ms: int) -> Floats:
+        """What the base model reads of a user and items, shape (len(rows), 5)."""
+        own, kinds = self.affinity[user], self.kind[rows]
+        age_days = np.maximum(at_ms - self.published[rows], 0) / DAY_MS
+        popular = np.log(self.kind_clicks / self.kind_shown)[kinds]
+        return np.stack(
+            [
+                np.log1p(own[kinds]),
+                own[kinds] / (own.sum() + 1.0),
+                popular,
+                0.5 ** (age_days / 10.0),
+                np.full(rows.shape[0], np.log1p(own.sum())),
+            ],
+            axis=1,
+        )
+
+    def p_click(self, x: Floats, slot: Floats) -> Floats:
+        """The base model's P(click | shown at slot)."""
+        z = self.weights[0] + x @ self.weights[1:-1] + self.weights[-1] * np.log(slot)
+        result: Floats = 1.0 / (1.0 + np.exp(-z))
+        return result
+
+    def draw(self, user: int, at_ms: int, live: Ints, k: int, seed: int) -> tuple[Ints, bandits.Slate]:
+        """(rows of the slate, what was drawn)."""
+        rows = live
+        p = self.p_click(self.features(user, rows, at_ms), np.ones(rows.shape[0]))
+        score = p + self.mean_of[rows]
+        best = np.argpartition(-score, N_CANDIDATES - N_FRESH)[: N_CANDIDATES - N_FRESH]
+        free = np.ones(rows.shape[0], dtype=np.bool_)
+        free[best] = False
+        rest = np.flatnonzero(free)
+        hardly = rest[np.argsort(self.times[rows[rest]], kind="stable")[:N_FRESH]]
+        chosen = np.concatenate([best, hardly])
+        candidates = rows[chosen]
+        problem = bandits.Problem(
+            value=p[chosen],
+            phi=np.ones((chosen.shape[0], 1)),
+            posterior=self.posterior.of([self.names[row] for row in candidates]),
+            k=k,
+            feasible=bandits.GroupCaps(
+                np.ones(chosen.shape[0], dtype=np.bool_), self.kind[candidates][None, :], [max(2, k // 2)]
+            ),
+            floor=self.floor,
+            cap=self.cap,
+            n_greedy_slots=GREEDY_SLOTS,
+        )
+        slate = bandits.draw_slate(self.policy, problem, bandits.generator(seed))
+        return candidates[list(slate.order)], slate
+
+    def learn(self, user: int, rows: Ints, clicked: Floats, at_ms: int) -> None:
+        """A slate was shown and some of it clicked: counters move at once, the model at the end of the round."""
+        x = self.features(user, rows, at_ms)
+        slots = np.log(np.arange(1.0, rows.shape[0] + 1.0))
+        self.shown.x.append(np.concatenate([x, slots[:, None]], axis=1))
+        self.shown.item.append(rows)
+        self.shown.clicked.append(clicked)
+        self.times[rows] += 1
+        np.add.at(self.kind_shown, self.kind[rows], 1.0)
+        np.add.at(self.kind_clicks, self.kind[rows], clicked)
+        hits = rows[clicked > 0]
+        if hits.shape[0]:
+            self.affinity[user] *= AFFINITY_DECAY ** hits.shape[0]
+            np.add.at(self.affinity[user], self.kind[hits], 1.0)
+
+    def retrain(self) -> None:
+        """A new base model on everything shown, and residual statistics re-scored with it."""
+        x, _, clicked = self.shown.arrays()
+        design = np.concatenate([np.ones((x.shape[0], 1)), x], axis=1)
+        weights = self.weights.copy()
+        for _ in range(6):
+            p = 1.0 / (1.0 + np.exp(-design @ weights))
+            gradient = design.T @ (clicked - p) - RIDGE * weights
+            hessian = (design * (p * (1.0 - p))[:, None]).T @ design + RIDGE * np.eye(design.shape[1])
+            weights = weights + np.linalg.solve(hessian, gradient)
+        self.weights = weights
+        self.refresh()
+
+    def refresh(self) -> None:
+        """The posterior from residuals of the model in use."""
+        x, item, clicked = self.shown.arrays()
+        p = 1.0 / (1.0 + np.exp(-(self.weights[0] + x @ self.weights[1:])))
+        n = self.times.shape[0]
+        a, b = np.bincount(item, minlength=n).astype(np.float64), np.bincount(item, clicked - p, minlength=n)
+        statistics = {
+            self.names[row]: Statistics(np.array([[a[row]]]), np.array([[b[row]]]), int(a[row]))
+            for row in np.flatnonzero(a).tolist()
+        }
+        self.posterior = HybridPosterior(statistics, [1.0], PRIOR, 1)
+        self.mean_of = self.posterior.of(self.names).mean(np.ones((n, 1)))
+
+
+def true_probabilities(world: World, user: User, rows: Ints, at_ms: int) -> Floats:
+    """P(click | looked at)."""
+    return world.utility.click_probability(user, rows, at_ms)
+
+
+def gini(counts: Floats) -> float:
+    """Gini coefficient of exposures."""
+    ordered = np.sort(counts)
+    n = ordered.shape[0]
+    if not ordered.sum():
+        return 0.0
+    return float((2.0 * np.arange(1, n + 1) - n - 1.0) @ ordered / (n * ordered.sum()))
+
+
+def some_users(world: World, n: int, rng: Generator) -> Ints:
+    """Who comes by: all alike, or few would have seen everything."""
+    drawn: Ints = rng.integers(0, len(world.population.users), n)
+    return drawn
