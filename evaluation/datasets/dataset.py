@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from liverank.contract import MIN_TS_MS
 from liverank.errors import ConfigError
 from liverank.files import read_events, read_items
 from liverank.v1.event_pb2 import Event, EventType
@@ -83,13 +86,27 @@ def load(path: Path, items: Path | None = None) -> Dataset:
                 "events.*"
             )
         path = found[0]
-    events = sorted(read_events(path), key=lambda event: event.event_ts_ms)
+    events = sorted(_identified(read_events(path), path), key=lambda event: event.event_ts_ms)
     if not events:
         raise ConfigError(f"{path} holds no events")
+    if events[-1].event_ts_ms < MIN_TS_MS:
+        raise ConfigError(
+            f"event_ts_ms is ms since the UTC epoch, at least {MIN_TS_MS}; the newest in {path} is "
+            f"{events[-1].event_ts_ms}: multiply by 1000 if these are seconds"
+        )
     beside = items or next((p for p in sorted(path.parent.glob("items.*")) if p != path), None)
     changes = list(read_items(beside)) if beside else _bare_items(events)
     notes = _rescale(events)
     return Dataset(path.stem.removesuffix(".jsonl"), changes, events, notes)
+
+
+def _identified(events: Iterable[Event], path: Path) -> Iterator[Event]:
+    """Events without an id get one from their place in the file: the same file, the same ids."""
+    stem = hashlib.blake2b(path.name.encode(), digest_size=6).hexdigest()
+    for place, event in enumerate(events):
+        if not event.event_id:
+            event.event_id = f"{stem}-{place}"
+        yield event
 
 
 def _rescale(events: list[Event]) -> tuple[str, ...]:

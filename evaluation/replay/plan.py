@@ -110,7 +110,7 @@ def repeat_share(events: Iterable[Event]) -> float:
     n = again = 0
     for event in events:
         if event.type in TRUTHS:
-            pair = (event.user_id, event.item_id)
+            pair = (event.user_id or event.session_id, event.item_id)
             n += 1
             again += pair in had
             had.add(pair)

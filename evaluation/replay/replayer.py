@@ -72,8 +72,9 @@ class Replayer:
             return
         self._all_time.add(event.item_id, event.event_ts_ms)
         self._decayed.add(event.item_id, event.event_ts_ms)
-        self._items_of[event.user_id][event.item_id] = None
-        self._n_of[event.user_id] += 1
+        who = event.user_id or event.session_id
+        self._items_of[who][event.item_id] = None
+        self._n_of[who] += 1
 
     def run(
         self, events: Sequence[Event], sampled: frozenset[int], on_progress: Callable[[int, int], None] | None = None
@@ -106,9 +107,10 @@ class Replayer:
     def _ask(self, event: Event) -> Sampled:
         self._tick(event.event_ts_ms)
         self._settle()
-        exclude = [] if self._plan.repeats else list(self._items_of[event.user_id])[-MAX_EXCLUDED:]
+        who = event.user_id or event.session_id
+        exclude = [] if self._plan.repeats else list(self._items_of[who])[-MAX_EXCLUDED:]
         reply = self._client.rank(
-            event.user_id,
+            who,
             k=self._plan.k,
             surface=event.surface,
             mode=MODE_SHADOW,
@@ -123,14 +125,14 @@ class Replayer:
         )
         if not reply.items:
             raise ProofError(
-                f"the ranker gave no items for user {event.user_id} at {event.event_ts_ms}, rungs {list(reply.rungs)}; "
+                f"the ranker gave no items for user {who} at {event.event_ts_ms}, rungs {list(reply.rungs)}; "
                 "is the catalogue in the namespace?"
             )
         ours, all_time, decayed = (event.item_id in items for items in lists)
         return Sampled(
             event.event_id,
-            event.user_id,
-            user_state(self._n_of[event.user_id]),
+            who,
+            user_state(self._n_of[who]),
             (ours, all_time, decayed),
             tuple(reply.rungs),
         )

@@ -86,6 +86,17 @@ def test_movielens_stars_become_ratings_to_ten(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_events_without_ids_get_them_from_their_place_and_seconds_are_refused(tmp_path: Path) -> None:
+    line = '{"type": "EVENT_TYPE_PURCHASE", "user_id": "u", "item_id": "i", "event_ts_ms": "%d"}\n'
+    (tmp_path / "log.jsonl").write_text(line % 10**12 + line % (10**12 + 1))
+    ids = [event.event_id for event in load(tmp_path / "log.jsonl").events]
+    assert len(set(ids)) == 2
+    assert ids == [event.event_id for event in load(tmp_path / "log.jsonl").events]
+    (tmp_path / "log.jsonl").write_text(line % 10**9)
+    with pytest.raises(ConfigError, match="seconds"):
+        load(tmp_path / "log.jsonl")
+
+
 @pytest.mark.parametrize(("most", "factor"), [(5.0, 2.0), (1.0, 10.0), (10.0, 1.0), (4.0, 1.0)])
 def test_ratings_on_a_smaller_scale_are_brought_to_ten(tmp_path: Path, most: float, factor: float) -> None:
     events = [
