@@ -167,6 +167,7 @@ def explore(
         floor=how.rules.floor,
         cap=how.rules.cap,
         n_greedy_slots=greedy_slots,
+        arms=hard.categories.astype(np.int64),
     )
     policy = how.policy if how.policy is not None and len(at) else Greedy()  # nothing to draw from: an empty slate
     share = how.rules.budget_share if exploring and reserved.any() else 0.0

@@ -140,6 +140,7 @@ def redraw(decision: decision_pb2.Decision, snapshot: bytes, *, with_policy: Pol
         floor=decision.floor,
         cap=decision.cap,
         n_greedy_slots=decision.greedy_slots,
+        arms=rules.categories.astype(np.int64),
     )
     policy: Policy = with_policy or parse(decision.policy)
     if decision.reserved_share > 0:

@@ -35,7 +35,15 @@ from ranker.reproduce import differences, posterior_of, redraw, slot_faults, slo
 from ranker.serving import Serving, rulebook
 from tests.ranker_world import NOW_MS, MemoryUser, World
 
-POLICIES = ("thompson", "linucb(alpha=2.0)", "epsilon_greedy(epsilon=0.3)", "boltzmann", "uniform", "greedy")
+POLICIES = (
+    "thompson",
+    "linucb(alpha=2.0)",
+    "epsilon_greedy(epsilon=0.3)",
+    "boltzmann",
+    "uniform",
+    "greedy",
+    "two_level",
+)
 N_REQUESTS = 420
 
 
