@@ -44,7 +44,7 @@ class ValueWeights:
     heads
         Clicks that one outcome of a head is worth.
     liking, aversion, nearness
-        The hint: ``liking x sqrt(liked) - against / 4 + nearness x cosine``, within +-4, with ``against = aversion x
+        The hint: ``liking x liked ** .75 - against / 4 + nearness x cosine``, within +-4, with ``against = aversion x
         (disliked / 2) ** 1.5``, from the user's newest likes and dislikes of the item's first category (half-life one
         day) and the mean cosine to the user's three vectors. One dismissal (weight 2) is a hint, several in a row are
         a verdict.
@@ -62,7 +62,7 @@ class ValueWeights:
 
     heads: Mapping[str, float] = field(default_factory=lambda: HEAD_WEIGHTS)
     liking: float = 1.0
-    aversion: float = 0.6
+    aversion: float = 0.5
     nearness: float = 0.1
     diversity: float = 0.25
     freshness: float = 0.0
@@ -132,7 +132,7 @@ def hints(x: Floats, main: NDArray[np.int32], affinity: Affinities, weights: Val
     liked = affinity.newest_liking[main]
     first = INDEX["crosses:cosine_1w"]
     near = x[:, first : first + 3].mean(axis=1)
-    hint = weights.liking * np.sqrt(liked) - _against(main, affinity, weights) / 4 + weights.nearness * near
+    hint = weights.liking * liked**0.75 - _against(main, affinity, weights) / 4 + weights.nearness * near
     bounded: NDArray[np.float64] = np.clip(hint.astype(np.float64), -LARGEST_HINT, LARGEST_HINT)
     return bounded
 
