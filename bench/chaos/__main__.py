@@ -154,7 +154,7 @@ def main() -> int:
         Bound("differences", "==", 0),
         Bound("lost", "==", 0),
         Bound("harness_faults", "==", 0),
-        Bound("kills", ">=", 20 if plan.minutes >= 3 else 12),
+        Bound("kills", ">=", 20 if plan.minutes >= 2 else 11),
         Bound("failpoints_passed", "==", len(FAILPOINTS)),
         Bound("stops", ">=", 2),
         Bound("joins_and_leaves", ">=", 5),

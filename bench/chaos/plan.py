@@ -73,10 +73,10 @@ class Plan:
     def of(cls, seed: int, minutes: float, *, workers: int = 3, rate: float = 0.0) -> Plan:
         """The plan of a seed; a run of 10 minutes and more makes at least 200,000 events and 20 kills."""
         rng = random.Random(seed)
-        long = minutes >= 8
+        long, short = minutes >= 8, minutes < 2
         deeds = [Deed("failpoint", f"{place}:{rng.randint(1, 6)}") for place in FAILPOINTS]
         deeds += [Deed("stop", f"{place}:{rng.randint(1, 4)}") for place in (STOPS if long else STOPS[:1] + STOPS[2:])]
-        deeds += [Deed("kill", after_s=rng.uniform(0.2, 4.0)) for _ in range(12 if long else 4)]
+        deeds += [Deed("kill", after_s=rng.uniform(0.2, 4.0)) for _ in range(12 if long else 2 if short else 8)]
         deeds += [Deed("leave", after_s=rng.uniform(0.5, 3.0)) for _ in range(6 if long else 3)]
         rng.shuffle(deeds)
         return cls(
@@ -84,7 +84,7 @@ class Plan:
             minutes=minutes,
             workers=workers,
             partitions=8 if long else 4,
-            rate=rate or (200_000 / (60 * minutes) * 1.1 if long else 100.0),
+            rate=rate or (200_000 / (60 * minutes) * 1.1 if long else 60.0 if short else 100.0),
             many=10_000 if long else 450,
             redis_away_s=60.0 if long else 5.0,
             deeds=tuple(deeds),

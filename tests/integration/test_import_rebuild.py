@@ -71,7 +71,7 @@ def end(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0
 
 
-def test_import_then_live_then_rebuild_is_one_state(settings: Settings) -> None:
+def test_STR_7_import_then_live_then_rebuild_is_one_state(settings: Settings) -> None:
     history = past(traffic(800, seed=11), days=3)
     bad = Event(event_id="bad", type=EventType.EVENT_TYPE_CLICK, user_id="u1", event_ts_ms=history[0].event_ts_ms)
     report = import_history(settings, [*history, bad], items=items())
