@@ -2,7 +2,7 @@
 
 from evaluation.exploration.plots import draw_plots
 from evaluation.exploration.policy_value import Clustered, PolicyLog, policy_log
-from evaluation.exploration.reader import LogReader, Outcome
+from evaluation.exploration.reader import LogReader, Outcome, Thinned
 from evaluation.exploration.report import (
     ArmReport,
     ExplorationReport,
@@ -23,6 +23,7 @@ __all__ = [
     "LogReader",
     "Outcome",
     "PolicyLog",
+    "Thinned",
     "Verification",
     "arm_table",
     "arms_of",

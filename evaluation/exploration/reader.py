@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,70 @@ class Outcome:
     reward: float
     clicked: bool
     dismissed: bool
+
+
+class Thinned:
+    """A sample of decisions of bounded size: all of them, or, of more, an even share by hash of the request id. What the weights and rewards need is kept of each, features and candidates are not.
+
+    Parameters
+    ----------
+    most
+        Largest number that is kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._below = 1 << 32
+        self._kept: list[tuple[int, decision_pb2.Decision]] = []
+        self.n_seen = 0
+
+    @property
+    def share(self) -> float:
+        """Of the decisions that were offered."""
+        return self._below / (1 << 32)
+
+    @property
+    def decisions(self) -> list[decision_pb2.Decision]:
+        """What was kept, in the order it was offered."""
+        return [made for _, made in self._kept]
+
+    def offer(self, made: decision_pb2.Decision) -> None:
+        """Keep a decision, if its hash is among the share."""
+        self.n_seen += 1
+        digest = int.from_bytes(hashlib.blake2b(made.request_id.encode(), digest_size=4).digest(), "big")
+        if digest >= self._below:
+            return
+        self._kept.append((digest, _slim(made)))
+        while len(self._kept) > self._most:
+            self._below //= 2
+            self._kept = [one for one in self._kept if one[0] < self._below]
+
+
+def _slim(made: decision_pb2.Decision) -> decision_pb2.Decision:
+    slim = decision_pb2.Decision(
+        request_id=made.request_id,
+        decided_ts_ms=made.decided_ts_ms,
+        surface=made.surface,
+        arm=made.arm,
+        policy=made.policy,
+        base_model=made.base_model,
+        snapshot=made.snapshot,
+        cap=made.cap,
+    )
+    for slot in made.slots:
+        slim.slots.add(
+            item_id=slot.item_id,
+            propensity=slot.propensity,
+            pinned=slot.pinned,
+            explored=slot.explored,
+            score=slot.score,
+            greedy_score=slot.greedy_score,
+            posterior_mean=slot.posterior_mean,
+            posterior_sd=slot.posterior_sd,
+            effective_floor=slot.effective_floor,
+            n_feasible=slot.n_feasible,
+        )
+    return slim
 
 
 class LogReader:

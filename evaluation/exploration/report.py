@@ -12,13 +12,15 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from bandits.snapshot import Snapshot
-from evaluation.exploration.reader import Outcome
+from evaluation.exploration.reader import Outcome, Thinned
 from evaluation.exploration.weights import WeightFigures, drawn_slots, weight_figures
 from liverank.v1 import decision_pb2
 from ranker.errors import NotReproducibleError
 from ranker.reproduce import redraw, slot_laws
 
 _Z: Final = NormalDist().inv_cdf(0.975)
+MOST: Final = 200_000
+"""Decisions that a report keeps in memory, about 2 KB each."""
 ENTROPY_SAMPLE: Final = 100
 """Fully logged decisions per group whose laws are computed anew."""
 BELIEF_POINTS: Final = 400
@@ -133,18 +135,23 @@ class BeliefReport:
 
 @dataclass(frozen=True, kw_only=True)
 class ExplorationReport:
-    """All groups, the beliefs, and points for plots: (minutes before now, explored share, reward) per decision."""
+    """All groups, the beliefs, and points for plots: (minutes before now, explored share, reward) over decisions.
+
+    `n_seen` decisions were read, an even `share` of them is reported on.
+    """
 
     groups: Sequence[GroupReport]
     beliefs: Sequence[BeliefReport]
     points: Sequence[tuple[float, float, float]]
+    n_seen: int = 0
+    share: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         """For a file."""
         return asdict(self)
 
 
-def exploration_report(source: Source, *, days: float = 7.0) -> ExplorationReport:
+def exploration_report(source: Source, *, days: float = 7.0, most: int = MOST) -> ExplorationReport:
     """Read the log and sum it up.
 
     Parameters
@@ -153,16 +160,26 @@ def exploration_report(source: Source, *, days: float = 7.0) -> ExplorationRepor
         The log.
     days
         The last so many; 0 = all.
+    most
+        Decisions that are kept in memory; of more an even share is reported on.
     """
     outcomes = source.outcomes(days)
-    groups: dict[tuple[str, str, str], list[decision_pb2.Decision]] = defaultdict(list)
+    thinned, full = Thinned(most), defaultdict[tuple[str, str, str], list[decision_pb2.Decision]](list)
     for made in source.decisions(days):
+        thinned.offer(made)
+        if made.candidates:
+            chosen = full[made.surface, made.arm, made.policy]
+            chosen.append(made)
+            if len(chosen) > 4 * ENTROPY_SAMPLE:
+                _keep_newest(chosen)
+    groups: dict[tuple[str, str, str], list[decision_pb2.Decision]] = defaultdict(list)
+    for made in thinned.decisions:
         groups[made.surface, made.arm, made.policy].append(made)
     newest: dict[str, decision_pb2.Decision] = {}
     sampled: dict[tuple[str, str, str], list[decision_pb2.Decision]] = {}
     for key, decisions in groups.items():
         decisions.sort(key=lambda made: made.decided_ts_ms)
-        sampled[key] = [made for made in decisions if made.candidates][-ENTROPY_SAMPLE:]
+        sampled[key] = _keep_newest(full[key])
         last = decisions[-1]
         if last.base_model not in newest or newest[last.base_model].decided_ts_ms < last.decided_ts_ms:
             newest[last.base_model] = last
@@ -174,8 +191,16 @@ def exploration_report(source: Source, *, days: float = 7.0) -> ExplorationRepor
             for key, decisions in sorted(groups.items())
         ],
         beliefs=[_belief(made, snapshots.get(made.snapshot)) for _, made in sorted(newest.items())],
-        points=_points(source.now_ms, [made for decisions in groups.values() for made in decisions], outcomes),
+        points=_points(source.now_ms, thinned.decisions, outcomes),
+        n_seen=thinned.n_seen,
+        share=thinned.share,
     )
+
+
+def _keep_newest(decisions: list[decision_pb2.Decision]) -> list[decision_pb2.Decision]:
+    decisions.sort(key=lambda made: made.decided_ts_ms)
+    del decisions[: max(0, len(decisions) - ENTROPY_SAMPLE)]
+    return decisions
 
 
 def _group(
@@ -339,7 +364,10 @@ def arms_of(source: Source, *, by: str = "item", days: float = 7.0) -> list[ArmR
     """
     outcomes = source.outcomes(days)
     pulls: dict[str, list[tuple[decision_pb2.DecisionSlot, Outcome | None]]] = defaultdict(list)
+    thinned = Thinned(MOST)
     for made in source.decisions(days):
+        thinned.offer(made)
+    for made in thinned.decisions:
         for position, slot in enumerate(made.slots, 1):
             name = {"item": slot.item_id, "position": str(position), "policy": made.policy}[by]
             pulls[name].append((slot, outcomes.get((made.request_id, position))))

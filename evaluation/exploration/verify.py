@@ -9,12 +9,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Protocol
 
 from bandits import Posterior
+from evaluation.exploration.reader import Thinned
 from evaluation.exploration.weights import SlotVerdict, drawn_slots, judge
 from evaluation.off_policy.audit import MIN_ROWS
 from liverank.v1 import decision_pb2
 from ranker.errors import NotReproducibleError
 from ranker.reproduce import differences, posterior_of, redraw, slot_faults
 
+MOST: Final = 500_000
+"""Decisions that mean weights are made of; of more an even share."""
 MOST_FAULTS: Final = 50
 """Faults that are told one by one."""
 
@@ -132,7 +135,7 @@ def verify_log(source: Source, *, sample: int = 200, days: float = 7.0, min_rows
         Rows per slot that a mean weight needs; days of a policy are pooled until they hold so many.
     """
     found = Verification()
-    pooled: dict[tuple[str, str], list[decision_pb2.Decision]] = defaultdict(list)
+    thinned = Thinned(MOST)
     full: list[decision_pb2.Decision] = []
     plain: list[decision_pb2.Decision] = []
     for made in source.decisions(days):
@@ -145,7 +148,10 @@ def verify_log(source: Source, *, sample: int = 200, days: float = 7.0, min_rows
         found.n_full += bool(made.candidates)
         if len(kept) > 4 * wanted:
             _keep_newest(kept, wanted)
-        pooled[made.policy, _day(made.decided_ts_ms)].append(_slim(made))
+        thinned.offer(made)
+    pooled: dict[tuple[str, str], list[decision_pb2.Decision]] = defaultdict(list)
+    for made in thinned.decisions:
+        pooled[made.policy, _day(made.decided_ts_ms)].append(made)
     _keep_newest(full, sample)
     _keep_newest(plain, sample)
     _beliefs(source, found, full, plain)
@@ -208,20 +214,6 @@ def _groups(pooled: Mapping[tuple[str, str], Sequence[decision_pb2.Decision]], m
                     slots=judge(slots, len(waiting), min_rows=min_rows),
                 )
                 waiting = []
-
-
-def _slim(made: decision_pb2.Decision) -> decision_pb2.Decision:
-    """What the weights need of a decision, so that a day of them fits into memory."""
-    slim = decision_pb2.Decision()
-    for slot in made.slots:
-        slim.slots.add(
-            propensity=slot.propensity,
-            pinned=slot.pinned,
-            explored=slot.explored,
-            effective_floor=slot.effective_floor,
-            n_feasible=slot.n_feasible,
-        )
-    return slim
 
 
 def _keep_newest(decisions: list[decision_pb2.Decision], n: int) -> None:

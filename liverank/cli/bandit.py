@@ -114,6 +114,9 @@ def report(
     settings = resolve(Settings())
     made = exploration_report(LogReader(settings), days=days)
     console = _console()
+    console.print(
+        f"{made.n_seen:,} drawn decisions" + (f", an even {made.share:.1%} of them" if made.share < 1 else "")
+    )
     for table in report_tables(made):
         console.print(table)
     if plots is not None:

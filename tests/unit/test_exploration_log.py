@@ -15,6 +15,7 @@ from rich.console import Console
 from bandits import Partial
 from evaluation.exploration import (
     Outcome,
+    Thinned,
     arm_table,
     arms_of,
     draw_plots,
@@ -340,3 +341,18 @@ def test_json_of_a_report_is_plain(thompson: Log) -> None:
 
     assert "thompson" in finite(exploration_report(thompson).to_json())
     assert '"n_faults"' in finite(verify_log(thompson).to_json())
+
+
+def test_a_log_of_any_length_is_read_in_bounded_memory(thompson: Log) -> None:
+    whole, part = Thinned(10_000), Thinned(100)
+    for made in thompson.made:
+        whole.offer(made)
+        part.offer(made)
+    assert (len(whole.decisions), whole.share) == (N_REQUESTS, 1.0)
+    assert 40 <= len(part.decisions) <= 100
+    assert part.share in (0.25, 0.125)
+    assert abs(len(part.decisions) / N_REQUESTS - part.share) < 0.07
+    assert not any(made.candidates or made.slots[0].features for made in whole.decisions)
+    made = exploration_report(thompson, most=100)
+    assert (made.n_seen, made.share) == (N_REQUESTS, part.share)
+    assert made.groups[0].n_decisions == len(part.decisions)
