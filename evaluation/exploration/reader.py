@@ -39,7 +39,9 @@ class Outcome:
 
 
 class Thinned:
-    """A sample of decisions of bounded size: all of them, or, of more, an even share by hash of the request id. What the weights and rewards need is kept of each, features and candidates are not.
+    """A sample of decisions of bounded size: all of them, or, of more, an even share by hash of the request id.
+
+    What weights and rewards need is kept of each; features and candidates are not.
 
     Parameters
     ----------
