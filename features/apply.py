@@ -45,7 +45,7 @@ registry:
   cache_ttl_seconds: 10
   cache_mode: thread
 online_store:
-  type: redis
+  type: {store}
   connection_string: '{redis}'
 offline_store:
   type: file
@@ -73,11 +73,13 @@ def render(settings: Settings) -> Path:
         "registry": folder / "registry.db",
         "redis": _connection(settings),
     }
-    for name, provider, purpose in (
-        (STORE, "features.provider.LiverankProvider", "Rows of stream views are written by liverank's workers alone."),
-        (CLIENT, "local", "For readers that do not have liverank; do not apply or write with it."),
+    guarded = "Rows of stream views are written by liverank's workers alone."
+    foreign = "For readers that do not have liverank; do not apply or write with it."
+    for name, provider, store, purpose in (
+        (STORE, "features.provider.LiverankProvider", "features.online_store.LiverankRedisOnlineStore", guarded),
+        (CLIENT, "local", "redis", foreign),
     ):
-        _replace(folder / name, _YAML.format(provider=provider, purpose=purpose, **common))
+        _replace(folder / name, _YAML.format(provider=provider, store=store, purpose=purpose, **common))
     return folder / STORE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,17 +15,23 @@ from typing import Any
 
 import grpc
 import pytest
+from typer.testing import CliRunner
 
+from evaluation.features.served import served_decisions
+from evaluation.features.skew import skew
 from features.apply import apply_here, store_yaml
 from features.deployment import CHECKOUT
 from features.generate import DefinitionError
-from features.redis import connect
+from features.provider import read_program
+from features.redis import connect, namespace_token
 from features.wire import entity_key, timestamp_field, version_field
 from liverank import EventProducer, new_event
+from liverank.cli import build
 from liverank.client import Client
 from liverank.settings import Settings
 from liverank.v1.decision_pb2 import MODE_SHADOW
 from liverank.v1.item_pb2 import Item, ItemChange
+from streams.rebuild import read_catalogue
 
 MakeRunning = Callable[..., Settings]
 KINDS = ("jazz", "folk", "rock")
@@ -142,7 +149,7 @@ class Saves:
     "ignore::FutureWarning",
     "ignore::UserWarning",
 )
-def test_FEA_1_a_feature_is_declared_backfilled_served_and_explained(
+def test_FEA_1_FEA_8_a_feature_is_declared_backfilled_served_and_explained(
     make_running: MakeRunning, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = make_running(workers=1, rankers=1)
@@ -175,6 +182,14 @@ def test_FEA_1_a_feature_is_declared_backfilled_served_and_explained(
     with capsys.disabled():
         print(f" [explained {served_s:.1f} s after feast apply]", end="")
 
+    assert command(settings, "backfill") == (0, "every view of the registry is served")
+    _, listed = command(settings, "list", "--json")
+    states = {each["name"]: each for each in json.loads(listed)}
+    assert states[FEATURE] == {"name": FEATURE, "source": "user_category_saves", "state": "served", "model": ""}
+    _, steps = command(settings, "lineage", FEATURE)
+    assert "saves_6h = sum(save) over 6 h by 5 min" in steps
+    skews(settings, address, saves)
+
     client = connect(settings)
     before = client.get(f"{settings.namespace}:program")
     here = settings.model_copy(update={"feast": settings.feast.model_copy(update={"repo": repo})})
@@ -199,6 +214,39 @@ def test_FEA_1_a_feature_is_declared_backfilled_served_and_explained(
     assert "removed: user_category_saves" in capsys.readouterr().out
     until("the state is freed", lambda: not fields_of(settings, "user_category_saves"), 30)
     until("explain forgets it", lambda: not any(FEATURE in each for each in values(address).values()), 10)
+
+
+def command(settings: Settings, *arguments: str) -> tuple[int, str]:
+    """Exit code and output of `liverank features ...`."""
+    done = CliRunner().invoke(build(), ["features", *arguments], env=settings.environment())
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.stdout.strip()
+
+
+def skews(settings: Settings, address: str, saves: Saves) -> None:
+    """What was served is what the log gives; a value that is not is named."""
+    with Client(address) as client:
+        for _ in range(4):
+            saves.send(2)
+            client.rank("ann", k=4)
+    decisions = until("decisions", lambda: found if len(found := served_decisions(settings)) == 4 else None, 30)
+    redis = connect(settings)
+    program = read_program(redis, settings.namespace)
+    assert program is not None
+    table, _ = read_catalogue(settings, settings.stack.partitions)
+    given: dict[str, Any] = {"table": table, "token": namespace_token(redis, settings.namespace)}
+    report = skew(settings, decisions, program, **given)
+    assert report.found == []
+    assert report.rows == 16
+    assert report.values >= 16 * 30
+    feature, wrong = "user_windows:saves_30d", decisions[2]
+    at = list(wrong.feature_names).index(feature)
+    right = wrong.slots[1].features[at]
+    wrong.slots[1].features[at] = right + 50
+    (named,) = skew(settings, decisions, program, names=[feature, "user_windows:clicks_1d"], **given).found
+    assert (named.feature, named.rows) == (feature, 1)
+    assert (named.request_id, named.item_id) == (wrong.request_id, wrong.slots[1].item_id)
+    assert (named.served, named.rebuilt) == (right + 50, right)
 
 
 def served(address: str) -> dict[str, dict[str, float]]:

@@ -136,7 +136,7 @@ class Log:
 
 @pytest.mark.parametrize("crash_after", [None, 0, 1, 3])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_view_that_comes_later_holds_what_it_would_have_held(
+def test_FEA_1_a_view_that_comes_later_holds_what_it_would_have_held(
     tmp_path: Path, seed: int, crash_after: int | None
 ) -> None:
     events = scene(random.Random(seed), 500, 30 * HOUR_MS, users=9)
