@@ -7,13 +7,60 @@ decides, inside Redis, in one Lua call a row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
+from features import native
 from features.redis import Redis, Script
-from features.wire import entity_key, feature_field, pack_timestamp, timestamp_field, version_field
+from features.wire import (
+    entity_key,
+    feature_field,
+    key_head,
+    pack_bytes,
+    pack_timestamp,
+    timestamp_field,
+    version_field,
+)
 
-__all__ = ["OnlineWriter", "Row", "join_key_of"]
+__all__ = ["EntityRow", "OnlineWriter", "Row", "join_key_of"]
+
+
+class EntityRow(NamedTuple):
+    """Features of one entity, of any views, whose values are bytes: what a fold publishes of a state.
+
+    Parameters
+    ----------
+    join_key, entity_id : str
+        As in `Row`.
+    fields : mapping of bytes to bytes
+        ``view:feature`` -> its bytes; empty = null.
+    event_ts_ms, version
+        As in `Row`, for all of them.
+    """
+
+    join_key: str
+    entity_id: str
+    fields: Mapping[bytes, bytes]
+    event_ts_ms: int
+    version: bytes
+
+    def rows(self) -> list[Row]:
+        """The rows, one a view."""
+        values: dict[str, dict[str, bytes]] = {}
+        for field, data in self.fields.items():
+            view, feature = _names(field)
+            values.setdefault(view, {})[feature] = pack_bytes(data) if data else b""
+        return [
+            Row(view, self.join_key, self.entity_id, features, self.event_ts_ms, self.version)
+            for view, features in values.items()
+        ]
+
+
+@lru_cache(maxsize=4096)
+def _names(field: bytes) -> tuple[str, str]:
+    view, _, feature = field.decode().partition(":")
+    return view, feature
 
 
 class Row(NamedTuple):
@@ -86,6 +133,29 @@ class OnlineWriter:
         self._script = Script(client, _WRITE)
         self._project = project
         self._ttl = str(ttl_s).encode()
+        self._packers: dict[str, Any] = {}
+
+    def write_entities(self, entities: Sequence[EntityRow]) -> None:
+        """Write what folds publish, in order. About 2 us an entity with native state.
+
+        Raises
+        ------
+        RedisUnavailableError
+            Redis is away; repeat the call.
+        """
+        if native.core is None:
+            self.write([row for entity in entities for row in entity.rows()])
+        else:
+            self._script.run_packed(list(self._packed(entities)), "writing online rows")
+
+    def _packed(self, entities: Iterable[EntityRow]) -> Iterable[bytes]:
+        for join_key, entity_id, fields, event_ts_ms, version in entities:
+            packer = self._packers.get(join_key)
+            if packer is None:
+                packer = self._packers[join_key] = native.core.RowPacker(
+                    self._script.sha().encode(), key_head((join_key,)), self._project, self._ttl
+                )
+            yield packer.command(entity_id, fields, event_ts_ms, version)
 
     def write(self, rows: Sequence[Row]) -> list[bool]:
         """Write rows in order.

@@ -209,6 +209,39 @@ class Script:
                     raise reply
         return list(replies)
 
+    def run_packed(self, commands: Sequence[bytes], doing: str) -> list[Any]:
+        """Run encoded `EVALSHA` commands of this script (`features.native`), as `run_many` runs calls."""
+        if not commands:
+            return []
+        self.sha()
+        with translated(doing):
+            replies = self._exchange(commands)
+            if any(isinstance(reply, NoScriptError) for reply in replies):
+                self._client.script_load(self._source)
+                replies = self._exchange(commands)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return replies
+
+    def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
+        pool = self._client.connection_pool
+        connection = pool.get_connection()
+        try:
+            connection.send_packed_command(commands)
+            replies: list[Any] = []
+            for _ in commands:
+                try:
+                    replies.append(connection.read_response())
+                except ResponseError as error:
+                    replies.append(error)
+            return replies
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            pool.release(connection)
+
 
 #: Version below every other.
 VERSION_ZERO: Final = b"0000.0000000000000000.000000"

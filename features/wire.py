@@ -19,6 +19,7 @@ from features.errors import RowFormatError
 __all__ = [
     "entity_key",
     "feature_field",
+    "key_head",
     "murmur3_32",
     "pack_bytes",
     "pack_double",
@@ -45,7 +46,8 @@ _STRINGS_TAG, _FLOATS_TAG = b"\x62", b"\x82\x01"
 
 
 @lru_cache(maxsize=64)
-def _key_head(names: tuple[str, ...]) -> bytes:
+def key_head(names: tuple[str, ...]) -> bytes:
+    """What every Redis key of rows with these join keys begins with."""
     parts = [struct.pack("<I", len(names))]
     for name in names:
         data = name.encode()
@@ -65,9 +67,9 @@ def entity_key(project: str, join_keys: tuple[str, ...], values: tuple[str, ...]
     """
     if len(join_keys) == 1:
         data = values[0].encode()
-        return _key_head(join_keys) + struct.pack("<II", _STRING, len(data)) + data + project.encode()
+        return key_head(join_keys) + struct.pack("<II", _STRING, len(data)) + data + project.encode()
     pairs = sorted(zip(join_keys, values, strict=True))
-    parts = [_key_head(tuple(name for name, _ in pairs))]
+    parts = [key_head(tuple(name for name, _ in pairs))]
     for _, value in pairs:
         data = value.encode()
         parts += (struct.pack("<II", _STRING, len(data)), data)

@@ -64,6 +64,7 @@ __all__ = [
 ]
 
 BEGINNING: int = OFFSET_BEGINNING
+_BATCH_BYTES = 64 * 1024 * 1024
 END: int = OFFSET_END
 
 
@@ -222,6 +223,36 @@ class Producer:
                 self._producer.poll(0.05)
             except KafkaException as error:
                 raise translate(error.args[0], f"producing to {topic}") from error
+
+    def produce_many(self, topic: str, partition: int | None, records: Sequence[tuple[bytes | None, bytes]]) -> None:
+        """Hand records (key, value) of one partition, or partitioned by key, to the local queue, in order; a fraction
+        of the cost of one by one.
+
+        Only what certainly fits is handed over together, so that no record can be left out before one that is taken.
+
+        Raises
+        ------
+        KafkaUnavailableError, KafkaConfigError
+            As `produce`; the records before the one that failed are handed over.
+        """
+        sizes = [len(value) + len(key or b"") for key, value in records]
+        fits = len(self._producer) + len(records) < self._max_queue and sum(sizes) < _BATCH_BYTES
+        if len(records) < 3 or not fits or max(sizes) > MESSAGE_MAX_BYTES // 2:
+            for key, value in records:
+                self.produce(topic, key=key, value=value, partition=partition, block_s=60.0)
+            return
+        messages: list[dict[str, Any]] = [
+            {"value": value} if key is None else {"key": key, "value": value} for key, value in records
+        ]
+        # A message's own "partition" is ignored (confluent-kafka 2.16.1): the batch's is not.
+        own = {} if partition is None else {"partition": partition}
+        try:
+            taken = self._producer.produce_batch(topic, messages, on_delivery=self._delivered, **own)
+        except KafkaException as error:
+            raise translate(error.args[0], f"producing to {topic}") from error
+        if taken < len(messages):
+            failed = next(message["_error"] for message in messages if "_error" in message)
+            raise KafkaConfigError(f"producing to {topic}: {len(messages) - taken} records were not taken: {failed}")
 
     def poll(self, timeout_s: float = 0.0) -> int:
         """Serve delivery callbacks."""

@@ -20,6 +20,7 @@ from liverank.kafka import BatchConsumer, OffsetClient, Record, Tp
 from liverank.settings import Settings
 from streams.calls import Call
 from streams.catalogue import CatalogueReader
+from streams.collector import quiet
 from streams.errors import FenceError, StateLostError
 from streams.failpoints import Failpoints
 from streams.fence import FencedStore
@@ -113,6 +114,7 @@ class FoldEngine:
             A rule was broken.
         """
         setup, settings = self.setup, self.settings
+        quiet()
         self._link = Link()
         client = connect(settings, link=self._link)
         self._store = FencedStore(

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from features import native
 from features.redis import Redis, Script, translated
 from streams.calls import Call, Position, SourceMark
 from streams.errors import FenceError
@@ -185,7 +186,13 @@ class FencedStore:
         epochs : mapping
             The epoch of this owner, by partition.
         """
-        replies = self._fence.run_many([self._encode(epochs[call.partition], call) for call in calls], "fencing")
+        encoded = [self._encode(epochs[call.partition], call) for call in calls]
+        if native.core is not None:
+            sha = self._fence.sha()
+            pack = native.core.fence_command
+            replies = self._fence.run_packed([pack(sha, *each) for each in encoded], "fencing")
+        else:
+            replies = self._fence.run_many([_flat(*each) for each in encoded], "fencing")
         refused: dict[int, FenceError] = {}
         for index, (call, reply) in enumerate(zip(calls, replies, strict=True)):
             if reply == 1 or call.partition in refused:
@@ -246,25 +253,33 @@ class FencedStore:
                         n += int(self._client.unlink(*keys[start : start + 1000]))
         return n
 
-    def _encode(self, epoch: int, call: Call) -> tuple[int, list[bytes | str | int]]:
-        partition = call.partition
-        base = f"{self._prefix}{partition}}}:{self._kind}"
-        prefix = f"{base}:".encode()
-        keys: list[Any] = [f"{base}.meta".encode(), f"{base}.due".encode(), f"{base}.outbox".encode()]
-        args: list[Any] = [epoch, call.start.text(), call.end.text(), call.clock_ms, call.version]
+    def _encode(
+        self, epoch: int, call: Call
+    ) -> tuple[list[bytes], bytes, list[bytes | str | int], dict[str, dict[bytes, bytes]]]:
+        """Keys of the partition, what keys of states begin with, the call's arguments, its pages."""
+        base = f"{self._prefix}{call.partition}}}:{self._kind}"
+        keys = [f"{base}.meta".encode(), f"{base}.due".encode(), f"{base}.outbox".encode()]
+        args: list[bytes | str | int] = [epoch, call.start.text(), call.end.text(), call.clock_ms, call.version]
         args += (b"1" if call.trim else b"0", call.blob, len(call.sources))
         for source, mark in call.sources.items():
             args += (b"s%d" % source, mark.text())
         args.append(len(call.due))
         for key, due_ms in call.due.items():
             args += (key, b"" if due_ms is None else due_ms)
-        for key, fields in call.pages.items():
-            keys.append(prefix + key.encode())
-            gone = [name for name, data in fields.items() if not data]
-            args.append(len(fields) - len(gone))
-            for name, data in fields.items():
-                if data:
-                    args += (name, data)
-            args.append(len(gone))
-            args += gone
-        return len(keys), keys + args
+        return keys, f"{base}:".encode(), args, call.pages
+
+
+def _flat(
+    keys: list[bytes], prefix: bytes, args: list[bytes | str | int], pages: Mapping[str, Mapping[bytes, bytes]]
+) -> tuple[int, list[bytes | str | int]]:
+    """A call's keys and arguments; `features.native` has a twin, `fence_command`."""
+    rest: list[bytes | str | int] = []
+    for fields in pages.values():
+        gone = [name for name, data in fields.items() if not data]
+        rest.append(len(fields) - len(gone))
+        for name, data in fields.items():
+            if data:
+                rest += (name, data)
+        rest += (len(gone), *gone)
+    all_keys = [*keys, *(prefix + key.encode() for key in pages)]
+    return len(all_keys), [*all_keys, *args, *rest]

@@ -22,7 +22,7 @@ from liverank.kafka import Record
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from features.online import Row
+    from features.online import EntityRow, Row
     from features.redis import VersionedValue
     from liverank.v1.stream_pb2 import ItemEffect
 
@@ -74,13 +74,13 @@ class Feed(NamedTuple):
         Short name, e.g. ``item-rows``.
     key : bytes
         Decides the partition.
-    message : Message
+    message : Message or bytes
         Holds the version of what it carries, so that a reader can drop older ones.
     """
 
     topic: str
     key: bytes
-    message: Message
+    message: Message | bytes
 
 
 class KeyState(Protocol):
@@ -262,7 +262,7 @@ class Fold(Protocol):
 
     def rows(
         self, key: str, fields: Mapping[bytes, bytes], state: KeyState, version: bytes
-    ) -> Sequence[Row | VersionedValue | Feed]:
+    ) -> Sequence[EntityRow | Row | VersionedValue | Feed]:
         """Return what readers see of the changed public `fields`: Feast rows, or values of their own for keys that
         begin with ``#``.
 

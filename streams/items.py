@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from features.online import Row
+from features.online import EntityRow
 from features.program import FeatureProgram
 from features.redis import VersionedValue, parse_version
 from features.state.effects import CLOCK, CONTROL, EVENT, PAIRS, Effects, read_effects
@@ -14,13 +14,12 @@ from liverank.contract import INTERNAL_HEADER, header
 from liverank.errors import ContractError
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Control
-from liverank.v1.stream_pb2 import ItemRow
-from liverank.v1.stream_pb2 import Number as NumberMessage
 from streams.control import Command, apply_control, parse_control
 from streams.errors import FoldBugError
 from streams.fold import Context, Feed, KeyState, Number, Parsed, Record
+from streams.numbers import item_row
 from streams.program import PROGRAM_KEY, ProgramState
-from streams.rows import plain_key, rows_of, state_key
+from streams.rows import plain_key, state_key
 from streams.users import state_params
 
 __all__ = ["ItemFold"]
@@ -139,22 +138,16 @@ class ItemFold:
 
     def rows(
         self, key: str, fields: Mapping[bytes, bytes], state: KeyState, version: bytes
-    ) -> Sequence[Row | VersionedValue | Feed]:
+    ) -> Sequence[EntityRow | VersionedValue | Feed]:
         """Feast rows of an item, and the change for rankers; see `Fold.rows`."""
         if isinstance(state, ProgramState):
             return []
         if not isinstance(state, ItemState):
             raise FoldBugError(f"state of {key!r} is a {type(state).__name__}")
         item_id, event_ts_ms = state.item_id, state.newest_event_ts_ms
-        generation, offset, step = parse_version(version)
-        change = ItemRow(
-            number=NumberMessage(generation=generation, offset=offset, step=step),
-            item_id=item_id,
-            pages={name.decode(): page for name, page in fields.items()},
-            event_ts_ms=event_ts_ms,
-        )
+        change = item_row(*parse_version(version), item_id, fields, event_ts_ms)
         return [
-            *rows_of("item_id", item_id, fields, event_ts_ms, version),
+            EntityRow("item_id", item_id, fields, event_ts_ms, version),
             Feed(_ROWS, item_id.encode(), change),
         ]
 

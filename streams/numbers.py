@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from features import native
-from liverank.v1.stream_pb2 import Number
+from liverank.v1.stream_pb2 import ItemRow, Number
 
-__all__ = ["numbered"]
+__all__ = ["item_row", "numbered"]
 
 
 def _numbered(generation: int, partition: int, offset: int, step: int, index: int, message: bytes) -> bytes:
@@ -16,6 +16,23 @@ def _numbered(generation: int, partition: int, offset: int, step: int, index: in
     packed = place.SerializeToString()
     return bytes((0x0A, len(packed))) + packed + message
 
+
+def _item_row(
+    generation: int, offset: int, step: int, item_id: str, fields: Mapping[bytes, bytes], event_ts_ms: int
+) -> bytes:
+    change = ItemRow(
+        number=Number(generation=generation, offset=offset, step=step),
+        item_id=item_id,
+        pages={name.decode(): page for name, page in fields.items()},
+        event_ts_ms=event_ts_ms,
+    )
+    return change.SerializeToString()
+
+
+item_row: Final[Callable[[int, int, int, str, Mapping[bytes, bytes], int], bytes]] = (
+    _item_row if native.core is None else native.core.item_row
+)
+"""`item_row(generation, offset, step, item_id, fields, event_ts_ms)`: an encoded ItemRow."""
 
 numbered: Final[Callable[[int, int, int, int, int, bytes], bytes]] = (
     _numbered if native.core is None else native.core.numbered

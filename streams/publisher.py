@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from features.online import OnlineWriter, Row
+from features.online import EntityRow, OnlineWriter, Row
 from features.redis import Redis, VersionedSet, VersionedValue, translated
 from liverank.errors import LiverankError
 from liverank.kafka import Producer
@@ -23,7 +23,7 @@ from streams.outbox import Output
 __all__ = ["KafkaSink", "Pending", "PositionBoard", "RowSink", "Sink", "Visible", "announced", "merge_calls"]
 
 #: Delivery waits for ever: a record given up would be a gap in a numbered stream.
-_FOR_EVER = {"delivery.timeout.ms": 0, "enable.gapless.guarantee": True}
+_FOR_EVER = {"delivery.timeout.ms": 0, "enable.gapless.guarantee": True, "delivery.report.only.error": True}
 
 
 #: What tells a reader to look at a row must not come before the row.
@@ -43,6 +43,7 @@ class Pending:
 class Visible(NamedTuple):
     """What readers see of changes."""
 
+    entities: list[EntityRow]
     rows: list[Row]
     values: list[VersionedValue]
     feed: list[Output]
@@ -84,6 +85,7 @@ class RowSink:
 
     def build(self, pending: Mapping[tuple[int, str], Pending]) -> Visible:
         """Ask the fold what readers see of these changes."""
+        entities: list[EntityRow] = []
         rows: list[Row] = []
         values: list[VersionedValue] = []
         feed: list[Output] = []
@@ -92,10 +94,14 @@ class RowSink:
                 if isinstance(row, VersionedValue):
                     values.append(row)
                 elif isinstance(row, Feed):
-                    feed.append(Output(row.topic, -1, row.key, row.message.SerializeToString()))
+                    message = row.message
+                    packed = message if isinstance(message, bytes) else message.SerializeToString()
+                    feed.append(Output(row.topic, -1, row.key, packed))
+                elif isinstance(row, EntityRow):
+                    entities.append(row)
                 else:
                     rows.append(row)
-        return Visible(rows, values, feed)
+        return Visible(entities, rows, values, feed)
 
     def write(self, visible: Visible) -> None:
         """Set rows and values; those of which a newer version is stored stay as they are. The feed is the caller's.
@@ -105,6 +111,8 @@ class RowSink:
         RedisUnavailableError
             Repeat the call.
         """
+        if visible.entities:
+            self._rows.write_entities(visible.entities)
         if visible.rows:
             self._rows.write(visible.rows)
         if visible.values:
@@ -175,15 +183,22 @@ class KafkaSink:
         KafkaUnavailableError
             The local queue is full; nothing of the rest was handed over.
         """
+        together: dict[tuple[str, int], list[tuple[bytes | None, bytes]]] = {}
         for output in outputs:
+            topic, partition, key, value, headers = output
+            if not headers:
+                together.setdefault((topic, partition), []).append((key, value))
+                continue
             self._producer.produce(
-                self._topic_of(output.topic),
-                key=output.key,
-                value=output.value,
-                partition=None if output.partition < 0 else output.partition,
-                headers=output.headers,
+                self._topic_of(topic),
+                key=key,
+                value=value,
+                partition=None if partition < 0 else partition,
+                headers=headers,
                 block_s=60.0,
             )
+        for (topic, partition), records in together.items():
+            self._producer.produce_many(self._topic_of(topic), None if partition < 0 else partition, records)
         self._producer.poll(0)
 
     def confirmed(self, timeout_s: float) -> bool:

@@ -11,7 +11,7 @@ from prometheus_client import Counter
 
 from bandits.errors import InvalidStatisticsError
 from features.item_version import CatalogueItem
-from features.online import Row
+from features.online import EntityRow
 from features.program import FeatureProgram
 from features.redis import VersionedValue
 from features.state.effects import item_event, item_pairs
@@ -25,7 +25,7 @@ from streams.control import Command, apply_control, parse_control
 from streams.errors import FoldBugError
 from streams.fold import Context, KeyState, Parsed, Record
 from streams.program import PROGRAM_KEY, ProgramState
-from streams.rows import plain_key, rows_of, state_key
+from streams.rows import plain_key, state_key
 from streams.statistics import PREFIX, StatisticsState, statistics_key
 
 __all__ = ["UserFold", "state_params"]
@@ -125,7 +125,7 @@ class UserFold:
 
     def rows(
         self, key: str, fields: Mapping[bytes, bytes], state: KeyState, version: bytes
-    ) -> Sequence[Row | VersionedValue]:
+    ) -> Sequence[EntityRow | VersionedValue]:
         """Feast rows of a user, or the statistics' partial; see `Fold.rows`."""
         if isinstance(state, StatisticsState):
             return [state.value(self._namespace, fields, version)]
@@ -133,7 +133,7 @@ class UserFold:
             return []
         if not isinstance(state, UserState):
             raise FoldBugError(f"state of {key!r} is a {type(state).__name__}")
-        return rows_of("user_id", state.user_id, fields, state.newest_event_ts_ms, version)
+        return [EntityRow("user_id", state.user_id, fields, state.newest_event_ts_ms, version)]
 
 
 def _user(ctx: Context, key: str) -> UserState:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from features.item_version import CatalogueItem
+from features.online import EntityRow
 from features.program import FeatureProgram
 from features.redis import VersionedValue
 from liverank.kafka import Record
@@ -144,13 +145,14 @@ class Runner:
             elif isinstance(row, Feed):
                 self._feeds.append(row)
             else:
-                for name, value in row.values.items():
-                    self.rows.setdefault(row.entity_id, {})[f"{row.view}:{name}"] = value
+                for each in row.rows() if isinstance(row, EntityRow) else [row]:
+                    for name, value in each.values.items():
+                        self.rows.setdefault(each.entity_id, {})[f"{each.view}:{name}"] = value
 
     @property
     def feeds(self) -> list[ItemRow]:
         """Item rows that were announced."""
-        return [feed.message for feed in self._feeds]  # type: ignore[misc]
+        return [ItemRow.FromString(bytes(feed.message)) for feed in self._feeds]  # type: ignore[arg-type]
 
     def crash(self) -> None:
         """Lose the memory and go on from the store."""

@@ -9,6 +9,7 @@
 #include "history.hpp"
 #include "items.hpp"
 #include "pairs.hpp"
+#include "resp.hpp"
 #include "seen.hpp"
 #include "session.hpp"
 #include "tiles.hpp"
@@ -99,6 +100,8 @@ void add_types(PyObject* module) {
   static PyMethodDef pairs[] = {method<Pairs, &Pairs::add>("add"), method<Pairs, &Pairs::forget>("forget"),
                                 method<Pairs, &Pairs::dirty>("dirty"), {}};
   add_type<Pairs>(module, "Pairs", pairs, nullptr, &length<Pairs>);
+  static PyMethodDef packer[] = {method<RowPacker, &RowPacker::command>("command"), {}};
+  add_type<RowPacker>(module, "RowPacker", packer);
   static PyMethodDef trend[] = {method<Trend, &Trend::add>("add"), method<Trend, &Trend::dirty>("dirty"), {}};
   add_type<Trend>(module, "Trend", trend);
   static PyMethodDef neighbours[] = {method<Neighbours, &Neighbours::add>("add"),
@@ -133,6 +136,8 @@ PyMethodDef functions[] = {
     {"item_pairs", fast(&item_pairs), METH_FASTCALL, nullptr},
     {"numbered_effect", fast(&numbered_effect), METH_FASTCALL, nullptr},
     {"numbered", fast(&numbered), METH_FASTCALL, nullptr},
+    {"fence_command", fast(&fence_command), METH_FASTCALL, nullptr},
+    {"item_row", fast(&item_row), METH_FASTCALL, nullptr},
     {"read_effects", fast(&read_effects), METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };

@@ -1,0 +1,23 @@
+"""Python's cycle collector in a process that folds.
+
+States hold no cycles, so what a fold drops is freed at once; a full collection would only walk over all cached states,
+again and again: a fifth of the fold's time at 3,000 users. What exists when a fold starts is set aside, young objects
+are looked at rarely, and old ones when many times as many have come.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import Final
+
+__all__ = ["quiet"]
+
+#: Containers made (less those freed) before the youngest are looked at; then how many times per older generation.
+_THRESHOLDS: Final = (100_000, 50, 100)
+
+
+def quiet() -> None:
+    """Make the collector quiet in this process; may be called again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_THRESHOLDS)
