@@ -15,6 +15,8 @@ from typing import Final, Generic, TypeVar
 
 STALE: Final = "stale"
 """The user's features could not be read; those of an earlier request were used."""
+STALE_STREAM: Final = "stale_stream"
+"""The workers stand still: features are those of their last moment."""
 NO_USER: Final = "no_user_features"
 """The user's features could not be read and none were kept: as for a new user."""
 NO_MODEL: Final = "no_model"

@@ -38,6 +38,9 @@ BUDGET_SPENT: Final = Counter(
 BUDGET_OVERSPENT: Final = Counter(
     "liverank_new_item_overspent_total", "Explored exposures of new items without a lease; always 0."
 )
+STALENESS_S: Final = Gauge(
+    "liverank_feature_staleness_seconds", "How far the oldest partition of the user fold is behind the wall clock."
+)
 PROGRAM_INVALID: Final = Gauge(
     "liverank_ranker_program_invalid", "1 while the served feature program cannot be taken up; the one before is read."
 )

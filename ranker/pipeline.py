@@ -84,6 +84,8 @@ class Pipeline:
         Exposures of new items; None (and always in recorded time) = no new item is explored where a budget is set.
     vowpal
         Gives the model of the policy ``vowpal``; while there is none, ``thompson`` draws instead.
+    behind
+        Whether the stream stands still.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Pipeline:
         rules: Callable[[], Rulebook] | None = None,
         budget: NewItemBudget | None = None,
         vowpal: Callable[[], VowpalBelief | None] = lambda: None,
+        behind: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings, self._rules = settings, rules or (lambda: book)
         self._budget = budget if settings.clock == "wall" else None
@@ -113,6 +116,7 @@ class Pipeline:
         self._kept: degrade.Recent[degrade.KeptSlate] = degrade.Recent(10_000, 600.0)
         self._rates = fallback_model()
         self._vowpal = vowpal
+        self._behind = behind
         self._watch = ExplorationWatch()
         self.cost = degrade.Cost()
 
@@ -292,6 +296,8 @@ class Pipeline:
     def _user(self, query: RankQuery, rungs: list[str]) -> UserView:
         if not query.personal:
             return NOBODY
+        if self._behind():
+            rungs.append(degrade.STALE_STREAM)
         user, rung = self._users.get(query.subject)
         if rung is not None:
             rungs.append(rung)

@@ -46,6 +46,7 @@ from ranker.replies import ReplyStore
 from ranker.retrieval import IndexSettings, VectorIndex, standard_sources
 from ranker.service import Service
 from ranker.serving import rulebook
+from ranker.staleness import StalenessFeed
 from ranker.trace import DecisionFinder
 from ranker.tracking import Tracker
 from ranker.users import Users
@@ -122,7 +123,9 @@ class RankerProcess:
         self.hot = HotFeed(HotStore(redis, settings.namespace), settings.ranker)
         budget = NewItemBudget(redis, settings.namespace, lambda: self.hot.current().exploring)
         vowpal = VowpalFeed(PolicyModels(redis, settings.namespace), self.hot.current)
+        staleness = StalenessFeed(settings, redis, lambda: generation, counts["events"])
         self.feeds: list[Feed] = [
+            staleness,
             self.hot,
             budget,
             vowpal,
@@ -154,6 +157,7 @@ class RankerProcess:
             rules=self.hot.current,
             budget=budget,
             vowpal=vowpal.current,
+            behind=staleness.behind,
         )
         self.service = Service(
             pipeline=pipeline,
