@@ -1,6 +1,6 @@
 """EVA-9: exploration on, off and uniform, over 20 rounds of a simulated world with new items and drifting tastes.
 
-    python -m bench.loop [--seeds 24] [--rounds 20] [--requests 150] [--out FOLDER]
+    python -m bench.loop [--seeds 12] [--rounds 20] [--requests 150] [--out FOLDER]
 
 Each round is three days: users come by, slates are drawn, clicks come back; then the base model is retrained on all
 that was shown and the residual statistics are re-scored (`bench.loop_system`). `on` is Thompson sampling with the
@@ -195,7 +195,7 @@ def compare(kind: str, outcomes: dict[str, list[Outcome]], figures: dict[str, Fi
 def main() -> int:
     """Play all arms in both worlds, print the tables and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=24)
+    parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--requests", type=int, default=150)
     parser.add_argument("--out", type=Path, help="folder for the plot and the figures")

@@ -1,8 +1,9 @@
 """A small recommender that learns as liverank does, round by round, in process: for `bench.loop`.
 
 Per round: a base model (logistic, retrained on everything shown so far), residual statistics per item re-scored with
-that model, a hybrid posterior with one arm an item, 50 candidates (the best by score and some that were hardly shown),
-a slate drawn by `bandits.draw_slate`. Arms of the experiment differ in the policy alone.
+that model (phi is the model's own probability, so that an item's effect is relative), a hybrid posterior with one arm
+an item and, per user, one of what they make of each kind, 50 candidates (the best by score and some that were hardly
+shown), a slate drawn by `bandits.draw_slate`. Arms of the experiment differ in the policy alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 import bandits
 from bandits.hybrid import HybridPosterior, HybridPrior
 from bandits.partials import Statistics
+from bandits.posterior import RewardPosterior
 from evaluation.simulator import User, World
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -24,7 +26,9 @@ Ints: TypeAlias = NDArray[np.int64]
 
 DAY_MS = 86_400_000
 N_CANDIDATES, N_FRESH, GREEDY_SLOTS = 50, 10, 2
-PRIOR = HybridPrior(shared_sd=0.05, arm_sd=0.05, noise_sd=0.3)
+KIND_SD = 0.16
+"""Prior standard deviation of what a user makes of a kind, in clicks, beyond the model."""
+PRIOR = HybridPrior(shared_sd=0.2, arm_sd=0.6, noise_sd=0.3)
 AFFINITY_DECAY = 0.9
 RIDGE = 2.0
 
@@ -36,10 +40,41 @@ class Shown:
     x: list[Floats] = field(default_factory=list)
     item: list[Ints] = field(default_factory=list)
     clicked: list[Floats] = field(default_factory=list)
+    user: list[Ints] = field(default_factory=list)
 
     def arrays(self) -> tuple[Floats, Ints, Floats]:
         """(features, items, clicks)."""
         return np.concatenate(self.x), np.concatenate(self.item), np.concatenate(self.clicked)
+
+
+class ItemAndKind:
+    """Sum of two independent beliefs: the relative effect of the item, and what this user makes of its kind.
+
+    Parameters
+    ----------
+    items : RewardPosterior
+        Reads column 0 of phi, the model's own probability.
+    mean, sd : ndarray of float64, shape (n_kinds,)
+        Effect of each kind on this user's clicks, independent of each other.
+    kinds : ndarray of int64, shape (n,)
+        Of the candidates.
+    """
+
+    def __init__(self, items: RewardPosterior, mean: Floats, sd: Floats, kinds: Ints) -> None:
+        self.items, self.kind_mean, self.kind_sd, self.kinds = items, mean, sd, kinds
+
+    def mean(self, phi: Floats) -> Floats:
+        """See `RewardPosterior.mean`."""
+        return self.items.mean(phi) + self.kind_mean[self.kinds]
+
+    def sd(self, phi: Floats) -> Floats:
+        """See `RewardPosterior.sd`."""
+        return np.hypot(self.items.sd(phi), self.kind_sd[self.kinds])
+
+    def draws(self, phi: Floats, n_draws: int, rng: Generator) -> Floats:
+        """See `RewardPosterior.draws`: candidates of one kind share its draw."""
+        kinds = self.kind_mean + self.kind_sd * rng.standard_normal((n_draws, self.kind_mean.shape[0]))
+        return self.items.draws(phi, n_draws, rng) + kinds[:, self.kinds]
 
 
 class System:
@@ -67,7 +102,9 @@ class System:
         self.weights = np.zeros(self.features(0, np.arange(2), 0).shape[1] + 2)
         self.weights[0] = -2.0
         self.posterior = HybridPosterior({}, [1.0], PRIOR, 1)
-        self.mean_of = np.zeros(len(cat.items))
+        self.effect_of = np.zeros(len(cat.items))
+        self.kind_mean = np.zeros(self.affinity.shape)
+        self.kind_sd = np.full(self.affinity.shape, KIND_SD)
         self.names = [f"item-{row}" for row in range(len(cat.items))]
 
     def features(self, user: int, rows: Ints, at_ms: int) -> Floats:
@@ -96,7 +133,7 @@ class System:
         """(rows of the slate, what was drawn)."""
         rows = live
         p = self.p_click(self.features(user, rows, at_ms), np.ones(rows.shape[0]))
-        score = p + self.mean_of[rows]
+        score = p * (1.0 + self.effect_of[rows]) + self.kind_mean[user, self.kind[rows]]
         best = np.argpartition(-score, N_CANDIDATES - N_FRESH)[: N_CANDIDATES - N_FRESH]
         free = np.ones(rows.shape[0], dtype=np.bool_)
         free[best] = False
@@ -106,8 +143,13 @@ class System:
         candidates = rows[chosen]
         problem = bandits.Problem(
             value=p[chosen],
-            phi=np.ones((chosen.shape[0], 1)),
-            posterior=self.posterior.of([self.names[row] for row in candidates]),
+            phi=p[chosen, None],
+            posterior=ItemAndKind(
+                self.posterior.of([self.names[row] for row in candidates]),
+                self.kind_mean[user],
+                self.kind_sd[user],
+                self.kind[candidates],
+            ),
             k=k,
             feasible=bandits.GroupCaps(
                 np.ones(chosen.shape[0], dtype=np.bool_), self.kind[candidates][None, :], [max(2, k // 2)]
@@ -126,6 +168,7 @@ class System:
         self.shown.x.append(np.concatenate([x, slots[:, None]], axis=1))
         self.shown.item.append(rows)
         self.shown.clicked.append(clicked)
+        self.shown.user.append(np.full(rows.shape[0], user))
         self.times[rows] += 1
         np.add.at(self.kind_shown, self.kind[rows], 1.0)
         np.add.at(self.kind_clicks, self.kind[rows], clicked)
@@ -150,15 +193,22 @@ class System:
     def refresh(self) -> None:
         """The posterior from residuals of the model in use."""
         x, item, clicked = self.shown.arrays()
-        p = 1.0 / (1.0 + np.exp(-(self.weights[0] + x @ self.weights[1:])))
+        p = self.p_click(x[:, :-1], np.exp(x[:, -1]))
+        phi = self.p_click(x[:, :-1], np.ones(x.shape[0]))
         n = self.times.shape[0]
-        a, b = np.bincount(item, minlength=n).astype(np.float64), np.bincount(item, clicked - p, minlength=n)
+        a, b = np.bincount(item, phi**2, minlength=n), np.bincount(item, phi * (clicked - p), minlength=n)
         statistics = {
-            self.names[row]: Statistics(np.array([[a[row]]]), np.array([[b[row]]]), int(a[row]))
+            self.names[row]: Statistics(np.array([[a[row]]]), np.array([[b[row]]]), int(self.times[row]))
             for row in np.flatnonzero(a).tolist()
         }
         self.posterior = HybridPosterior(statistics, [1.0], PRIOR, 1)
-        self.mean_of = self.posterior.of(self.names).mean(np.ones((n, 1)))
+        self.effect_of = self.posterior.of(self.names).mean(np.ones((n, 1)))
+        cell = np.concatenate(self.shown.user) * self.affinity.shape[1] + self.kind[item]
+        left = clicked - p - phi * self.effect_of[item]
+        precision = np.bincount(cell, minlength=self.affinity.size) + (PRIOR.noise_sd / KIND_SD) ** 2
+        total = np.bincount(cell, left, minlength=self.affinity.size)
+        self.kind_mean = (total / precision).reshape(self.affinity.shape)
+        self.kind_sd = (PRIOR.noise_sd / np.sqrt(precision)).reshape(self.affinity.shape)
 
 
 def true_probabilities(world: World, user: User, rows: Ints, at_ms: int) -> Floats:
