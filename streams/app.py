@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +19,8 @@ __all__ = ["AgentHost", "build_app"]
 
 _log = log.get(__name__)
 
-#: A Faust app that could not start is given up after so long, s; another one is made.
-_STOP_S: Final = 10.0
+#: A Faust app that does not stop is left after so long, s.
+_STOP_S: Final = 15.0
 _PAUSE_S: Final = 1.0
 
 
@@ -65,28 +64,53 @@ def build_app(settings: Settings, member: str, services: AgentServices) -> faust
 class AgentHost(Service):
     """Starts the Faust app and, where Kafka is away at that moment, waits and starts another one.
 
-    Faust gives up when it cannot reach a broker at its start, and would end the worker, whose folds wait for ever.
+    Faust gives up when it cannot reach a broker at its start, and would end the worker, whose folds wait for ever; and
+    an app that is stopped while it starts may never end. A crash of the app is a crash of this service.
 
     Parameters
     ----------
     build : callable
         Makes a fresh app.
+
+    Attributes
+    ----------
+    stuck : bool
+        The app did not stop in time: threads of it may still run, so the process must not wait for them.
     """
 
     def __init__(self, build: Callable[[], Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.stuck = False
         self._build = build
+        self._app: Any = None
 
     async def on_start(self) -> None:
         """Return when the app runs."""
         while not self.should_stop:
-            app = self._build()
+            self._app = self._build()
+            if self._app.beacon is not None:
+                self._app.beacon.reattach(self.beacon)
             try:
-                await self.add_runtime_dependency(app)
+                await self._app.start()
             except KafkaError as error:
                 _log.warning("the agents wait for Kafka; is the broker up (`liverank status`)?", error=str(error))
-                with contextlib.suppress(Exception):  # what it left half started says nothing new
-                    await asyncio.wait_for(self.remove_dependency(app), _STOP_S)
+                await self._end()
                 await self.sleep(_PAUSE_S)
             else:
                 return
+
+    async def on_stop(self) -> None:
+        """Stop the app, or leave it: what it handled is acknowledged, the rest is handled again."""
+        await self._end()
+
+    async def _end(self) -> None:
+        app, self._app = self._app, None
+        if app is None:
+            return
+        try:
+            await asyncio.wait_for(app.stop(), _STOP_S)
+        except TimeoutError:
+            self.stuck = True
+            _log.error("the agents did not stop in time", seconds=_STOP_S)
+        except KafkaError as error:
+            _log.warning("the agents stopped while Kafka was away", error=str(error))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 import time
@@ -102,6 +103,7 @@ class Worker(Service):
         )
         self.learner = PolicyLearner(settings, self.generation, member=self.member)
         self.folds: list[ThreadService] = []
+        self.agents: AgentHost | None = None
 
     def on_init_dependencies(self) -> Iterable[Service]:
         """Folds first: agents need seconds to join their group."""
@@ -109,12 +111,13 @@ class Worker(Service):
         services = AgentServices(
             settings=self.settings, generation=self.generation, name_of=self.catalogue.table.name_of
         )
+        self.agents = AgentHost(lambda: build_app(self.settings, self.member, services))
         return [
             *self.folds,
             ThreadService("archive", self.archiver.run, self.archiver.stop),
             ThreadService("steward", self.steward.run, self.steward.stop),
             ThreadService("policy-learner", self.learner.run, self.learner.stop),
-            AgentHost(lambda: build_app(self.settings, self.member, services)),
+            self.agents,
         ]
 
     async def on_first_start(self) -> None:
@@ -183,6 +186,8 @@ async def serve(settings: Settings, worker_id: int) -> int:
         await worker.stop()
         if server is not None:
             server.close()
+        if worker.agents is not None and worker.agents.stuck:
+            os._exit(1 if crashed.done() else 0)  # threads that never end would keep the process
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,18 +6,21 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import MakeNamespace
 from crash import catalogue_items, send, send_catalogue, traffic
 from test_crash_smoke import STREAMS, Folds
 from typer.testing import CliRunner
 
+from bench.traffic import events as events_of
 from features.redis import connect
 from liverank.cli import build
 from liverank.errors import ConfigError
@@ -309,3 +312,34 @@ def test_ING_4_ten_thousand_events_twice_give_the_same_features_as_once(
     assert twice.partials == once.partials
     assert len(accepted(settings)) == labels > 5000
     assert [letter.body.reason for letter in DeadLetters(settings).read()] == ["beyond_dedup_horizon"]
+
+
+@pytest.mark.timeout(900)
+def test_memory_stays_bounded_while_ten_minutes_of_backlog_are_folded(
+    settings: Settings, folds: Callable[..., Folds]
+) -> None:
+    """42,000 events (70 a second for 10 minutes) of 3,000 users wait; the worker's cache holds 500 states."""
+    bounded = settings.model_copy(update={"streams": settings.streams.model_copy(update={"cache_states": 500})})
+    now_ms = int(time.time() * 1000)
+    backlog = events_of(
+        42_000, n_users=3_000, n_items=1_000, seed=3, start_ms=now_ms - 600_000, end_ms=now_ms, exposures=0.05
+    )
+    producer = Producer(settings.kafka.bootstrap, linger_ms=20)
+    size = 0
+    for event in backlog:
+        value = event.SerializeToString()
+        size += len(value)
+        producer.produce(settings.topic("events", 1), key=event.user_id.encode(), value=value)
+    assert producer.flush(60) == 0
+    worker = folds(bounded).ready()
+    process, most = psutil.Process(worker.process.pid), 0
+    start = process.memory_info().rss
+    waiting = threading.Thread(target=settle, args=(settings,), kwargs={"timeout_s": 600.0, "quiet_s": 0.0})
+    waiting.start()
+    while waiting.is_alive():
+        most = max(most, process.memory_info().rss)
+        waiting.join(0.2)
+    worker.stop()
+    assert sum(1 for key in found(settings).rows if key[0] == "u") > 2_500
+    grown_mb = (most - start) / 2**20
+    assert grown_mb < 150, f"{grown_mb:.0f} MB more for a backlog of {size / 2**20:.0f} MB"

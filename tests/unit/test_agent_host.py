@@ -52,6 +52,28 @@ def test_the_agents_wait_for_kafka(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line["event"].partition(";")[0] for line in said] == ["the agents wait for Kafka"] * 2
 
 
+class Endless(App):
+    """Never stops."""
+
+    async def stop(self) -> None:
+        await asyncio.sleep(60)
+
+
+def test_an_app_that_does_not_stop_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_STOP_S", 0.05)
+    App.failures, App.made = [], []
+
+    async def run() -> bool:
+        host = AgentHost(Endless)
+        await host.start()
+        await asyncio.wait_for(host.stop(), 10)
+        return host.stuck
+
+    with capture_logs() as said:
+        assert asyncio.run(run())
+    assert said[-1]["event"] == "the agents did not stop in time"
+
+
 def test_another_error_is_not_waited_for() -> None:
     with pytest.raises(ValueError, match="bug"):
         start([ValueError("bug")])
