@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -138,7 +139,8 @@ class _Prover:
             if kinds:
                 # The item that is shown is left out of the readings: one slot less.
                 kind = min(kinds, key=lambda kind: _distance(shares[kind] - 1 / K, room))
-                shown.append(self._meter.show(user_id, kind, 1, now_ms() + AHEAD_MS))
+                with suppress(ProofError):  # a kind may have nothing left for this user: seven others are asked
+                    shown.append(self._meter.show(user_id, kind, 1, now_ms() + AHEAD_MS))
         if not shown:
             raise ProofError(f"no slate for any of {users}; is the ranker healthy?")
         for probe in shown:

@@ -89,7 +89,9 @@ def demo(
     from liverank.settings import Settings
 
     plan = DemoPlan(params=WorldParams(seed=seed), requests=requests)
-    settings = Settings()
+    given = Settings()
+    # People of this world seldom open a thing twice.
+    settings = given.model_copy(update={"ranker": given.ranker.model_copy(update={"seen_policy": "consumed"})})
     budget = _Budget(Steps())
     stack = Stack(settings, budget.steps)
     cold = not stack.layout.cache.exists()
