@@ -41,6 +41,16 @@ RISING: Final = frozenset(
     )
 )  # fmt: skip
 """Columns in which a ranking head may only rise: what is taken more, or met more with what the user took."""
+RANKED: Final = RISING | frozenset(
+    f"crosses:{name}"
+    for name in (
+        "cosine_1w", "cosine_1m", "cosine_6m", "caller_score", "category_affinity", "creator_affinity",
+        "recent_category_share", "trend", "item_age_days", "usual_demand", "hours_since_own", "log_price",
+        "price_ratio", "history_length", "hours_since_event",
+    )
+)  # fmt: skip
+"""Columns that a ranking head learns from. Counters of windows and the hour are left to heads on exposures: where only
+choices are known, they tell when a row was made rather than which item is taken, and cost more than they give."""
 _PRIOR_ROWS: Final = 100.0
 _PRIOR_RATE: Final = 0.01
 
@@ -199,8 +209,8 @@ def train_ranking(blocks: Mapping[str, Dataset], heads: tuple[str, ...], paramet
                 monotone_constraints_method="basic",
                 monotone_constraints=[int(column in RISING) for column in COLUMNS],
             ),
-            (train.X, train.labels[head]), (stop.X, stop.labels[head]), n_trees, parameters.patience,
-            (train.group_sizes(), stop.group_sizes()),
+            (_ranked(train.X), train.labels[head]), (_ranked(stop.X), stop.labels[head]), n_trees,
+            parameters.patience, (train.group_sizes(), stop.group_sizes()),
         )  # fmt: skip
         files[f"{name}.txt"], trees[name] = _bytes(booster)
         if name == head:
@@ -228,6 +238,14 @@ def _boost(
     quiet: list[Callable[..., Any]] = [lightgbm.early_stopping(patience, verbose=False)]
     booster = lightgbm.train(settings, data, n_trees, valid_sets=[held], callbacks=quiet)
     return lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+
+
+def _ranked(X: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows with zeros in all but the columns of `RANKED`: what never varies is never split on."""
+    out = np.zeros_like(X)
+    kept = [INDEX[name] for name in sorted(RANKED)]
+    out[:, kept] = X[:, kept]
+    return out
 
 
 def _monotone(sign: int) -> list[int]:

@@ -21,7 +21,7 @@ from ranker.phi import SCHEMA
 from ranker.training import calibrate, metrics
 from ranker.training.dataset import AGE_COLUMN, Dataset
 from ranker.training.errors import JoinError, TooLittleDataError
-from ranker.training.heads import BoosterParameters
+from ranker.training.heads import RANKED, RISING, BoosterParameters
 from ranker.training.package import build
 from ranker.training.report import report
 from ranker.training.served import join, without_imported
@@ -165,6 +165,14 @@ def test_positive_only_logs_give_a_ranking_head_with_probabilities(tmp_path: Pat
     p = model.predict(package.test.X, np.ones(len(package.test), dtype=np.int32))
     assert np.ptp(p[:, 1]) == 0
     assert 0 < p[0, 1] < 0.02
+    gains = dict(zip(COLUMNS, package.gains["click"].tolist(), strict=True))
+    assert {name for name, gain in gains.items() if gain > 0} <= RANKED
+    more = package.test.X.copy()
+    for name in RISING:
+        more[:, INDEX[name]] += 1
+    assert (
+        model.raw(more, np.ones(len(more), np.int32)) >= model.raw(package.test.X, np.ones(len(more), np.int32))
+    ).all()
     shap = model.contributions(package.test.X[:5], np.ones(5, dtype=np.int32), head=1)
     assert not shap[:, :-1].any()
 
