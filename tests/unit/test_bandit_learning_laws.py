@@ -6,8 +6,9 @@ import lightgbm
 import numpy as np
 import pytest
 
-from bandits import Partial, Posterior, Prior, Problem, Thompson, draw_slate, generator
+from bandits import InvalidStatisticsError, Partial, Posterior, Prior, Problem, Thompson, draw_slate, generator
 from bandits.beta import BetaArms, BetaPrior
+from bandits.fit import fit_discount
 from liverank.settings import Settings
 from ranker.models import RateModel
 from ranker.models.rate import PRIOR_DECAY, PRIOR_RATE, rate_manifest, smoothed_rates
@@ -166,3 +167,21 @@ def test_BAN_10_day_one_defaults_from_zero_data() -> None:
     assert explored / drawn <= bandit.explore_cap + 3.0 * np.sqrt(0.1 * 0.9 / drawn)
     new = BetaArms(BetaPrior()).of(["never shown"])
     assert new.mean(np.zeros((1, 0)))[0] == pytest.approx(0.05)
+
+
+def test_a_new_model_keeps_as_much_of_its_start_as_later_slots_confirm() -> None:
+    """Statistics that still hold are kept whole; those of another world are dropped."""
+    rng = np.random.default_rng(11)
+    theta = rng.normal(size=DIM) * 0.15
+    phi = rng.normal(size=(4_000, DIM))
+    noise = rng.normal(size=4_000) * 0.4
+    prior = Prior(sd=0.2, noise_sd=0.4)
+    found = {}
+    for name, truth in (("same", theta), ("another", -theta)):
+        statistics = Partial(DIM, 1)
+        statistics.shown(phi[:2_000], (phi[:2_000] @ theta + noise[:2_000])[:, None])
+        later = (phi[2_000:] @ truth + noise[2_000:])[:, None]
+        found[name] = fit_discount(statistics, phi[2_000:], later, [1.0], prior)
+    assert found == {"same": 1.0, "another": 0.0}
+    with pytest.raises(InvalidStatisticsError, match="n >= 100"):
+        fit_discount(Partial(DIM, 1), phi[:50], noise[:50, None], [1.0], prior)
