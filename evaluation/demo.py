@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ from ranker.serving import rulebook
 
 PROBE_EVERY: Final = 5
 N_PROBES: Final = 24
+POPULAR_HALF_LIFE_DAYS: Final = 7.0
 QUIET_MS: Final = 45 * 60_000
 """The history ends so long before the demo: every session is closed by then."""
 
@@ -68,6 +69,8 @@ class HistoryFiles:
     ----------
     active : tuple of str
         Users who clicked in it, most clicks first.
+    popular : tuple of str
+        Items by clicks in it, each worth half after `POPULAR_HALF_LIFE_DAYS`.
     """
 
     events: Path
@@ -75,6 +78,7 @@ class HistoryFiles:
     n_events: int
     n_items: int
     active: tuple[str, ...]
+    popular: tuple[str, ...]
 
 
 def build_world(plan: DemoPlan, now_ms: int) -> World:
@@ -87,13 +91,18 @@ def write_history(world: World, plan: DemoPlan, folder: Path) -> HistoryFiles:
     """Simulate the past and write it as Parquet."""
     folder.mkdir(parents=True, exist_ok=True)
     events = list(history(world, days=plan.days))
-    clicks = Counter(event.user_id for event in events if event.type == EventType.EVENT_TYPE_CLICK)
+    clicked = [event for event in events if event.type == EventType.EVENT_TYPE_CLICK]
+    clicks = Counter(event.user_id for event in clicked)
+    popular: defaultdict[str, float] = defaultdict(float)
+    for event in clicked:
+        popular[event.item_id] += 2.0 ** ((event.event_ts_ms - world.start_ms) / DAY_MS / POPULAR_HALF_LIFE_DAYS)
     files = HistoryFiles(
         folder / "history.parquet",
         folder / "items.parquet",
         write_events(folder / "history.parquet", events),
         write_items(folder / "items.parquet", world.catalogue.changes()),
         tuple(user for user, _ in sorted(clicks.items(), key=lambda pair: (-pair[1], pair[0]))),
+        tuple(item for item, _ in sorted(popular.items(), key=lambda pair: (-pair[1], pair[0]))),
     )
     if not files.active:
         raise ProofError("nobody clicked in the simulated past; use more days or users")
@@ -105,11 +114,11 @@ def is_probe(user_id: str) -> bool:
     return int(user_id.removeprefix("user-")) % PROBE_EVERY == 0
 
 
-def live_traffic(settings: Settings, world: World, plan: DemoPlan) -> TrafficReport:
+def live_traffic(settings: Settings, world: World, files: HistoryFiles, plan: DemoPlan) -> TrafficReport:
     """Let users come for a while."""
     users = [user for user in world.population.users if not is_probe(user.user_id)]
     with Client(settings.ranker.grpc, deadline_s=5.0) as client, EventProducer(settings) as producer:
-        traffic = Traffic(world, world.behaviour(pace=0.001), client, producer, users)
+        traffic = Traffic(world, world.behaviour(pace=0.001), client, producer, users, files.popular)
         return traffic.run(n_requests=plan.requests, rate=plan.rate)
 
 

@@ -29,9 +29,9 @@ class TrafficReport:
 
     Attributes
     ----------
-    value, oracle, popular : float
-        Expected clicks a slot of the slates shown, of the best possible ones, and of the best common list, for the same
-        users at the same times.
+    value, popular, common, oracle : float
+        Expected clicks a slot, for the same users at the same times: of the slates shown, of what was clicked most, of
+        the best list that is the same for all (it takes the true tastes of everybody), of the best possible slates.
     latency_ms : list of float
         Of each Rank, as the app saw it.
     """
@@ -43,8 +43,9 @@ class TrafficReport:
     events: Counter[str] = field(default_factory=Counter)
     rungs: Counter[str] = field(default_factory=Counter)
     value: float = 0.0
-    oracle: float = 0.0
     popular: float = 0.0
+    common: float = 0.0
+    oracle: float = 0.0
     seconds: float = 0.0
     latency_ms: list[float] = field(default_factory=list)
 
@@ -59,7 +60,8 @@ class TrafficReport:
         rungs = ", ".join(f"{name} {n}" for name, n in self.rungs.most_common(3))
         return (
             f"{self.requests} slates, {sum(self.events.values())} events, {self.clicks} clicks; click rate a slot "
-            f"{self.click_rate:.3f} (expected {self.value:.3f}, popular {self.popular:.3f}, oracle {self.oracle:.3f}); "
+            f"{self.click_rate:.3f} (expected {self.value:.3f}; most clicked {self.popular:.3f}, best common list by "
+            f"true tastes {self.common:.3f}, oracle {self.oracle:.3f}); "
             f"Rank p50 {p50:.1f} ms, p99 {p99:.1f} ms" + (f"; rungs: {rungs}" if rungs else "")
         )
 
@@ -76,6 +78,8 @@ class Traffic:
     producer : EventProducer
     users : sequence of User
         Who comes, by activity.
+    popular : sequence of str
+        Items that were clicked most, best first.
     track_share : float
         Share of the slates whose reactions go through the gateway (Track) instead of Kafka.
     """
@@ -87,12 +91,13 @@ class Traffic:
         client: Client,
         producer: EventProducer,
         users: Sequence[User],
+        popular: Sequence[str],
         *,
         track_share: float = 0.1,
         seed: int = 0,
     ) -> None:
         self._world, self._behaviour, self._client, self._producer = world, behaviour, client, producer
-        self._users, self._track_share = list(users), track_share
+        self._users, self._popular, self._track_share = list(users), list(popular), track_share
         self._rng = np.random.default_rng([world.params.seed, 20, seed])
         # Event ids must not repeat from run to run.
         self._ids = random.Random(f"{world.params.seed}-{seed}-{time.time_ns()}")
@@ -109,8 +114,8 @@ class Traffic:
         """
         report = TrafficReport()
         started_s = next_s = time.monotonic()
-        values, oracle, popular = [], [], []
-        common = self._common(now_ms())
+        values: dict[str, list[float]] = {name: [] for name in ("value", "popular", "common", "oracle")}
+        common, popular = self._common(now_ms()), self._popular[: self._world.params.slate]
         while report.requests < n_requests and time.monotonic() - started_s < seconds:
             time.sleep(max(0.0, next_s - time.monotonic()))
             next_s = max(next_s, time.monotonic() - 1.0) + float(self._rng.exponential(1.0 / rate))
@@ -121,14 +126,14 @@ class Traffic:
             item_ids = [item.item_id for item in reply.items]
             if item_ids and report.requests % 5 == 0:
                 at_ms = now_ms()
-                values.append(self._value(user, item_ids, at_ms))
-                oracle.append(self._world.oracle_value([user], at_ms, self._behaviour))
-                popular.append(self._value(user, common, at_ms))
+                for name, slate in (("value", item_ids), ("popular", popular), ("common", common)):
+                    values[name].append(self._value(user, slate, at_ms))
+                values["oracle"].append(self._world.oracle_value([user], at_ms, self._behaviour))
             self._react(user, reply.request_id, item_ids, report)
         self._producer.flush(30.0)
         report.seconds = time.monotonic() - started_s
-        if values:
-            report.value, report.oracle, report.popular = (float(np.mean(x)) for x in (values, oracle, popular))
+        for name, figures in values.items():
+            setattr(report, name, float(np.mean(figures or [0.0])))
         return report
 
     def _slate(self, user: User, report: TrafficReport) -> RankReply | None:

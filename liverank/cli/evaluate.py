@@ -194,7 +194,7 @@ def _demo(stack: Stack, settings: Settings, plan: DemoPlan, budget: _Budget) -> 
     _train(settings, budget)
     settings = _start(stack, settings, budget)
     with budget.step("live traffic") as step:
-        traffic = parts.live_traffic(settings, world, plan)
+        traffic = parts.live_traffic(settings, world, files, plan)
         step.note(traffic.summary())
     with budget.step("proof") as step:
         report = parts.run_proof(settings, world, files, plan)
