@@ -67,9 +67,10 @@ _ENTITIES: Final[dict[frozenset[str], Entity]] = {
     frozenset({"user"}): "user",
     frozenset({"item"}): "item",
     frozenset({"user", "category"}): "user_category",
+    frozenset({"session"}): "session",
 }
 _ID_COLUMNS: Final = frozenset({"user_id", "item_id", "session_id", "category"})
-_JOIN_KEYS: Final = {"user": "user_id", "user_category": "user_id", "item": "item_id"}
+_JOIN_KEYS: Final = {"user": "user_id", "user_category": "user_id", "item": "item_id", "session": "session_id"}
 
 
 class Locator:

@@ -6,7 +6,7 @@ import ast
 import contextlib
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -96,8 +96,9 @@ def stream_views(repo: Path) -> list[StreamFeatureView]:
     return sorted(found.values(), key=lambda view: str(view.name))
 
 
-def window_views(repo: Path, *entities: Entity) -> tuple[OnDemandFeatureView, ...]:
-    """Complete the stream views of a repo and make the on-demand view of each entity.
+def window_views(repo: Path, *entities: Entity, optional: Sequence[Entity] = ()) -> tuple[OnDemandFeatureView, ...]:
+    """Complete the stream views of a repo and make the on-demand view of each entity, then of those `optional` ones
+    that have views.
 
     Raises
     ------
@@ -113,4 +114,7 @@ def window_views(repo: Path, *entities: Entity) -> tuple[OnDemandFeatureView, ..
             if not views:
                 raise ProgramError(f"{repo}: no stream view of entity {entity!r} has aggregations; define one")
             made.append(window_view(entity, views))
+        for entity in optional:
+            views = [(view, program) for view, program in completed if program.entity == entity and program.aggregates]
+            made += [window_view(entity, views)] if views else []
     return tuple(made)

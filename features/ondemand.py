@@ -33,6 +33,7 @@ VIEW_NAMES: Final[dict[Entity, str]] = {
     "user": "user_windows",
     "item": "item_windows",
     "user_category": "user_category_windows",
+    "session": "session_windows",
 }
 """On-demand view of each entity: all aggregates of its stream views."""
 

@@ -23,7 +23,10 @@ from features.wire import (
     version_field,
 )
 
-__all__ = ["EntityRow", "OnlineWriter", "Row", "join_key_of"]
+__all__ = ["SESSION_ROW_TTL_S", "EntityRow", "OnlineWriter", "Row", "join_key_of"]
+
+SESSION_ROW_TTL_S: Final = 8 * 86_400
+"""TTL of a session's row, renewed by every write: a day more than the fold keeps the session."""
 
 
 class EntityRow(NamedTuple):
@@ -133,6 +136,8 @@ class OnlineWriter:
         self._script = Script(client, _WRITE)
         self._project = project
         self._ttl = str(ttl_s).encode()
+        # A session's row has nobody to delete it: what is left of it a week after its last event is empty.
+        self._ttls = {"session_id": str(ttl_s or SESSION_ROW_TTL_S).encode()}
         self._packers: dict[str, Any] = {}
 
     def write_entities(self, entities: Sequence[EntityRow]) -> None:
@@ -153,7 +158,10 @@ class OnlineWriter:
             packer = self._packers.get(join_key)
             if packer is None:
                 packer = self._packers[join_key] = native.core.RowPacker(
-                    self._script.sha().encode(), key_head((join_key,)), self._project, self._ttl
+                    self._script.sha().encode(),
+                    key_head((join_key,)),
+                    self._project,
+                    self._ttls.get(join_key, self._ttl),
                 )
             yield packer.command(entity_id, fields, event_ts_ms, version)
 
@@ -176,7 +184,10 @@ class OnlineWriter:
         for row in rows:
             if (row.join_key, row.entity_id) != entity:
                 entity = (row.join_key, row.entity_id)
-                args = [entity_key(self._project, (row.join_key,), (row.entity_id,)), self._ttl]
+                args = [
+                    entity_key(self._project, (row.join_key,), (row.entity_id,)),
+                    self._ttls.get(row.join_key, self._ttl),
+                ]
                 calls.append((1, args))
             args += (
                 4 + 2 * len(row.values),

@@ -38,7 +38,7 @@ from streams.backfill import Job, Manifest, manifest_of, run_backfill
 from streams.control import Activate, Command, Merge, Remove, Sweep, control, staged, write_staged
 from streams.metrics import PROGRAM_INVALID, PROGRAM_PENDING
 from streams.program import PROGRAM_KEY, ProgramState, published_program
-from streams.rows import plain_key
+from streams.rows import SESSION, plain_key
 
 __all__ = ["Partitions", "Steward", "read_partitions", "served_key"]
 
@@ -389,7 +389,8 @@ class Steward:
                         names = [feature_field(*field.decode().split(":", 1)) for field in fields]
                         if view not in views:
                             names += [timestamp_field(view), version_field(view)]
-                        pipe.hdel(entity_key(self._settings.feast_project, (join_key,), (plain_key(key),)), *names)
+                        join = ("session_id",) if key.startswith(SESSION) else (join_key,)
+                        pipe.hdel(entity_key(self._settings.feast_project, join, (plain_key(key),)), *names)
                     pipe.execute()
         with translated("forgetting an activation"):
             self._client.hdel(self._key("activations"), folder.name)

@@ -200,6 +200,7 @@ class ProgramState:
 
     def _follow(self) -> None:
         self.program = FeatureProgram(project=self._project, views=tuple(each.view for each in self.views))
+        self.has_sessions = any(each.view.entity == "session" and each.view.aggregates for each in self.views)
         self._partly = [each for each in self.views if each.sources is not None]
 
     def _read(self, stored: bytes) -> None:

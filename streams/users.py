@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from prometheus_client import Counter
 
 from bandits.errors import InvalidStatisticsError
+from features import native
 from features.item_version import CatalogueItem
 from features.online import EntityRow
 from features.program import FeatureProgram
 from features.redis import VersionedValue
 from features.state.effects import item_event, item_pairs
 from features.state.params import state_params
+from features.state.session_views import SessionViews
 from features.state.user import UserState
 from liverank.contract import decode_event, event_key, header, validate_event
 from liverank.settings import Settings
@@ -25,14 +27,20 @@ from streams.control import Command, apply_control, parse_control
 from streams.errors import FoldBugError
 from streams.fold import Context, KeyState, Parsed, Record
 from streams.program import PROGRAM_KEY, ProgramState
-from streams.rows import plain_key, state_key
+from streams.rows import SESSION, plain_key, session_key, state_key
 from streams.statistics import PREFIX, StatisticsState, statistics_key
 
 __all__ = ["UserFold", "state_params"]
 
 _TICK: Final = int(EventType.EVENT_TYPE_TICK)
 _CONTROL: Final = int(EventType.EVENT_TYPE_CONTROL)
+_EXPOSURE: Final = int(EventType.EVENT_TYPE_EXPOSURE)
 _ANY_TIME_MS: Final = 1 << 62
+
+plain_event: Callable[[bytes, int], bool] = (
+    (lambda _value, _now_ms: False) if native.core is None else (native.core.plain_event)
+)
+"""Whether an encoded event certainly keeps the contract."""
 
 _COUNTED = Counter(
     "liverank_fold_users_total",
@@ -81,7 +89,9 @@ class UserFold:
         event = decode_event(record.value, headers)
         internal = bool(headers) and header(headers, "liverank-internal") == self._token
         # On the data's clock an event is never ahead of the wall.
-        validate_event(event, now_ms=record.append_ts_ms if self._wall else _ANY_TIME_MS, internal=internal)
+        now_ms = record.append_ts_ms if self._wall else _ANY_TIME_MS
+        if headers or not plain_event(record.value, now_ms):
+            validate_event(event, now_ms=now_ms, internal=internal)
         if event.type == _TICK:
             return Parsed((), None, tick=True)
         if event.type == _CONTROL:
@@ -100,6 +110,8 @@ class UserFold:
             return StatisticsState(key, fields)
         if key == PROGRAM_KEY:
             return self._program
+        if key.startswith(SESSION):
+            return SessionViews(plain_key(key), fields, self._program.program)
         return UserState(plain_key(key), fields, self._program.program, self._params)
 
     def apply(self, record: Record, body: object, ctx: Context) -> None:
@@ -113,11 +125,27 @@ class UserFold:
             raise FoldBugError(f"the user fold folds events, got {type(body).__name__}")
         state = _user(ctx, state_key(body.user_id or body.session_id))
         outlet = _Outlet(ctx, state.user_id)
-        state.observe(body, append_ts_ms=record.append_ts_ms, clock_ms=ctx.clock_ms, emit=outlet)
+        counted = state.observe(body, append_ts_ms=record.append_ts_ms, clock_ms=ctx.clock_ms, emit=outlet)
+        if counted and self._program.has_sessions and body.session_id and body.type != _EXPOSURE:
+            self._session(body, record, ctx, outlet)
         outlet.close()
+
+    def _session(self, event: Event, record: Record, ctx: Context, outlet: _Outlet) -> None:
+        """Count an event in the views of its session."""
+        session = ctx.state(session_key(event.session_id))
+        if not isinstance(session, SessionViews):
+            raise FoldBugError(f"state of session {event.session_id!r} is a {type(session).__name__}")
+        item = ctx.item(event.item_id, record.append_ts_ms) if event.item_id else None
+        category = item.category if item is not None else ""
+        session.observe(event, category, failed=outlet.transformation_failed)
 
     def on_due(self, key: str, due_ms: int, ctx: Context) -> None:
         """See `Fold.on_due`."""
+        if key.startswith(SESSION):
+            session = ctx.state(key)
+            if isinstance(session, SessionViews):
+                session.forget()
+            return
         state = _user(ctx, key)
         outlet = _Outlet(ctx, state.user_id, due_ms)
         state.on_due(due_ms, outlet)
@@ -131,6 +159,8 @@ class UserFold:
             return [state.value(self._namespace, fields, version)]
         if isinstance(state, ProgramState):
             return []
+        if isinstance(state, SessionViews):
+            return [EntityRow("session_id", state.session_id, fields, state.newest_event_ts_ms, version)]
         if not isinstance(state, UserState):
             raise FoldBugError(f"state of {key!r} is a {type(state).__name__}")
         return [EntityRow("user_id", state.user_id, fields, state.newest_event_ts_ms, version)]

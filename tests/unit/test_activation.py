@@ -11,6 +11,7 @@ import pytest
 from features.archive import part_dir, write_part
 from features.item_version import CatalogueItem
 from features.program import Aggregate, FeatureProgram, ViewProgram
+from features.tiles import windows
 from liverank.errors import ContractError
 from liverank.kafka import Record
 from liverank.settings import Settings
@@ -21,8 +22,9 @@ from streams.calls import Limits
 from streams.catalogue import Catalogue
 from streams.control import Activate, Command, Merge, Remove, Sweep, control, parse_control, staged, write_staged
 from streams.program import PROGRAM_KEY, ProgramState
+from streams.rows import SESSION, plain_key, session_key, state_key
 from tests.recount.program import DAY_MS, HOUR_MS, PROGRAM
-from tests.recount.scenes import MINUTE_MS, N_ITEMS, scene
+from tests.recount.scenes import MINUTE_MS, N_ITEMS, START_MS, scene
 from tests.recount.world import TOKEN, World
 
 INTERNAL = (("liverank-internal", TOKEN),)
@@ -269,3 +271,40 @@ def test_a_control_record_of_the_item_log_needs_the_token(tmp_path: Path) -> Non
     with pytest.raises(ContractError) as refused:
         log.world.items.fold.parse(Record("item-effects.1", 0, 0, None, value, (), 0))
     assert refused.value.reason == "not_allowed"
+
+
+def test_views_of_sessions_count_their_own_events_and_go_a_week_later(tmp_path: Path) -> None:
+    clicks = of("clicks_1h", "click", "sum", HOUR_MS, 10 * MINUTE_MS)
+    jazz = of("kinds_1h", "category", "count_distinct", HOUR_MS, 10 * MINUTE_MS)
+    view = ViewProgram(name="session_activity", entity="session", aggregates=(clicks, jazz))
+    program = FeatureProgram(project=PROGRAM.project, views=(*PROGRAM.views, view))
+    log = Log(tmp_path, program, limits=Limits(keys=3, size_bytes=20_000))
+
+    def event(n: int, user: str, session: str, kind: int = EventType.EVENT_TYPE_CLICK) -> Event:
+        return Event(
+            event_id=f"e{n}", type=kind, user_id=user, session_id=session, item_id=f"i{n % 3}",  # type: ignore[arg-type]
+            event_ts_ms=START_MS + n * 1000,
+        )  # fmt: skip
+
+    log.send([event(n, "ann", "s1") for n in range(7)] + [event(7, "ann", "ann"), event(8, "", "s3")])
+    log.send([event(3, "ann", "s1"), event(9, "ann", "s1", EventType.EVENT_TYPE_SKIP)])  # a repeat; no click
+    store = log.world.users.store
+
+    def values(session: str) -> list[float]:
+        fields = store.fields[session_key(session)]
+        return list(windows(view, fields, START_MS + 20_000))
+
+    assert values("s1") == [7, 3]
+    assert values("ann") == [1, 1]  # a session may be called like a user
+    assert values("s3") == [1, 1]  # keyed by the session itself
+    assert log.world.users.rows["s1"][f"session_activity:{view.page_names[0]}"]
+    log.tick(DAY_MS)
+    assert session_key("s1") in store.due
+    log.tick(7 * DAY_MS)
+    assert [key for key, fields in store.fields.items() if key.startswith(SESSION) and fields] == []
+    assert [key for key in store.due if key.startswith(SESSION)] == []
+    assert store.fields["ann"]
+    log.send([Event(event_id="late", type=2, user_id="ann", session_id="s1", item_id="i1", event_ts_ms=log.now_ms + 5)])
+    assert list(windows(view, store.fields[session_key("s1")], log.now_ms)) == [1, 1]
+    assert plain_key(session_key("s1")) == "s1"
+    assert len({session_key("x"), state_key("x"), state_key("\x01s:x"), state_key("#x")}) == 4

@@ -118,6 +118,17 @@ def test_the_on_demand_function_is_self_contained_and_equals_serving(write: Writ
     assert np.isnan(broken["saves_6h"][0])
 
 
+def test_views_of_sessions_have_windows_of_their_own_where_there_are_any(write: Write) -> None:
+    other = SAVES.replace("saves = Stream", "of_session = Stream").replace('name="saves"', 'name="of_session"')
+    session = 'session = Entity(name="session", join_keys=["session_id"], value_type=ValueType.STRING)'
+    repo = write(SAVES + session + other.replace("entities=[user]", "entities=[session]"))
+    users, sessions = window_views(repo, "user", optional=["session"])
+    assert (users.name, sessions.name) == ("user_windows", "session_windows")
+    (stored,) = [view for view in stream_views(repo) if view.name == "of_session"]
+    assert [column.name for column in stored.entity_columns] == ["session_id"]
+    assert compile_registry([stored], "p").views[0].entity == "session"
+
+
 def test_category_views_join_the_users_row(write: Write) -> None:
     text = SAVES.replace("entities=[user]", "entities=[user, category]")
     repo = write(text)
