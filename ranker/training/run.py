@@ -265,7 +265,9 @@ def _events(settings: Settings, generation: int) -> Iterator[Event]:
 
 def _program(client: Redis, settings: Settings) -> FeatureProgram:
     with translated("reading the feature program"):
-        text = client.get(f"{settings.namespace}:program:pinned") or client.get(f"{settings.namespace}:program")
+        # What the workers serve; before they ran, what counts from the first record.
+        names = (f"{settings.namespace}:program{suffix}" for suffix in (":served", ":pinned", ""))
+        text = next((found for found in map(client.get, names) if found), None)
     if not isinstance(text, bytes):
         raise NotSetUpError(f"namespace {settings.namespace!r} has no feature program: run `liverank up` first")
     return FeatureProgram.from_json(text)
