@@ -12,6 +12,7 @@ import math
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -49,6 +50,14 @@ def on_phi_grid(phi: ArrayLike) -> Floats:
     [0.10009765625, 1.0]
     """
     return np.rint(np.asarray(phi, dtype=np.float64) * (1.0 / PHI_GRID)) * PHI_GRID
+
+
+@lru_cache(maxsize=16)
+def _upper(dim: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of the upper triangle: half of what encoding would cost."""
+    rows, columns = np.triu_indices(dim)
+    rows.flags.writeable = columns.flags.writeable = False
+    return rows, columns
 
 
 def _checked(name: str, values: ArrayLike, width: int, limit: float, grid: float) -> Floats:
@@ -273,7 +282,7 @@ class Partial:
         header = _HEADER.pack(
             _MAGIC, _VERSION, 0, self.dim, self.n_heads, self.n_shown, self.half_life_ms, self._epoch, self.newest_ms
         )
-        upper = self._a[np.triu_indices(self.dim)]
+        upper = self._a[_upper(self.dim)]
         body = header + upper.astype("<f8").tobytes() + self._b.astype("<f8").tobytes()
         return body + _CRC.pack(zlib.crc32(body))
 
@@ -303,7 +312,7 @@ class Partial:
                 "checksum of a partial does not match; rebuild the statistics from the archive"
             )
         partial = cls(dim, n_heads, half_life_ms)
-        rows, columns = np.triu_indices(dim)
+        rows, columns = _upper(dim)
         upper = np.frombuffer(data, "<f8", n_upper, _HEADER.size)
         partial._a[rows, columns] = upper
         partial._a[columns, rows] = upper

@@ -245,7 +245,7 @@ class Producer:
             {"value": value} if key is None else {"key": key, "value": value} for key, value in records
         ]
         # A message's own "partition" is ignored (confluent-kafka 2.16.1): the batch's is not.
-        own = {} if partition is None else {"partition": partition}
+        own: dict[str, Any] = {} if partition is None else {"partition": partition}
         try:
             taken = self._producer.produce_batch(topic, messages, on_delivery=self._delivered, **own)
         except KafkaException as error:

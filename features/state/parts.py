@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from features import native
 from features.state import dedup, exposures, history, neighbours, pairs, seen, session, trend
@@ -12,7 +12,7 @@ from features.state.params import StateParams
 if TYPE_CHECKING:
     from features.state.exposures import Exposures
 
-__all__ = ["Dedup", "History", "Neighbours", "Pairs", "Seen", "Sessions", "Trend", "make_exposures"]
+__all__ = ["Dedup", "History", "Neighbours", "Pairs", "Part", "Seen", "Sessions", "Trend", "collect", "make_exposures"]
 
 _core = native.core
 
@@ -23,6 +23,25 @@ Pairs: type[pairs.Pairs] = pairs.Pairs if _core is None else _core.Pairs
 Seen: type[seen.Seen] = seen.Seen if _core is None else _core.Seen
 Sessions: type[session.Sessions] = session.Sessions if _core is None else _core.Sessions
 Trend: type[trend.Trend] = trend.Trend if _core is None else _core.Trend
+
+
+class Part(Protocol):
+    """A part of a state."""
+
+    def dirty(self) -> dict[bytes, bytes]:
+        """Fields changed since the last call."""
+        ...
+
+
+def _collect(each: Iterable[Part]) -> dict[bytes, bytes]:
+    changed: dict[bytes, bytes] = {}
+    for part in each:
+        changed |= part.dirty()
+    return changed
+
+
+collect: Callable[[Sequence[Part]], dict[bytes, bytes]] = _collect if _core is None else _core.collect
+"""`collect(parts)`: what changed in all of them."""
 
 
 def make_exposures(fields: Mapping[bytes, bytes], params: StateParams) -> Exposures:

@@ -104,6 +104,7 @@ class UserState:
         self._seen = parts.Seen(fields)
         self._sessions = parts.Sessions(fields, params.session_timeout_ms)
         self._exposures = parts.make_exposures(fields, params)
+        self._parts: list[parts.Part] = [self._history, self._seen, self._sessions, self._exposures]
         core = fields.get(_CORE_FIELD)
         self._composition_ms, self.newest_event_ts_ms = (
             _CORE.unpack(body(_CORE_FIELD, core, _CORE.size)) if core else (0, 0)
@@ -119,6 +120,7 @@ class UserState:
         """Event ids."""
         if self._dedup is None:
             self._dedup = parts.Dedup(self._fields)
+            self._parts.append(self._dedup)
         return self._dedup
 
     @property
@@ -126,6 +128,7 @@ class UserState:
         """Good news."""
         if self._pairs is None:
             self._pairs = parts.Pairs(self._fields, self._params.pair_partners, self._params.pair_gap_half_life_ms)
+            self._parts.append(self._pairs)
         return self._pairs
 
     # -- the transition
@@ -210,10 +213,8 @@ class UserState:
 
     def dirty(self) -> dict[bytes, bytes]:
         """Fields changed since the last call, with their whole new bytes; `b""` deletes the field."""
-        changed = self._history.dirty()
-        for part in (self._views, self._dedup, self._pairs, self._seen, self._sessions, self._exposures):
-            if part is not None:
-                changed |= part.dirty()
+        changed = parts.collect(self._parts)
+        changed |= self._views.dirty()
         if self._core_dirty:
             changed[_CORE_FIELD] = HEAD + _CORE.pack(self._composition_ms, self.newest_event_ts_ms)
             self._core_dirty = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,6 +27,8 @@ from features.state.seen import Seen
 from features.state.session import Sessions, Shown
 from features.state.trend import Trend
 from features.tiles import RingTiles, load
+from liverank.contract import validate_event
+from liverank.errors import ContractError
 from liverank.v1.event_pb2 import Control, Event, EventType
 from liverank.v1.stream_pb2 import Example, ItemEffect, ItemEffects
 from streams.numbers import _numbered
@@ -415,6 +418,58 @@ def test_effects(seed: int) -> None:
     for broken in (b"\x1a", b"\x1a\x05abc", b"\xff" * 12):
         with pytest.raises(ValueError, match="protobuf"):
             core.read_effects(broken)
+
+
+def odd(rng: random.Random) -> Event:
+    """An event that keeps the contract, or breaks it in some place."""
+    if rng.random() < 0.4:
+        event = exposure(rng, "r", T0)
+        for slot in event.exposure.slots:
+            slot.propensity = rng.choice([slot.propensity] * 30 + [0.0, 1.5, math.nan])
+            slot.item_id = rng.choice([slot.item_id] * 30 + [""])
+            if slot.phi and rng.random() < 0.05:
+                slot.phi[0] = math.inf
+            if rng.random() < 0.05:
+                slot.p_first.append(0.5)
+    else:
+        event = Event(
+            event_id="e", type=rng.randrange(0, 16), user_id="u", item_id="i", event_ts_ms=T0, value=8.0, surface="h"
+        )
+        if event.type == EventType.EVENT_TYPE_SURVEY:
+            event.value = 0.5
+    for _ in range(rng.choice([0, 0, 1, 2])):
+        name = rng.choice(["event_id", "user_id", "session_id", "item_id", "request_id", "surface", "anonymous_id"])
+        setattr(event, name, rng.choice(["", "x" * 64, "x" * 65, "x" * 128, "x" * 129, "é" * 40]))
+    if rng.random() < 0.2:
+        event.event_ts_ms = rng.choice([0, -1, 10**11, 10**11 - 1, T0 + 300_000, T0 + 300_001, T0 + 10**9])
+    if rng.random() < 0.2:
+        event.value = rng.choice([-1.0, 2.0, 0.0, math.nan, math.inf])
+    if rng.random() < 0.1:
+        event.position = rng.choice([-1, 10_000, 10_001])
+    if rng.random() < 0.05:
+        event.context.device = rng.choice(["phone", "x" * 99])
+    if rng.random() < 0.05:
+        event.attributes["a"].text = rng.choice(["b", "x" * 2000])
+    return event
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_plainly_right_keeps_the_contract(seed: int) -> None:
+    rng, plain_events, refused = random.Random(seed), 0, 0
+    for _ in range(3000):
+        event = odd(rng)
+        packed = event.SerializeToString()
+        if core.plain_event(packed, T0):
+            validate_event(event, now_ms=T0)
+            plain_events += 1
+        else:
+            try:
+                validate_event(event, now_ms=T0)
+            except ContractError:
+                refused += 1
+    assert plain_events > 500
+    assert refused > 500
+    assert not core.plain_event(b"\xff" * 20, T0)
 
 
 def test_numbers() -> None:

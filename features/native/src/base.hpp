@@ -264,6 +264,50 @@ constexpr PyMethodDef method(const char* name) {
   return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call<T, Method>)), METH_FASTCALL, nullptr};
 }
 
+// Parts of state hand out what changed: each on its own, or many into one dict.
+template <class T>
+void gather(PyObject* part, PyObject* changed) {
+  reinterpret_cast<Box<T>*>(part)->value->gather(changed);
+}
+
+using Gather = void (*)(PyObject*, PyObject*);
+inline std::vector<std::pair<PyTypeObject*, Gather>> gatherers;
+
+template <class T>
+PyObject* dirty(PyObject* self, PyObject* const*, Py_ssize_t) {
+  return guarded([&] {
+    Ref changed(checked(PyDict_New()));
+    gather<T>(self, changed.get());
+    return changed.release();
+  });
+}
+
+template <class T>
+constexpr PyMethodDef dirty_method() {
+  return {"dirty", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&dirty<T>)), METH_FASTCALL, nullptr};
+}
+
+// collect(parts) -> what changed in all of them, as one dict
+inline PyObject* collect(PyObject*, PyObject* const* args, Py_ssize_t n) {
+  return guarded([&] {
+    expect(n, 1, 1);
+    Ref parts(checked(PySequence_Fast(args[0], "parts are a sequence")));
+    Ref changed(checked(PyDict_New()));
+    for (Py_ssize_t at = 0; at < PySequence_Fast_GET_SIZE(parts.get()); ++at) {
+      PyObject* part = PySequence_Fast_GET_ITEM(parts.get(), at);
+      auto found = std::find_if(gatherers.begin(), gatherers.end(),
+                                [&](const auto& each) { return each.first == Py_TYPE(part); });
+      if (found != gatherers.end()) {
+        found->second(part, changed.get());
+      } else {
+        Ref own(checked(PyObject_CallMethod(part, "dirty", nullptr)));
+        if (PyDict_Update(changed.get(), own.get()) < 0) throw Raised{};
+      }
+    }
+    return changed.release();
+  });
+}
+
 template <class T, auto Getter>
 constexpr PyGetSetDef property(const char* name) {
   return {name, &get<T, Getter>, nullptr, nullptr, nullptr};
@@ -285,6 +329,8 @@ void add_type(PyObject* module, const char* name, PyMethodDef* methods, PyGetSet
   PyType_Spec spec = {strdup(full.c_str()), sizeof(Box<T>), 0, Py_TPFLAGS_DEFAULT, slots.data()};
   Ref type(checked(PyType_FromSpec(&spec)));
   if (PyModule_AddObjectRef(module, name, type.get()) < 0) throw Raised{};
+  if constexpr (requires(T& part) { part.gather(module); })
+    gatherers.emplace_back(reinterpret_cast<PyTypeObject*>(type.get()), &gather<T>);
 }
 
 }  // namespace lr

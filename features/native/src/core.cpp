@@ -3,6 +3,7 @@
 // Every class has a twin in Python that says what it means and serves where there is no compiler; both write the same
 // bytes (tests/contract/test_native_state.py).
 #include "columns.hpp"
+#include "contract.hpp"
 #include "dedup.hpp"
 #include "effects.hpp"
 #include "exposures.hpp"
@@ -63,49 +64,51 @@ void import_all() {
   neighbours_landmark_ms = constant("features.state.neighbours", "LANDMARK_MS");
   neighbours_most = static_cast<size_t>(constant("features.state.neighbours", "MOST"));
   neighbours_slack = static_cast<size_t>(constant("features.state.neighbours", "SLACK"));
+  auto limit = [&](const char* name) { return constant("liverank.contract", name); };
+  limits = {limit("MAX_BYTES"), limit("MAX_FUTURE_MS"), limit("MIN_TS_MS"), limit("MAX_SLOTS"), limit("MAX_PHI")};
   bounds = {bound("LONG_DWELL_S"), bound("SHORT_DWELL_S"), bound("MID_RATING")};
 }
 
 void add_types(PyObject* module) {
   static PyMethodDef none[] = {{nullptr, nullptr, 0, nullptr}};
   add_type<Plan>(module, "Plan", none);
-  static PyMethodDef ring[] = {method<RingTiles, &RingTiles::add>("add"), method<RingTiles, &RingTiles::dirty>("dirty"),
+  static PyMethodDef ring[] = {method<RingTiles, &RingTiles::add>("add"), dirty_method<RingTiles>(),
                                method<RingTiles, &RingTiles::pages>("pages"), {}};
   static PyGetSetDef ring_view[] = {property<RingTiles, &RingTiles::of_view>("view"), {}};
   add_type<RingTiles>(module, "RingTiles", ring, ring_view);
   static PyMethodDef category[] = {method<CategoryTiles, &CategoryTiles::add>("add"),
-                                   method<CategoryTiles, &CategoryTiles::dirty>("dirty"),
+                                   dirty_method<CategoryTiles>(),
                                    method<CategoryTiles, &CategoryTiles::pages>("pages"), {}};
   static PyGetSetDef category_view[] = {property<CategoryTiles, &CategoryTiles::of_view>("view"), {}};
   add_type<CategoryTiles>(module, "CategoryTiles", category, category_view);
   static PyMethodDef dedup[] = {method<Dedup, &Dedup::judge>("judge"), method<Dedup, &Dedup::add>("add"),
-                                method<Dedup, &Dedup::is_bot>("is_bot"), method<Dedup, &Dedup::dirty>("dirty"), {}};
+                                method<Dedup, &Dedup::is_bot>("is_bot"), dirty_method<Dedup>(), {}};
   static PyGetSetDef bound[] = {property<Dedup, &Dedup::bound_ms>("bound_ms"), {}};
   add_type<Dedup>(module, "Dedup", dedup, bound, &length<Dedup>);
   static PyMethodDef history[] = {method<History, &History::add>("add"), method<History, &History::intent>("intent"),
                                   method<History, &History::next_leaving_ms>("next_leaving_ms"),
-                                  method<History, &History::dirty>("dirty"), {}};
+                                  dirty_method<History>(), {}};
   add_type<History>(module, "History", history, nullptr, &length<History>);
   static PyMethodDef seen[] = {method<Seen, &Seen::mark>("mark"), method<Seen, &Seen::unmark>("unmark"),
-                               method<Seen, &Seen::act>("act"), method<Seen, &Seen::dirty>("dirty"), {}};
+                               method<Seen, &Seen::act>("act"), dirty_method<Seen>(), {}};
   add_type<Seen>(module, "Seen", seen);
   static PyMethodDef sessions[] = {method<Sessions, &Sessions::add>("add"), method<Sessions, &Sessions::due_ms>("due_ms"),
                                    method<Sessions, &Sessions::on_due>("on_due"),
                                    method<Sessions, &Sessions::derive>("derive"),
                                    method<Sessions, &Sessions::next_leaving_ms>("next_leaving_ms"),
                                    method<Sessions, &Sessions::set_intent>("set_intent"),
-                                   method<Sessions, &Sessions::dirty>("dirty"), {}};
+                                   dirty_method<Sessions>(), {}};
   static PyGetSetDef start[] = {property<Sessions, &Sessions::start_ms>("start_ms"), {}};
   add_type<Sessions>(module, "Sessions", sessions, start);
   static PyMethodDef pairs[] = {method<Pairs, &Pairs::add>("add"), method<Pairs, &Pairs::forget>("forget"),
-                                method<Pairs, &Pairs::dirty>("dirty"), {}};
+                                dirty_method<Pairs>(), {}};
   add_type<Pairs>(module, "Pairs", pairs, nullptr, &length<Pairs>);
   static PyMethodDef packer[] = {method<RowPacker, &RowPacker::command>("command"), {}};
   add_type<RowPacker>(module, "RowPacker", packer);
-  static PyMethodDef trend[] = {method<Trend, &Trend::add>("add"), method<Trend, &Trend::dirty>("dirty"), {}};
+  static PyMethodDef trend[] = {method<Trend, &Trend::add>("add"), dirty_method<Trend>(), {}};
   add_type<Trend>(module, "Trend", trend);
   static PyMethodDef neighbours[] = {method<Neighbours, &Neighbours::add>("add"),
-                                     method<Neighbours, &Neighbours::dirty>("dirty"), {}};
+                                     dirty_method<Neighbours>(), {}};
   add_type<Neighbours>(module, "Neighbours", neighbours, nullptr, &length<Neighbours>);
   static PyMethodDef exposure[] = {method<Exposure, &Exposure::item_of>("item_of"),
                                    method<Exposure, &Exposure::features>("features"),
@@ -122,7 +125,7 @@ void add_types(PyObject* module) {
       method<Exposures, &Exposures::get>("get"), method<Exposures, &Exposures::add_exposure>("add_exposure"),
       method<Exposures, &Exposures::add_outcome>("add_outcome"), method<Exposures, &Exposures::due_ms>("due_ms"),
       method<Exposures, &Exposures::on_due>("on_due"), method<Exposures, &Exposures::forget>("forget"),
-      method<Exposures, &Exposures::dirty>("dirty"), {}};
+      dirty_method<Exposures>(), {}};
   add_type<Exposures>(module, "Exposures", exposures, nullptr, &length<Exposures>);
 }
 
@@ -131,6 +134,8 @@ PyCFunction fast(PyObject* (*function)(PyObject*, Arguments, Py_ssize_t)) {
 }
 
 PyMethodDef functions[] = {
+    {"collect", fast(&collect), METH_FASTCALL, nullptr},
+    {"plain_event", fast(&plain_event), METH_FASTCALL, nullptr},
     {"event_row", fast(&event_row), METH_FASTCALL, nullptr},
     {"item_event", fast(&item_event), METH_FASTCALL, nullptr},
     {"item_pairs", fast(&item_pairs), METH_FASTCALL, nullptr},

@@ -59,27 +59,25 @@ class Dedup {
     return PyLong_FromLongLong(bound_ms_);
   }
 
-  PyObject* dirty(Arguments, Py_ssize_t) {
-    Ref changed(checked(PyDict_New()));
+  void gather(PyObject* changed) {
     if (meta_dirty_) {
       std::string meta;
       pack(meta, bound_ms_);
       pack(meta, bot_until_ms_);
-      put(changed.get(), meta_name(), page_bytes(meta));
+      put(changed, meta_name(), page_bytes(meta));
       meta_dirty_ = false;
     }
     if (!dirty_.empty()) {
       size_t n_pages = (ids_.size() + kPerPage - 1) / kPerPage;
       for (size_t page : dirty_) {
         if (page < n_pages)
-          put(changed.get(), names()[page], encoded(page));
+          put(changed, names()[page], encoded(page));
         else if (page < stored_pages_)
-          put(changed.get(), names()[page], py_bytes({}));
+          put(changed, names()[page], py_bytes({}));
       }
       stored_pages_ = n_pages;
       dirty_.clear();
     }
-    return changed.release();
   }
 
  private:

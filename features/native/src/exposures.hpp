@@ -387,22 +387,20 @@ class Exposures {
     return changes.list.release();
   }
 
-  PyObject* dirty(Arguments, Py_ssize_t) {
-    Ref changed(checked(PyDict_New()));
+  void gather(PyObject* changed) {
     for (size_t page : dirty_outcomes_)
-      put(changed.get(), outcome_names()[page], page_or_nothing(page < pages_.size() ? pages_[page] : std::string()));
+      put(changed, outcome_names()[page], page_or_nothing(page < pages_.size() ? pages_[page] : std::string()));
     for (size_t place : dirty_events_) {
       const Exposure* held = at_place(place);
-      put(changed.get(), event_names()[place], held ? held->event_page() : py_bytes({}));
+      put(changed, event_names()[place], held ? held->event_page() : py_bytes({}));
     }
     for (size_t place : dirty_joined_) {
       const Exposure* held = at_place(place);
-      put(changed.get(), joined_names()[place], held ? held->joined_page() : py_bytes({}));
+      put(changed, joined_names()[place], held ? held->joined_page() : py_bytes({}));
     }
     dirty_outcomes_.clear();
     dirty_events_.clear();
     dirty_joined_.clear();
-    return changed.release();
   }
 
  private:

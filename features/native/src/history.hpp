@@ -117,14 +117,12 @@ class History {
     return PyLong_FromLongLong(due);
   }
 
-  PyObject* dirty(Arguments, Py_ssize_t) {
-    Ref changed(checked(PyDict_New()));
+  void gather(PyObject* changed) {
     for (size_t page = 0; page < kPages; ++page) {
       if (!dirty_[page]) continue;
-      put(changed.get(), name(page), page_bytes(std::string_view(slots_).substr(page * kStep, kStep)));
+      put(changed, name(page), page_bytes(std::string_view(slots_).substr(page * kStep, kStep)));
       dirty_[page] = false;
     }
-    return changed.release();
   }
 
  private:

@@ -50,12 +50,10 @@ class Trend {
     Py_RETURN_NONE;
   }
 
-  PyObject* dirty(Arguments, Py_ssize_t) {
-    Ref changed(checked(PyDict_New()));
+  void gather(PyObject* changed) {
     if (dirty_)
-      put(changed.get(), name(), page_bytes({reinterpret_cast<const char*>(values_.data()), 8 * values_.size()}));
+      put(changed, name(), page_bytes({reinterpret_cast<const char*>(values_.data()), 8 * values_.size()}));
     dirty_ = false;
-    return changed.release();
   }
 
  private:
@@ -105,17 +103,15 @@ class Neighbours {
     Py_RETURN_NONE;
   }
 
-  PyObject* dirty(Arguments, Py_ssize_t) {
-    Ref changed(checked(PyDict_New()));
+  void gather(PyObject* changed) {
     for (size_t page = 0; page < kPages; ++page) {
       if (!dirty_[page]) continue;
       dirty_[page] = false;
       if (pages_[page].empty() && !cut_[page])
-        put(changed.get(), name(page), py_bytes({}));
+        put(changed, name(page), py_bytes({}));
       else
-        put(changed.get(), name(page), page_bytes((cut_[page] ? '\1' : '\0') + pages_[page]));
+        put(changed, name(page), page_bytes((cut_[page] ? '\1' : '\0') + pages_[page]));
     }
-    return changed.release();
   }
 
  private:

@@ -84,12 +84,11 @@ class Pairs {
     Py_RETURN_NONE;
   }
 
-  PyObject* dirty(Arguments, Py_ssize_t) {
-    Ref changed(checked(PyDict_New()));
+  void gather(PyObject* changed) {
     if (meta_dirty_) {
       std::string meta;
       pack(meta, floor_ms_);
-      put(changed.get(), meta_name(), page_bytes(meta));
+      put(changed, meta_name(), page_bytes(meta));
       meta_dirty_ = false;
     }
     bool any = false;
@@ -98,12 +97,11 @@ class Pairs {
       any = true;
       dirty_[page] = false;
       if (page < pages_.size())
-        put(changed.get(), names()[page], page_bytes(pages_[page]));
+        put(changed, names()[page], page_bytes(pages_[page]));
       else if (page < stored_)
-        put(changed.get(), names()[page], py_bytes({}));
+        put(changed, names()[page], py_bytes({}));
     }
     if (any) stored_ = pages_.size();
-    return changed.release();
   }
 
  private:

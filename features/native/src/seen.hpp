@@ -59,11 +59,9 @@ class Seen {
     Py_RETURN_NONE;
   }
 
-  PyObject* dirty(Arguments, Py_ssize_t) {
-    Ref changed(checked(PyDict_New()));
-    for (size_t page = 0; page < kPages; ++page) take(shown_[page], shown_names()[page], changed.get());
-    for (size_t page = 0; page < kPages; ++page) take(acted_[page], acted_names()[page], changed.get());
-    return changed.release();
+  void gather(PyObject* changed) {
+    for (size_t page = 0; page < kPages; ++page) take(shown_[page], shown_names()[page], changed);
+    for (size_t page = 0; page < kPages; ++page) take(acted_[page], acted_names()[page], changed);
   }
 
  private:

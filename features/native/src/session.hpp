@@ -192,17 +192,16 @@ class Sessions {
     Py_RETURN_NONE;
   }
 
-  PyObject* dirty(Arguments, Py_ssize_t) {
-    Ref changed(checked(PyDict_New()));
+  void gather(PyObject* changed) {
     std::string out;
     if (current_dirty_) {
       sessions_.back().write(out);
-      put(changed.get(), current_name(), page_bytes(out));
+      put(changed, current_name(), page_bytes(out));
     }
     if (older_dirty_) {
       out.clear();
       for (size_t at = 0; at + 1 < sessions_.size(); ++at) sessions_[at].write(out);
-      put(changed.get(), older_name(), page_or_nothing(out));
+      put(changed, older_name(), page_or_nothing(out));
     }
     if (state_dirty_) {
       out.clear();
@@ -211,15 +210,14 @@ class Sessions {
       for (u32 each : {now.events, now.clicks, now.positives, now.negatives, now.n_shown, count_, abandonments_, intent_})
         pack(out, each);
       pack(out, static_cast<float>(share_));
-      put(changed.get(), state_name(), page_bytes(out));
+      put(changed, state_name(), page_bytes(out));
     }
     if (derived_dirty_) {
       out.assign(derived_.size() * Entry::kSize, '\0');
       for (size_t at = 0; at < derived_.size(); ++at) derived_[at].pack_into(&out[at * Entry::kSize]);
-      put(changed.get(), derived_name(), page_or_nothing(out));
+      put(changed, derived_name(), page_or_nothing(out));
     }
     current_dirty_ = older_dirty_ = state_dirty_ = derived_dirty_ = false;
-    return changed.release();
   }
 
  private:

@@ -147,14 +147,12 @@ class Pages {
   }
 
   template <class Encode>
-  PyObject* take_dirty(Encode encode) {
-    Ref changed(checked(PyDict_New()));
+  void take_dirty(PyObject* changed, Encode encode) {
     for (size_t number = 0; number < dirty_.size(); ++number) {
       if (!dirty_[number]) continue;
-      put(changed.get(), plan_.names[number].get(), encode(number));
+      put(changed, plan_.names[number].get(), encode(number));
       dirty_[number] = false;
     }
-    return changed.release();
   }
 
   Ref plan_object_;
@@ -254,8 +252,8 @@ class RingTiles : public Pages {
     Py_RETURN_NONE;
   }
 
-  PyObject* dirty(Arguments, Py_ssize_t) {
-    return take_dirty([&](size_t number) { return encode(number); });
+  void gather(PyObject* changed) {
+    take_dirty(changed, [&](size_t number) { return encode(number); });
   }
 
   PyObject* pages(Arguments, Py_ssize_t) {
@@ -390,8 +388,8 @@ class CategoryTiles : public Pages {
     Py_RETURN_NONE;
   }
 
-  PyObject* dirty(Arguments, Py_ssize_t) {
-    return take_dirty([&](size_t number) { return encoded(pages_[number]->rows); });
+  void gather(PyObject* changed) {
+    take_dirty(changed, [&](size_t number) { return encoded(pages_[number]->rows); });
   }
 
   PyObject* pages(Arguments, Py_ssize_t) {
