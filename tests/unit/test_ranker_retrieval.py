@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from ranker_world import NOW_MS, MemoryTable, MemoryUser, sources_of
 
 from liverank.errors import UnavailableError
 from liverank.v1 import personalization_pb2 as pb
+from liverank.v1.event_pb2 import Context
 from ranker.affinity import affinities
+from ranker.columns import INDEX, build
 from ranker.retrieval import (
+    Again,
     CoOccurrence,
     IndexSettings,
     Proposal,
@@ -18,6 +23,7 @@ from ranker.retrieval import (
     UserVectors,
     VectorIndex,
     caller_candidates,
+    demand,
     popular,
     retrieve,
     trending,
@@ -113,6 +119,65 @@ def test_trending_holds_rising_items_only(table: MemoryTable, user: MemoryUser) 
     found = trending().propose(query_of(table, user), 500)
     assert (table.trend(NOW_MS)[found.rows] > 0).all()
     assert (np.diff(found.scores) <= 0).all()
+
+
+def test_demand_takes_the_four_orders_in_turn(table: MemoryTable, user: MemoryUser, monkeypatch: Any) -> None:
+    taken = np.zeros((len(table), 4), dtype=np.float32)
+    taken[[7, 8, 9], 1] = [3, 2, 1]
+    taken[[9, 4], 0] = [1, 0.5]
+    taken[[5, 7], 3] = [8, 9]
+    monkeypatch.setattr(table, "demand", lambda rows, as_of_ms: taken[rows])
+    found = demand(0.0).propose(query_of(table, user), 100)
+    assert found.rows.tolist() == [7, 9, 4, 5, 8]  # 7 and 9 lead an order, 4, 5 and 8 are second in one
+    taken[6, 2] = 1
+    assert demand(0.0).propose(query_of(table, user), 100).rows.tolist() == [6, 7, 9, 4, 5, 8]
+
+
+def test_what_was_met_is_a_share_that_time_does_not_scale(table: MemoryTable, user: MemoryUser) -> None:
+    met = query_of(table, user).met
+    of_i0 = {6: 3 / 6, 12: 2 / 6, 18: 1 / 6}
+    of_i7 = {13: 3 / 6, 19: 2 / 6, 25: 1 / 6}
+    newer = 1.0
+    older = 0.9 * 0.5 ** (60_000 / (7 * 86_400_000))
+    wanted = {row: share * newer / (newer + older) for row, share in of_i0.items()}
+    wanted |= {row: share * older / (newer + older) for row, share in of_i7.items()}
+    assert dict(zip(met.rows.tolist(), met.share.tolist(), strict=True)) == pytest.approx(wanted, rel=1e-5)
+    last = dict(zip(met.rows.tolist(), met.last.tolist(), strict=True))
+    assert last == pytest.approx({**of_i0, **dict.fromkeys(of_i7, 0.0)}, rel=1e-5)
+    of = met.of(np.array([12, 0, 2999], dtype=np.int32))
+    assert of["met_share"].tolist() == pytest.approx([wanted[12], 0, 0], rel=1e-5)
+    assert set(of) == {"co_occurrence", "met_share", "met_last"}
+
+
+def test_own_items_come_again_where_the_policy_lets_them(table: MemoryTable, user: MemoryUser) -> None:
+    assert Again().propose(query_of(table, user), 10).rows.tolist() == [
+        7,
+        0,
+    ]  # weight 2, weight 1; none rejected
+    allowed = table.available.copy()
+    allowed[7] = False
+    assert Again().propose(query_of(table, user, allowed), 10).rows.tolist() == [0]
+
+
+def test_columns_of_demand_and_of_own_items(table: MemoryTable, user: MemoryUser) -> None:
+    rows = np.array([7, 0, 12, 13], dtype=np.int32)
+    query = query_of(table, user)
+    x = build(user, table, rows, context=Context(), as_of_ms=NOW_MS, scores=query.met.of(rows), affinity=query.affinity)
+
+    def column(name: str) -> list[float]:
+        values: list[float] = x[:, INDEX[f"crosses:{name}"]].tolist()
+        return values
+
+    taken = table.demand(rows, NOW_MS)
+    for at, name in enumerate(("1h", "1d", "7d", "30d")):
+        assert column(f"demand_{name}") == pytest.approx(np.log1p(taken[:, at]).tolist(), rel=1e-5)
+    usual = np.log1p(table.demand(np.array([0, 7, 13], np.int32), NOW_MS)[:, 2]).mean()
+    assert column("usual_demand") == pytest.approx([usual] * 4, rel=1e-5)
+    assert column("own_times") == [1, 1, 0, 0]  # a rejected item was not taken
+    assert column("hours_since_own") == pytest.approx([2 / 60, 1 / 60, -1, -1], rel=1e-5)
+    share = query.met.of(rows)["met_share"]
+    assert column("met_share") == share.tolist()
+    assert column("met_lift") == pytest.approx((share / np.sqrt(1 + taken[:, 3])).tolist(), rel=1e-5)
 
 
 def test_popular_list_honours_what_changed_within_its_second(table: MemoryTable, user: MemoryUser) -> None:
