@@ -21,6 +21,7 @@ from streams.backfill import Job, stage
 from streams.calls import Limits
 from streams.catalogue import Catalogue
 from streams.control import Activate, Command, Merge, Remove, Sweep, control, parse_control, staged, write_staged
+from streams.direct import is_direct
 from streams.program import PROGRAM_KEY, ProgramState
 from streams.rows import SESSION, plain_key, session_key, state_key
 from tests.recount.program import DAY_MS, HOUR_MS, PROGRAM
@@ -180,6 +181,43 @@ def test_FEA_1_a_view_that_comes_later_holds_what_it_would_have_held(
         state = ProgramState(PROGRAM, runner.store.fields[PROGRAM_KEY])
         own = [view for view in NEW if (view.entity == "item") == (runner is late.world.items)]
         assert all(state.of_tiles(view.tiles_id).merged for view in own)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("clock", ["wall", "data"])
+def test_the_short_way_gives_the_same_files(tmp_path: Path, clock: str) -> None:
+    direct = (
+        NEW[1],
+        ViewProgram(
+            name="user_direct",
+            entity="user",
+            aggregates=(
+                of("clicks_6h", "click", "sum", 6 * HOUR_MS, 5 * MINUTE_MS),
+                of("good_7d", "positive", "sum", 7 * DAY_MS, DAY_MS),
+                of("longest_1d", "dwell_s", "max", DAY_MS, HOUR_MS),
+                of("rated_1d", "rating", "mean", DAY_MS, HOUR_MS),
+                of("dwells_1d", "dwell_s", "count", DAY_MS, HOUR_MS),
+            ),
+        ),
+    )
+    assert is_direct(direct)
+    for view in (NEW[0], NEW[2]):
+        assert not is_direct([direct[0], view])
+    log = Log(tmp_path, PROGRAM, limits=Limits(), clock=clock)
+    events = scene(random.Random(7), 900, 40 * HOUR_MS, users=9)
+    log.send([*events[:500], *events[100:150]])  # some again
+    log.tick(DAY_MS * 8)
+    log.send([*events[500:600], *(event for event in events[600:] if event.user_id == "u3")])  # some far too late
+    records = len(log.records)
+    foreign = [record._replace(offset=records + n, key=b"x") for n, record in enumerate(log.records[:20])]
+    log.records += foreign
+    log.archive()
+    named = tuple((view.tiles_id, view) for view in direct)
+    job = Job(generation=1, project="p", views=named, offsets={0: len(log.records) - 1})
+    slow = stage(log.settings, job, log.table, TOKEN, short=False)
+    quick = stage(log.settings, job, log.table, TOKEN)
+    assert quick.files == slow.files
+    assert quick.events == slow.events == len(log.records)
+    assert quick.files["u", 0].keys > 5
 
 
 @pytest.mark.parametrize("crash_after", [None, 0, 2])
