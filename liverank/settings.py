@@ -113,7 +113,7 @@ class RankerSettings(_Section):
     """Its learning rate; another value begins its model anew."""
     vw_floor: float = Field(default=0.02, ge=0, le=1)
     """Its own share of uniform; another value begins its model anew."""
-    dislike_strength: float = Field(default=20.0, ge=0)
+    dislike_strength: float = Field(default=10.0, ge=0)
     """Looks that the expectation is worth when a young item's dismissals are judged at once, for all users; 0 = off."""
     excluded_surfaces: tuple[str, ...] = ()
     """Surfaces on which nothing is explored: every slot holds the greedy item."""

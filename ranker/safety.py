@@ -71,7 +71,7 @@ class ExploreRules:
     budget: int = 0
     budget_days: float = 7.0
     budget_share: float = 0.05
-    dislike_strength: float = 20.0
+    dislike_strength: float = 10.0
 
     def __post_init__(self) -> None:
         for key, policy in self.policies.items():
@@ -176,9 +176,10 @@ def explorable(
 def dislikes(x: Floats, strength: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What is known of dismissals of young arms, before any model has learned it.
 
-    A Beta-Bernoulli arm per item: with d dismissals (and their like) in n looks, `EXPECTED_DISLIKES` as prior mean and
-    `strength` looks of weight, the posterior rate lies ``(d - mean n) / (n + strength)`` above the prior mean. It
-    counts upward only, and fades as ``1 / (1 + n / TRUSTED_AFTER)``: then the model's columns know.
+    A Beta-Bernoulli arm per item: d dismissals (and their like) in n looks, prior mean `EXPECTED_DISLIKES`, a prior
+    worth `strength` looks. What counts is by how much the posterior mean minus one posterior sd lies above the prior
+    mean, so that one dismissal is one user's taste and five in ten looks are a verdict. It fades as
+    ``1 / (1 + n / TRUSTED_AFTER)``: then the model's columns know.
 
     Parameters
     ----------
@@ -197,5 +198,8 @@ def dislikes(x: Floats, strength: float) -> tuple[NDArray[np.float64], NDArray[n
     seen = np.maximum(x[:, INDEX["item_windows:expected_30d"]].astype(np.float64), 0.0)
     found = np.maximum(x[:, INDEX["item_windows:negatives_30d"]].astype(np.float64), 0.0)
     excess = np.maximum(found - EXPECTED_DISLIKES * seen, 0.0)
-    rate: NDArray[np.float64] = excess / (np.maximum(seen, found) + strength) / (1.0 + seen / TRUSTED_AFTER)
+    weight = np.maximum(seen, found) + strength
+    mean = (found + EXPECTED_DISLIKES * strength) / weight
+    surely = mean - np.sqrt(mean * (1.0 - mean) / (weight + 1.0))
+    rate: NDArray[np.float64] = np.maximum(surely - EXPECTED_DISLIKES, 0.0) / (1.0 + seen / TRUSTED_AFTER)
     return rate, excess

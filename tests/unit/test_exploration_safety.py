@@ -255,11 +255,12 @@ class TestDislikes:
         return x
 
     def test_BAN_8_a_young_arm_is_believed_less_and_an_old_one_is_the_models(self) -> None:
-        rate, excess = dislikes(self.rows((0, 0), (20, 1), (10, 5), (20, 5), (2_000, 130), (5_000, 250)), 20.0)
-        assert rate[:2].tolist() == [0.0, 0.0]
-        assert excess.tolist() == pytest.approx([0, 0, 4.5, 4, 30, 0])
-        assert rate[2] > rate[3] > 0.08
-        assert rate[4] < 0.001
+        rate, excess = dislikes(self.rows((0, 0), (0, 1), (20, 2), (10, 5), (20, 5), (2_000, 130), (5_000, 250)), 10.0)
+        assert rate[:3].tolist() == [0.0, 0.0, 0.0], "one dismissal is one user's taste"
+        assert excess.tolist() == pytest.approx([0, 1, 1, 4.5, 4, 30, 0])
+        assert rate[3] > 0.1
+        assert rate[3] > rate[4] > 0.05
+        assert rate[5] < 0.001
         assert dislikes(self.rows((10, 5)), 0.0)[0].tolist() == [0.0]
 
     def selected(self, disliked: str = "") -> dict[str, float]:
