@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bandits import Partial, Posterior, Prior
+from bandits import Partial, Prior
+from bandits.fit import fit_discount
 from features.archive import read_archive
 from features.examples import examples_dir, read_examples
 from liverank.settings import Settings
@@ -30,7 +31,6 @@ from ranker.training.package import Package
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FACTORS: Final = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 LEAST_SLOTS: Final = 400
 """Fewer slots in the newest block, and the bandit starts from the prior alone."""
 
@@ -141,18 +141,9 @@ def summed(slots: Slots, residuals: NDArray[np.float64], chosen: slice = slice(N
 
 
 def best_factor(slots: Slots, residuals: NDArray[np.float64], weights: Sequence[float], prior: Prior) -> float:
-    """The discount under which the later half's residual values are likeliest, given the earlier half; the smaller one
-    on a tie, 0 where the past does not help.
+    """The discount under which the later half's residuals are likeliest, given the earlier half; 0 where the past does
+    not help.
     """
     half = len(slots) // 2
     earlier = summed(slots, residuals, slice(0, half))
-    x, value = slots.phi[half:], residuals[half:] @ np.asarray(weights)
-    noise = max(float(value.var()), 1e-12)
-
-    def density(factor: float) -> float:
-        posterior = Posterior(earlier.scaled(factor), weights, prior)
-        variance = posterior.sd(x) ** 2 + noise
-        return float((-0.5 * (value - posterior.mean(x)) ** 2 / variance - 0.5 * np.log(variance)).mean())
-
-    densities = [density(factor) for factor in FACTORS]
-    return FACTORS[int(np.argmax(densities))]
+    return fit_discount(earlier, slots.phi[half:], residuals[half:], weights, prior)
