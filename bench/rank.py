@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from bench.report import finish, table
 from features.item_vectors import Space, activate_space
-from features.online import OnlineWriter, Row
+from features.online import EntityRow, OnlineWriter, Row
 from features.program import FeatureProgram
 from features.redis import connect, format_version
 from features.state.params import StateParams
@@ -49,7 +49,6 @@ from ranker.models import Manifest, publish_model
 from ranker.models.store import file_hash
 from ranker.phi import SCHEMA
 from ranker.training.memory import Memory
-from streams.rows import rows_of
 
 DIM = 64
 N_KINDS = 200
@@ -167,12 +166,12 @@ def publish(
             writer.write(batch)
             batch = []
     for item_id, (fields, newest_ms) in pages.items():
-        batch += rows_of("item_id", item_id, fields, newest_ms, version)
+        batch += EntityRow("item_id", item_id, fields, newest_ms, version).rows()
     for user in range(n_users):
         user_id = f"user-{user}"
         row = memory.user(user_id, now_ms)
         fields = {name: data for name, data in memory._fields[user_id].items() if not name.startswith(b"_")}
-        batch += rows_of("user_id", user_id, fields, row.newest_event_ts_ms or now_ms, version)
+        batch += EntityRow("user_id", user_id, fields, row.newest_event_ts_ms or now_ms, version).rows()
         vectors = dict(zip(("vector_1w", "vector_1m", "vector_6m"), map(pack_floats, row.vectors), strict=True))
         vectors |= {"space": name, "computed_ms": pack_int64(now_ms)}
         batch.append(Row("user_vectors", "user_id", user_id, vectors, now_ms, version))
