@@ -21,6 +21,8 @@ from ranker.posterior import Belief
 
 N_SEEDS: Final = 64
 K: Final = 10
+LONG: Final = 50
+"""Length of a slate that must hold some items of a kind, where a short one has too few."""
 N_OTHERS: Final = 40
 POLICY: Final = "thompson"
 _LAYER: Final = {
@@ -108,15 +110,18 @@ class Meter:
             The ranker gives fewer items, or none was drawn.
         """
         condition = pb.Condition(field="category", operator=pb.Condition.OPERATOR_IN, values=[kind])
-        reply = self._client.rank(
-            user_id,
-            k=K + n,
-            surface=self._surface,
-            mode=MODE_SERVE,
-            filter=pb.Filter(conditions=[condition]),
-            debug=True,
-        )
-        slots = tuple(slot for slot, item in enumerate(reply.items) if self.kind(item.item_id) == kind)[:n]
+        for k in (K + n, LONG):
+            reply = self._client.rank(
+                user_id,
+                k=k,
+                surface=self._surface,
+                mode=MODE_SERVE,
+                filter=pb.Filter(conditions=[condition]),
+                debug=True,
+            )
+            slots = tuple(slot for slot, item in enumerate(reply.items) if self.kind(item.item_id) == kind)[:n]
+            if len(slots) == n:
+                break
         shown = tuple(reply.items[slot].item_id for slot in slots)
         if len(shown) < n or reply.policy == "none":
             raise ProofError(
