@@ -26,8 +26,8 @@ from bandits.beta import BetaArms, BetaPrior
 from bandits.disjoint import DisjointPosterior
 from bandits.hybrid import HybridPosterior, HybridPrior
 from bandits.vw import Vowpal, VowpalModel, VowpalSettings
-from bench.bandit_worlds import Agent, World, run
-from bench.bandits import growth_exponent
+from bench.bandit_worlds import Agent, Seeds, World, run
+from bench.bandits import growth_exponent, recovery
 
 NO_PHI = np.zeros((10, 1))
 
@@ -206,3 +206,19 @@ def test_scaled_statistics_start_a_new_model_and_stay_exact() -> None:
     assert partial.scaled(0.0).statistics().a.any() == np.False_
     with pytest.raises(InvalidStatisticsError):
         partial.scaled(1.5)
+
+
+def test_BAN_14_discounting_recovers_from_a_swap_in_half_the_rounds() -> None:
+    """All arms change their worth after 8,000 rounds: rounds until 500 of them earn 90 % of the optimum."""
+    world, seeds = World(kind="swap", n_arms=20, dim=8, n_rounds=26_000, swap_at=8_000), list(range(50, 62))
+    state = Seeds(world, seeds)
+    state.advance(world.swap_round)
+    optimum = state.rates.max(axis=1)
+    rounds = {
+        half_life: recovery(
+            run(world, Agent(act="thompson", knob=0.7, prior_sd=0.01, half_life=half_life), seeds)[world.swap_round :],
+            optimum,
+        )
+        for half_life in (np.inf, 2_000.0)
+    }
+    assert rounds[2_000.0] <= 0.5 * rounds[np.inf]
