@@ -220,6 +220,8 @@ def _why(item: pb.ItemExplanation) -> Group:
     rest = item.contributions[TOP:]
     if rest:
         table.add_row(f"{len(rest)} others", "", f"{sum(one.contribution for one in rest):+.4f}")
+    for value in [one for one in item.not_used if one.value][:TOP]:
+        table.add_row(value.feature, f"{value.value:.4g}", "not used by model")
     return Group(title, table)
 
 

@@ -30,6 +30,10 @@ WHY = pb.ItemExplanation(
     raw_score=0.5,
     bias=-0.5,
     contributions=[pb.Contribution(feature=f"user:f{n}", value=n, contribution=0.1) for n in range(10)],
+    not_used=[
+        pb.FeatureValue(feature="user_category_windows:saves_6h", value=4),
+        pb.FeatureValue(feature="user_windows:likes_1h"),
+    ],
 )
 
 
@@ -103,6 +107,8 @@ def test_rank_explained_shows_contributions_and_ages(served: tuple[Scripted, str
         "+0.4000",
         "user_activity 1500 ms ago",
         "raw click score +0.5000",
+        "user_category_windows:saves_6h",
+        "not used by model",
     ):
         assert text in out
 
