@@ -85,7 +85,10 @@ class LiverankProvider(PassthroughProvider):
                     self._check(view, namespace, locator)
             program = compile_registry(tables_to_keep, project, locator)
         client = self._redis()
-        before = read_program(client, namespace)
+        try:
+            before = read_program(client, namespace)
+        except ProgramError:
+            before = None  # of another release, or broken: this one takes its place
         if partial and before is not None:
             named = {view.name for view in program.views}
             kept = [view for view in before.views if view.name not in named]
