@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +16,6 @@ from features.errors import RowFormatError, StateFormatError
 from features.hashing import item_hash
 from features.program import Aggregate, ViewProgram
 from features.state.dedup import Dedup, Verdict
-from features.state.effects import Effects, _item_event, _item_pairs, _numbered_effect, _read_effects, joined
 from features.state.exposures import Exposures
 from features.state.history import Entry, History
 from features.state.neighbours import Neighbours
@@ -27,11 +25,8 @@ from features.state.seen import Seen
 from features.state.session import Sessions, Shown
 from features.state.trend import Trend
 from features.tiles import RingTiles, load
-from liverank.contract import validate_event
-from liverank.errors import ContractError
-from liverank.v1.event_pb2 import Control, Event, EventType
-from liverank.v1.stream_pb2 import Example, ItemEffect, ItemEffects
-from streams.numbers import _numbered
+from liverank.v1.event_pb2 import Event, EventType
+from liverank.v1.stream_pb2 import Example
 
 core = native.core
 pytestmark = pytest.mark.skipif(core is None, reason=f"no native state: {native.why_not}")
@@ -381,98 +376,3 @@ def test_neighbours(seed: int) -> None:
         if rng.random() < 0.1:
             twins.stop(rng)
     twins.stop(rng)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_effects(seed: int) -> None:
-    rng = random.Random(seed)
-
-    def number() -> float:
-        return rng.choice([0.0, 1.0, -1.0, rng.random(), 1e300])
-
-    event = (
-        item(rng),
-        rng.randrange(60),
-        rng.randrange(-1, T0),
-        number(),
-        number(),
-        rng.choice(["", "é"]),
-        number(),
-        3,
-    )
-    n = rng.randrange(4)
-    pairs = (item(rng), [rng.getrandbits(63) - (1 << 62) for _ in range(n)], [number() for _ in range(n)], T0)
-    for ours, theirs in (
-        (_item_event(*event), core.item_event(*event)),
-        (_item_pairs(*pairs), core.item_pairs(*pairs)),
-    ):
-        assert ItemEffect.FromString(ours) == ItemEffect.FromString(theirs)
-        place = (rng.randrange(1 << 40), rng.randrange(3), rng.randrange(3000))
-        entries = [make(*place, theirs) for make in (_numbered_effect, core.numbered_effect)]
-        assert len({ItemEffects.FromString(each).effects[0].SerializeToString() for each in entries}) == 1
-    clock = _numbered_effect(1, 0, 0, ItemEffect(clock_ms=T0).SerializeToString())
-    controls = ItemEffect(control=Control(kind="activate", payload=b"x")).SerializeToString()
-    packed = joined(2, 3, [*entries, clock, core.numbered_effect(*place, controls), core.numbered_effect(1, 2, 3, b"")])
-    for record in (packed, ItemEffects(generation=1, control=Control(kind="k")).SerializeToString(), b""):
-        assert Effects(*core.read_effects(record)) == _read_effects(record)
-    for broken in (b"\x1a", b"\x1a\x05abc", b"\xff" * 12):
-        with pytest.raises(ValueError, match="protobuf"):
-            core.read_effects(broken)
-
-
-def odd(rng: random.Random) -> Event:
-    """An event that keeps the contract, or breaks it in some place."""
-    if rng.random() < 0.4:
-        event = exposure(rng, "r", T0)
-        for slot in event.exposure.slots:
-            slot.propensity = rng.choice([slot.propensity] * 30 + [0.0, 1.5, math.nan])
-            slot.item_id = rng.choice([slot.item_id] * 30 + [""])
-            if slot.phi and rng.random() < 0.05:
-                slot.phi[0] = math.inf
-            if rng.random() < 0.05:
-                slot.p_first.append(0.5)
-    else:
-        event = Event(
-            event_id="e", type=rng.randrange(0, 16), user_id="u", item_id="i", event_ts_ms=T0, value=8.0, surface="h"
-        )
-        if event.type == EventType.EVENT_TYPE_SURVEY:
-            event.value = 0.5
-    for _ in range(rng.choice([0, 0, 1, 2])):
-        name = rng.choice(["event_id", "user_id", "session_id", "item_id", "request_id", "surface", "anonymous_id"])
-        setattr(event, name, rng.choice(["", "x" * 64, "x" * 65, "x" * 128, "x" * 129, "é" * 40]))
-    if rng.random() < 0.2:
-        event.event_ts_ms = rng.choice([0, -1, 10**11, 10**11 - 1, T0 + 300_000, T0 + 300_001, T0 + 10**9])
-    if rng.random() < 0.2:
-        event.value = rng.choice([-1.0, 2.0, 0.0, math.nan, math.inf])
-    if rng.random() < 0.1:
-        event.position = rng.choice([-1, 10_000, 10_001])
-    if rng.random() < 0.05:
-        event.context.device = rng.choice(["phone", "x" * 99])
-    if rng.random() < 0.05:
-        event.attributes["a"].text = rng.choice(["b", "x" * 2000])
-    return event
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_what_is_plainly_right_keeps_the_contract(seed: int) -> None:
-    rng, plain_events, refused = random.Random(seed), 0, 0
-    for _ in range(3000):
-        event = odd(rng)
-        packed = event.SerializeToString()
-        if core.plain_event(packed, T0):
-            validate_event(event, now_ms=T0)
-            plain_events += 1
-        else:
-            try:
-                validate_event(event, now_ms=T0)
-            except ContractError:
-                refused += 1
-    assert plain_events > 500
-    assert refused > 500
-    assert not core.plain_event(b"\xff" * 20, T0)
-
-
-def test_numbers() -> None:
-    place = (1, 3, 1 << 40, 2, 77, Example(user_id="u").SerializeToString())
-    assert core.numbered(*place) == _numbered(*place)
-    assert Example.FromString(core.numbered(*place)).number.offset == 1 << 40
