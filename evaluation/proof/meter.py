@@ -215,6 +215,19 @@ class Meter:
             model = reply.model
         return np.array(out), tuple(slates), model
 
+    def supply(self, probe: Probe) -> int:
+        """Items of the kind in a long greedy slate: what can move up."""
+        reply = self._client.rank(
+            probe.user_id,
+            k=LONG,
+            surface=self._surface,
+            mode=MODE_SHADOW,
+            exclude_item_ids=probe.shown,
+            shadow=pb.ShadowOptions(as_of_ms=probe.as_of_ms, seed=1, greedy=True),
+            deadline_s=5.0,
+        )
+        return sum(self.kind(item.item_id) == probe.kind for item in reply.items)
+
     def part(self, probe: Probe, layer: str) -> float:
         """How much the kind's items score above the others with only one layer on; the same candidates always."""
         candidates = self._candidates(probe)

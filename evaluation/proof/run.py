@@ -28,6 +28,7 @@ N_ASKED: Final = 8
 """So many users are asked in for one experiment; the kind with most room to move is the probe."""
 ROOM_DOWN: Final = (0.25, 0.45)
 ROOM_UP: Final = (0.10, 0.30)
+SUPPLY: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +110,13 @@ class _Prover:
 
     def good_news(self, action: str, which: Sequence[str]) -> None:
         """A fresh user does something positive to one item of the kind: everything moves the other way."""
-        probe = self._begin(ROOM_UP)
+        probe = self._begin(ROOM_UP, SUPPLY)
         before = self._meter.read(probe)
         after, delays = self._act(probe, action, 0, before)
         self._judge(f" ({action})", before, after, delays, +1, which)
         self.lines.append(lines.model(f"e ({action})", before, after))
 
-    def _begin(self, room: tuple[float, float]) -> Probe:
+    def _begin(self, room: tuple[float, float], supply: int = 0) -> Probe:
         """Ask some users in, show each an item of a kind; the one whose kind has most room to move is the probe.
 
         They come by first and leave (a click on something of a kind that they do not get, end of session): what moves
@@ -126,6 +127,8 @@ class _Prover:
         ----------
         room : (float, float)
             Least and largest share of the kind before the action. One kind may have at most .6 of a slate.
+        supply : int
+            Items of the kind that a long slate should hold: nothing else can move up.
         """
         users = [user for user in self._plan.users if user not in self._used][:N_ASKED]
         if not users:
@@ -148,7 +151,8 @@ class _Prover:
         self._settle()
         probes = [replace(probe, as_of_ms=now_ms() + AHEAD_MS) for probe in shown]
         at = [float(self._meter.shares(probe, range(1, 9))[0].mean()) for probe in probes]
-        best = min(range(len(probes)), key=lambda place: _distance(at[place], room))
+        short = [supply > 0 and self._meter.supply(probe) < supply for probe in probes]
+        best = min(range(len(probes)), key=lambda place: (short[place], _distance(at[place], room)))
         return replace(probes[best], as_of_ms=now_ms() + AHEAD_MS)
 
     def _visit(self, users: Sequence[str]) -> dict[str, str]:
