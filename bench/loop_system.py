@@ -126,8 +126,7 @@ class System:
     def p_click(self, x: Floats, slot: Floats) -> Floats:
         """The base model's P(click | shown at slot)."""
         z = self.weights[0] + x @ self.weights[1:-1] + self.weights[-1] * np.log(slot)
-        result: Floats = 1.0 / (1.0 + np.exp(-z))
-        return result
+        return _sigmoid(z)
 
     def draw(self, user: int, at_ms: int, live: Ints, k: int, seed: int) -> tuple[Ints, bandits.Slate]:
         """(rows of the slate, what was drawn)."""
@@ -182,11 +181,12 @@ class System:
         x, _, clicked = self.shown.arrays()
         design = np.concatenate([np.ones((x.shape[0], 1)), x], axis=1)
         weights = self.weights.copy()
-        for _ in range(6):
-            p = 1.0 / (1.0 + np.exp(-design @ weights))
+        for _ in range(8):
+            p = _sigmoid(design @ weights)
             gradient = design.T @ (clicked - p) - RIDGE * weights
             hessian = (design * (p * (1.0 - p))[:, None]).T @ design + RIDGE * np.eye(design.shape[1])
-            weights = weights + np.linalg.solve(hessian, gradient)
+            step = np.linalg.solve(hessian, gradient)
+            weights = weights + step * min(1.0, 1.0 / max(float(np.abs(step).max()), 1e-12))
         self.weights = weights
         self.refresh()
 
@@ -229,3 +229,8 @@ def some_users(world: World, n: int, rng: Generator) -> Ints:
     """Who comes by: all alike, or few would have seen everything."""
     drawn: Ints = rng.integers(0, len(world.population.users), n)
     return drawn
+
+
+def _sigmoid(z: Floats) -> Floats:
+    result: Floats = 0.5 * (1.0 + np.tanh(0.5 * z))
+    return result
