@@ -117,7 +117,6 @@ class PartitionFold(Outgoing):
         self.position = position
         self.clock_ms = clock_ms
         self.calls: list[Call] = []
-        self.n_strays = 0
         self._fold = fold
         self._sources = dict(sources)
         self._reader = reader
@@ -168,7 +167,6 @@ class PartitionFold(Outgoing):
             self.dead_letter(parsed.reason, parsed.detail)
         elif self.is_stray(parsed):
             self._advance(record, tick=False)
-            self.n_strays += 1
             if record.header(FORWARDED[0]) is not None:
                 self.dead_letter("stray", f"forwarded once and still not of partition {self.partition}; check its key")
             else:

@@ -16,6 +16,7 @@ from liverank.errors import ContractError
 from liverank.kafka import Record
 from liverank.settings import Settings
 from streams.calls import Call, Limits, Position
+from streams.collector import quiet
 from streams.fence import FencedStore, Meta
 from streams.fold import Fold, Parsed
 from streams.outbox import Output
@@ -25,7 +26,7 @@ from streams.publisher import Pending, RowSink, merge_calls
 __all__ = ["Replayer", "Restored"]
 
 #: Records between two writes: what waits in memory is bounded by it.
-_WRITE_EVERY: Final = 10_000
+_WRITE_EVERY: Final = 30_000
 #: States of each fold in memory.
 _CACHE_STATES: Final = 50_000
 #: Recorded time runs fast: all due keys are held in memory.
@@ -172,6 +173,7 @@ class Replayer:
         catalogue: ItemVersions,
         outputs: Callable[[Sequence[Output]], None],
     ) -> None:
+        quiet()
         self._n_partitions = n_partitions
         self._generation = generation
         self._outputs = outputs
