@@ -14,13 +14,12 @@ from pathlib import Path
 
 from bench.chaos.attack import Attack
 from bench.chaos.plan import FAILPOINTS, Plan
+from bench.chaos.registry import wait_until_served
 from bench.chaos.stores import BreakableRedis, Broker
 from bench.chaos.traffic import Traffic
 from bench.chaos.verify import Report, settle_agents, verify
 from bench.chaos.workers import Worker
 from bench.report import Bound, Figure, finish, table
-from features.program import FeatureProgram
-from features.redis import connect
 from infra.stack import Stack
 from infra.stack.supervisor import Supervisor
 from liverank.settings import RedisSettings, Settings, StackSettings, StreamsSettings, resolve
@@ -89,6 +88,7 @@ def calm(
         if not worker.ready(180.0):
             run.faults.append(f"worker {worker.number} was not ready after the attack:\n{worker.log_tail()}")
     streams = settings.streams
+    wait_until_served(settings, 300.0)
     settle(settings, timeout_s=300.0, quiet_s=streams.attribution_window_s + streams.late_outcome_s + 4.0)
     settle(settings, timeout_s=120.0, quiet_s=1.0)
     settle_agents(settings)
@@ -96,8 +96,7 @@ def calm(
         if not worker.leave():
             run.faults.append(f"worker {worker.number} did not end cleanly:\n{worker.log_tail()}")
     figures["settle_s"] = round(time.monotonic() - settled_s, 1)
-    with connect(settings) as client:
-        program = FeatureProgram.from_json(client.get(f"{settings.namespace}:program"))
+    program = wait_until_served(settings, 1.0)
     verified_s = time.monotonic()
     report = verify(settings, program, traffic.ids | traffic.many_ids)
     figures["verify_s"] = round(time.monotonic() - verified_s, 1)
@@ -133,6 +132,7 @@ def main() -> int:
         "redis_away": run.done["Redis away"],
         "redis_rolled_back": run.done["Redis rolled back"],
         "broker_restarts": run.done["broker restart"],
+        "views_declared": run.done["view declared"],
         "faults_done": dict(sorted(run.done.items())),
         "sent": dict(sorted(traffic.sent.items())),
         "harness_faults": len(run.faults),
@@ -161,6 +161,7 @@ def main() -> int:
         Bound("redis_away", ">=", 1),
         Bound("redis_rolled_back", ">=", 1),
         Bound("broker_restarts", ">=", 1),
+        Bound("views_declared", ">=", 1),
         Bound("events", ">=", 200_000 if plan.minutes >= 8 else 1_000),
     ]
     return finish("chaos", figures, bounds)

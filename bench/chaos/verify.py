@@ -23,7 +23,7 @@ from features.program import FeatureProgram
 from features.redis import connect
 from features.state.params import state_params
 from features.user_row import UserRowReader, UserSchema
-from features.vectors import WINDOWS_MS
+from features.vectors import NEGATIVE_SHARE, WINDOWS_MS
 from liverank.kafka import Record, Tp, end_offsets
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import DeadLetter
@@ -269,7 +269,8 @@ def _vectors(report: Report, settings: Settings, counted: Recount, reader: UserR
                 continue
             for at, window_ms in enumerate(WINDOWS_MS):
                 if 0 <= row.computed_ms - ts_ms < window_ms:
-                    wanted[at] += sixteenths / 16 * vector.astype(np.float64)
+                    weight = sixteenths / 16 * (NEGATIVE_SHARE if sixteenths < 0 else 1.0)
+                    wanted[at] += weight * vector.astype(np.float64)
         length = np.linalg.norm(wanted, axis=1, keepdims=True)
         wanted = np.where(length < 1e-9, 0.0, wanted / (length + 1.0))
         report.checked["vectors"] += 1
@@ -302,13 +303,15 @@ def _example_files(report: Report, settings: Settings, counted: Recount) -> None
 
 
 def _archive(report: Report, settings: Settings, records: Sequence[Record]) -> None:
-    """The archive holds every record once, to the byte."""
+    """The archive holds every record once, to the byte, but for the last that came while the workers ended."""
     for partition in range(settings.stack.partitions):
         folder = part_dir(settings, "events", 1, partition)
         archived = {each.offset: each.value for each in read_part(folder, "events", partition)}
         report.checked["records in the archive"] += len(archived)
+        end = max(archived, default=-1)
         log = {each.offset: each.value for each in records if each.partition == partition}
-        wrong = [offset for offset, value in log.items() if archived.get(offset) != value]
+        report.checked["records after the archive's end"] += sum(offset > end for offset in log)
+        wrong = [offset for offset, value in log.items() if offset <= end and archived.get(offset) != value]
         report.same(f"archive of partition {partition}: wrong or missing", len(wrong), 0)
 
 
