@@ -352,10 +352,18 @@ class BatchConsumer:
         self._consumer.subscribe(list(topics), on_assign=assigned, on_revoke=revoked, on_lost=lost)
 
     def assign(self, positions: Mapping[Tp, int]) -> None:
-        """Read exactly these partitions, each from its offset (`BEGINNING` and `END` are allowed)."""
+        """Read exactly these partitions, each from its offset (`BEGINNING` and `END` are allowed); none is paused.
+
+        Notes
+        -----
+        librdkafka remembers a pause over `unassign` and `assign`: a partition that was paused when the group took it
+        would never be read again.
+        """
         self._assigned = [TopicPartition(tp.topic, tp.partition, offset) for tp, offset in positions.items()]
         try:
             self._consumer.assign(self._assigned)
+            if self._assigned:
+                self._consumer.resume(self._assigned)
         except KafkaException as error:
             raise translate(error.args[0], "assigning partitions") from error
 
