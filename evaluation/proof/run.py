@@ -27,8 +27,8 @@ N_IN_A_ROW: Final = 5
 N_ASKED: Final = 8
 """So many users are asked in for one experiment; the kind with most room to move is the probe."""
 ROOM_DOWN: Final = (0.25, 0.45)
-ROOM_UP: Final = (0.10, 0.30)
-SUPPLY: Final = 8
+ROOM_UP: Final = (0.05, 0.35)
+SUPPLY: Final = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class _Prover:
         Parameters
         ----------
         room : (float, float)
-            Least and largest share of the kind before the action. One kind may have at most .6 of a slate.
+            Least and largest share of the kind before the action.
         supply : int
             Items of the kind that a long slate should hold: nothing else can move up.
         """
@@ -151,8 +151,9 @@ class _Prover:
         self._settle()
         probes = [replace(probe, as_of_ms=now_ms() + AHEAD_MS) for probe in shown]
         at = [float(self._meter.shares(probe, range(1, 9))[0].mean()) for probe in probes]
+        outside = [not room[0] <= share <= room[1] for share in at]
         short = [supply > 0 and self._meter.supply(probe) < supply for probe in probes]
-        best = min(range(len(probes)), key=lambda place: (short[place], _distance(at[place], room)))
+        best = min(range(len(probes)), key=lambda place: (outside[place], short[place], _distance(at[place], room)))
         return replace(probes[best], as_of_ms=now_ms() + AHEAD_MS)
 
     def _visit(self, users: Sequence[str]) -> dict[str, str]:

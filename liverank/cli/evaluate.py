@@ -90,8 +90,9 @@ def demo(
 
     plan = DemoPlan(params=WorldParams(seed=seed), requests=requests)
     given = Settings()
-    # People of this world seldom open a thing twice.
-    settings = given.model_copy(update={"ranker": given.ranker.model_copy(update={"seen_policy": "consumed"})})
+    # People of this world seldom open a thing twice, and do not tire of a kind.
+    world = {"seen_policy": "consumed", "category_share": 1.0}
+    settings = given.model_copy(update={"ranker": given.ranker.model_copy(update=world)})
     budget = _Budget(Steps())
     stack = Stack(settings, budget.steps)
     cold = not stack.layout.cache.exists()
