@@ -62,7 +62,7 @@ class ValueWeights:
 
     heads: Mapping[str, float] = field(default_factory=lambda: HEAD_WEIGHTS)
     liking: float = 1.0
-    aversion: float = 0.7
+    aversion: float = 0.6
     nearness: float = 0.1
     diversity: float = 0.25
     freshness: float = 0.0

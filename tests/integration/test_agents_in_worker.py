@@ -21,6 +21,7 @@ from features.apply import apply
 from features.examples import examples_dir, read_examples
 from features.item_vectors import active_space, read_vectors
 from features.redis import connect
+from features.vectors import NEGATIVE_SHARE
 from features.wire import entity_key, feature_field, unpack_floats, unpack_int64, unpack_string
 from liverank.kafka import Producer
 from liverank.settings import Settings
@@ -119,7 +120,8 @@ def test_EMB_2_agents_follow_the_folds(
             delays.append(
                 until(lambda old=before: row("user_id", "u1", "user_vectors", "computed_ms") != old, "new vectors")
             )
-        total = vectors["i1"] - 5 * vectors["i2"]  # 5 clicks of 1 and 5 dismissals of -2
+        # 5 clicks of 1 and 5 dismissals of -2
+        total = vectors["i1"] + (5 - 10 * NEGATIVE_SHARE) * vectors["i2"]
         for feature in ("vector_1w", "vector_1m", "vector_6m"):
             got = unpack_floats(row("user_id", "u1", "user_vectors", feature))
             np.testing.assert_allclose(got, total / (np.linalg.norm(total) + 1), atol=1e-5)
