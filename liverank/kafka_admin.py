@@ -152,8 +152,11 @@ def partition_counts(
     }
 
 
+#: A client that remembers a leader of before (a broker came back): librdkafka goes on asking with the old epoch until
+#: its metadata are old, so a new client asks.
+_STALE = (KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH)
 #: A partition that was just created, or whose leader is changing: ask again.
-_MOVING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+_MOVING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, *_STALE)
 _LATEST: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _EARLIEST: Any = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 
@@ -192,7 +195,7 @@ class OffsetClient:
             futures = self._admin.list_offsets(
                 asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=timeout_s
             )
-            asked = {}
+            asked, stale = {}, False
             for tp, future in futures.items():
                 try:
                     answers[Tp(tp.topic, tp.partition)] = int(future.result(timeout=timeout_s + 5).offset)
@@ -200,10 +203,13 @@ class OffsetClient:
                     if error.args[0].code() not in _MOVING or time.monotonic() >= deadline_s:
                         raise translate(error.args[0], f"asking {self._bootstrap} for offsets of {tp.topic}") from error
                     asked[tp] = spec
+                    stale |= error.args[0].code() in _STALE
                 except TimeoutError as error:
                     raise KafkaUnavailableError(
                         f"asking {self._bootstrap} for offsets of {tp.topic}: no answer in {timeout_s:g} s"
                     ) from error
+            if stale:
+                self._admin = _admin(self._bootstrap)
             if asked:
                 time.sleep(0.05)
         return answers
