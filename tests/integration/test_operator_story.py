@@ -246,7 +246,9 @@ def skews(settings: Settings, address: str, saves: Saves) -> None:
     (named,) = skew(settings, decisions, program, names=[feature, "user_windows:clicks_1d"], **given).found
     assert (named.feature, named.rows) == (feature, 1)
     assert (named.request_id, named.item_id) == (wrong.request_id, wrong.slots[1].item_id)
-    assert (named.served, named.rebuilt) == (right + 50, right)
+    # What was sent within the last moments before the request may not have been counted yet when it was served.
+    assert named.served == right + 50
+    assert right <= named.rebuilt <= right + 2
 
 
 def served(address: str) -> dict[str, dict[str, float]]:
