@@ -99,15 +99,18 @@ class Positioned:
                 pipe.hget(f"{self._prefix}{tp.partition}", tp.topic)
             stored = pipe.execute()
         for (tp, until), text in zip(handled.items(), stored, strict=True):
-            if text is not None and int(text) < until:
-                self._again(tp, int(text), until)
+            # No position at all: none was written yet, or the only one was lost.
+            start = 0 if text is None else int(text)
+            if start < until:
+                self._again(tp, start, until)
 
     def _again(self, tp: Tp, start: int, until: int) -> None:
-        _log.warning(
-            "Redis was rolled back: handling again", agent=self.name, topic=tp.topic, partition=tp.partition,
-            start=start, until=until,
-        )  # fmt: skip
         following = max(start, self._asking().begins([tp])[tp])
+        if following < until:
+            _log.warning(
+                "Redis was rolled back: handling again", agent=self.name, topic=tp.topic, partition=tp.partition,
+                start=following, until=until,
+            )  # fmt: skip
         reader = LogReader(self._settings.kafka.bootstrap, {tp: following}, name=f"again.{self.name}")
         deadline_s = time.monotonic() + _PATIENCE_S
         try:
