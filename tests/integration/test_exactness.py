@@ -133,6 +133,10 @@ def test_an_agent_handles_again_what_a_rolled_back_redis_lost(namespace: Setting
         assert fresh.offsets == list(range(12, 25))
         again.look([Tp(topic, 0)])
         assert len(fresh.offsets) == 13
+        # The only position ever written is lost.
+        client.hdel(key, topic)
+        again.look([Tp(topic, 0)])
+        assert fresh.offsets[13:] == list(range(25))
 
 
 def commit(settings: Settings, group: str, tp: Tp, offset: int) -> None:
