@@ -1,7 +1,4 @@
-"""Compile `features.native.core`: once per source, compiler flags and Python version.
-
-`python -m features.native.build` compiles it now and says where it lies.
-"""
+"""Compile `features.native.core`: once per source, compiler flags and Python version."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 import sysconfig
 import tempfile
 from functools import cache
@@ -90,10 +86,3 @@ def _compile(path: Path, failed: Path) -> None:
     for old in _BUILT.glob("core-*"):
         if old.name.split(".")[0] != path.name.split(".")[0]:
             old.unlink(missing_ok=True)
-
-
-if __name__ == "__main__":
-    try:
-        sys.stdout.write(f"{build()}\n")
-    except NativeBuildError as error:
-        sys.exit(f"not compiled: {error}")
