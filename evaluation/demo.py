@@ -31,7 +31,7 @@ from ranker.posterior import Belief, BeliefReader
 from ranker.serving import rulebook
 
 PROBE_EVERY: Final = 5
-N_PROBES: Final = 24
+N_PROBES: Final = 72
 POPULAR_HALF_LIFE_DAYS: Final = 7.0
 QUIET_MS: Final = 45 * 60_000
 """The history ends so long before the demo: every session is closed by then."""
