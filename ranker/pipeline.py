@@ -211,6 +211,7 @@ class Pipeline:
                 model=model,
                 weights=book.weights,
                 times_shown=times_shown(gathered, len(table)),
+                k=query.k,
                 few=max(few, size),
             )
             stages.done("score")

@@ -14,7 +14,7 @@ from ranker.affinity import Affinities
 from ranker.inputs import Floats, ItemsView, Rows, UserView
 from ranker.models import Model
 from ranker.retrieval import CandidateSet, Met
-from ranker.value import ValueWeights, hints, soft_factors, steps, value
+from ranker.value import ValueWeights, hints, kept, soft_factors, value
 
 MANY: Final = 300
 """More candidates than this are thinned by the light model."""
@@ -56,6 +56,7 @@ def score(
     model: Model,
     weights: ValueWeights,
     times_shown: NDArray[np.int32],
+    k: int,
     few: int = FEW,
 ) -> Scored:
     """Score candidates.
@@ -72,6 +73,8 @@ def score(
         Of heads and soft rules.
     times_shown
         Times each candidate was shown since the user's last click on it, shape ``(len(candidates.rows),)``.
+    k
+        Places in the slate.
     few
         Candidates that all heads see.
     """
@@ -93,6 +96,14 @@ def score(
     )
     main = table.categories[rows[places], 0]
     hint = hints(x, main, affinity, weights)
-    step = steps(main, affinity, weights)
-    worth = value(p_first, weights.of(model.heads), factors, hint, main=main, step=step)
+    worth = value(
+        p_first,
+        weights.of(model.heads),
+        factors,
+        hint,
+        main=main,
+        diversity=weights.diversity,
+        kept=kept(main, affinity, weights),
+        k=k,
+    )
     return Scored(places=places, x=x, p_first=p_first, value=worth)

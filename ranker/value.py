@@ -1,11 +1,12 @@
-"""What a shown item is worth, in clicks: V = factor x sum_h w_h p_h + spread x (hint - step x repetition).
+"""What a shown item is worth, in clicks: V = factor x sum_h w_h p_h + spread x (hint - repetition - fading).
 
-Factors, hint and step are the soft rules; they act before the draw. Factors are bounded to [0.5, 2] each; a negative V
-is divided by its factor, so that a factor above 1 always helps. The hint is what the user's newest signals say about an
-item's kind before any model has learned them; the step is what each further item of one kind loses, more so after a
-dismissal. A dismissed kind therefore leaves a slate item by item, the best one last: its items are worth nearly the
-same, so a plain deduction would take none or all of them. Both are measured in the spread of this request's own values,
-so that one dismissal means the same under every model: a fixed factor is drowned by one model and overdone by the next.
+Factors, hint, repetition and fading are the soft rules; they act before the draw. Factors are bounded to [0.5, 2] each;
+a negative V is divided by its factor, so that a factor above 1 always helps. The hint is what the user's newest likes
+say about an item's kind before any model has learned them; repetition is what each further item of one kind loses.
+Fading is what the newest rejections say: they take a share of the places that the kind would have had. Its items are
+worth nearly the same, so a plain deduction would take none or all of them. All three are measured in the spread of this
+request's own values, so that one signal means the same under every model: a fixed factor is drowned by one model and
+overdone by the next.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ BEST: Final = 50
 LEAST_SPREAD: Final = 0.05
 """Least spread, as a share of the mean size of these values."""
 LARGEST_HINT: Final = 4.0
+FADE: Final = 4.0
+"""Spreads that the first whole place too many costs."""
+LARGEST_FADE: Final = 16.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +47,15 @@ class ValueWeights:
     ----------
     heads
         Clicks that one outcome of a head is worth.
-    liking, aversion, nearness
-        The hint: ``liking x liked ** .75 - against / 4 + nearness x cosine``, within +-4, with ``against = aversion x
-        (disliked / 2) ** 1.5``, from the user's newest likes and dislikes of the item's first category (half-life one
-        day) and the mean cosine to the user's three vectors. One dismissal (weight 2) is a hint, several in a row are
-        a verdict.
+    liking, nearness
+        The hint: ``liking x liked ** .75 + nearness x cosine``, within +-4, from the user's newest likes of the item's
+        first category (half-life one day) and the mean cosine to the user's three vectors.
+    aversion
+        Share of its places in the slate that a first category loses with one dismissal (weight 2) of the last day:
+        ``n`` places become ``n x (1 - aversion) ** (disliked / 2)``.
     diversity
-        The step: each further item of one first category is worth ``diversity + against`` spreads less than the one
-        before it (by value), at most 4 in all.
+        Repetition: each further item of one first category is worth so many spreads less than the one before it (by
+        value), at most 4 in all.
     freshness
         Up to this share more for an item published now, halving every 7 days.
     shown
@@ -62,7 +67,7 @@ class ValueWeights:
 
     heads: Mapping[str, float] = field(default_factory=lambda: HEAD_WEIGHTS)
     liking: float = 1.0
-    aversion: float = 0.6
+    aversion: float = 0.35
     nearness: float = 0.1
     diversity: float = 0.25
     freshness: float = 0.0
@@ -132,13 +137,13 @@ def hints(x: Floats, main: NDArray[np.int32], affinity: Affinities, weights: Val
     liked = affinity.newest_liking[main]
     first = INDEX["crosses:cosine_1w"]
     near = x[:, first : first + 3].mean(axis=1)
-    hint = weights.liking * liked**0.75 - _against(main, affinity, weights) / 4 + weights.nearness * near
+    hint = weights.liking * liked**0.75 + weights.nearness * near
     bounded: NDArray[np.float64] = np.clip(hint.astype(np.float64), -LARGEST_HINT, LARGEST_HINT)
     return bounded
 
 
-def steps(main: NDArray[np.int32], affinity: Affinities, weights: ValueWeights) -> NDArray[np.float64]:
-    """What each further item of its kind loses, in spreads, shape ``(n,)``.
+def kept(main: NDArray[np.int32], affinity: Affinities, weights: ValueWeights) -> NDArray[np.float64]:
+    """Share of its places that each candidate's kind keeps after the newest rejections, shape ``(n,)``, in [0, 1].
 
     Parameters
     ----------
@@ -149,13 +154,8 @@ def steps(main: NDArray[np.int32], affinity: Affinities, weights: ValueWeights) 
     weights
         Strengths.
     """
-    return weights.diversity + _against(main, affinity, weights)
-
-
-def _against(main: NDArray[np.int32], affinity: Affinities, weights: ValueWeights) -> NDArray[np.float64]:
-    disliked = affinity.newest_aversion[main].astype(np.float64)
-    against: NDArray[np.float64] = weights.aversion * (disliked / 2) ** 1.5
-    return against
+    share: NDArray[np.float64] = (1.0 - weights.aversion) ** (affinity.newest_aversion[main].astype(np.float64) / 2)
+    return share
 
 
 def repetition(values: NDArray[np.float64], main: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -177,6 +177,37 @@ def repetition(values: NDArray[np.float64], main: NDArray[np.int32]) -> NDArray[
     return out
 
 
+def fading(
+    values: NDArray[np.float64], main: NDArray[np.int32], kept: NDArray[np.float64], k: int
+) -> NDArray[np.float64]:
+    """What the items of a rejected kind lose, in spreads, shape ``(n,)``, within [0, 16].
+
+    A kind that would have n of the best k places keeps ``n x kept`` of them: its item at place r within the kind loses
+    ``4 x (r + 1 - n x kept) ** 2`` where that place is beyond the kept ones. The best item so stays longest, a faint
+    signal costs little, and nothing depends on how close together the model sees the items.
+
+    Parameters
+    ----------
+    values
+        V without the rejections, shape ``(n,)``.
+    main
+        Code of the first category, shape ``(n,)``; 0 = none: such items lose nothing.
+    kept
+        Share of its places that the kind keeps, shape ``(n,)``.
+    k
+        Places in the slate. A kind without a place among the best k counts as if it had one.
+    """
+    lost = np.zeros(len(values))
+    rejected = (kept < 1.0) & (main > 0)
+    if not rejected.any():
+        return lost
+    best = np.argsort(-values, kind="stable")[:k]
+    had = np.maximum(np.bincount(main[best], minlength=int(main.max()) + 1), 1)[main[rejected]]
+    beyond = np.maximum(repetition(values, main)[rejected] + 1 - had * kept[rejected], 0.0)
+    lost[rejected] = np.minimum(FADE * beyond**2, LARGEST_FADE)
+    return lost
+
+
 def spread(values: NDArray[np.float64]) -> float:
     """Standard deviation of the best 50 values, in clicks; at least 5 % of their mean size."""
     best = np.partition(values, -BEST)[-BEST:] if len(values) > BEST else values
@@ -192,7 +223,9 @@ def value(
     hint: NDArray[np.float64] | float = 0.0,
     *,
     main: NDArray[np.int32] | None = None,
-    step: NDArray[np.float64] | float = 0.0,
+    diversity: float = 0.0,
+    kept: NDArray[np.float64] | None = None,
+    k: int = BEST,
 ) -> NDArray[np.float64]:
     """V of candidates.
 
@@ -206,13 +239,20 @@ def value(
         Positive, shape ``(n,)``.
     hint
         In spreads, shape ``(n,)``.
-    main, step
-        First categories, and what each further item of one of them loses, in spreads; each of shape ``(n,)``.
+    main
+        First categories, shape ``(n,)``; without them nothing repeats and nothing fades.
+    diversity
+        What each further item of one of them loses, in spreads.
+    kept
+        Share of its places that each candidate's kind keeps, shape ``(n,)``; not given = all.
+    k
+        Places in the slate.
     """
     plain = p @ head_weights
     ruled = np.where(plain >= 0, plain * factors, plain / factors)
     unit = spread(ruled)
     ruled = ruled + unit * np.asarray(hint)
-    if main is not None:
-        ruled = ruled - unit * np.minimum(step * repetition(ruled, main), LARGEST_HINT)
-    return ruled
+    if main is None:
+        return ruled
+    ruled = ruled - unit * np.minimum(diversity * repetition(ruled, main), LARGEST_HINT)
+    return ruled if kept is None else ruled - unit * fading(ruled, main, kept, k)

@@ -27,7 +27,7 @@ from ranker.serving import rulebook
 from ranker.status import TABLE, status_of
 from ranker.user_states import DEFAULT_STATES, Router, UserState
 from ranker.users import NOBODY, Users, Without
-from ranker.value import ValueWeights, hints, repetition, soft_factors, spread, steps, value
+from ranker.value import ValueWeights, fading, hints, kept, repetition, soft_factors, spread, value
 
 from liverank.v1 import event_pb2  # isort: skip
 
@@ -91,25 +91,39 @@ class TestColumns:
 class TestValue:
     def test_STR_3_each_negative_alone_lowers_its_kind(self, table: MemoryTable) -> None:
         weights = ValueWeights(nearness=0.0)
-        same = table.categories[:, 0] == table.categories[0, 0]
-        every = np.arange(len(table), dtype=np.int32)
+        main = table.categories[:, 0]
+        same = main == main[0]
+        values = np.linspace(1.0, 0.9, len(table))
         # dismissal, thumbs-down, not-interested, skip, short dwell, abandonment
         for kind, weight in ((10, -2.0), (11, -2.0), (12, -3.0), (9, -0.5), (3, -0.5), (53, -0.25)):
-            user = MemoryUser([("i0", kind, weight)], table=table)
-            affinity = affinities(user, table, NOW_MS)
-            hint = hints(rows_of(table, user), table.categories[every, 0], affinity, weights)
-            assert (hint[same] < 0).all(), kind
-            assert (hint[~same] == 0).all(), kind
+            affinity = affinities(MemoryUser([("i0", kind, weight)], table=table), table, NOW_MS)
+            lost = fading(values, main, kept(main, affinity, weights), 10)
+            assert lost[same].max() > 0, kind
+            assert lost[same].tolist() == sorted(lost[same]), "the best item of a kind loses least"
+            assert (lost[~same] == 0).all(), kind
 
-    def test_one_dismissal_is_a_hint_five_are_a_verdict(self, table: MemoryTable) -> None:
-        def hint(n: int) -> float:
-            user = MemoryUser([("i0", 10, -2.0)] * n, table=table)
-            x, affinity = rows_of(table, user), affinities(user, table, NOW_MS)
-            return float(hints(x, table.categories[:, 0], affinity, ValueWeights(nearness=0.0))[0])
+    def test_one_dismissal_takes_a_third_of_the_places_five_take_nearly_all(self, table: MemoryTable) -> None:
+        main = table.categories[:, 0]
+        values = np.random.default_rng(5).normal(1.0, 0.1, len(table))
+        values[main == main[0]] += 0.15  # a kind with many of the places
 
-        assert -0.3 < hint(1) < -0.05
-        assert hint(5) < 10 * hint(1)
-        assert hint(100) == -4
+        def places(n: int) -> int:
+            affinity = affinities(MemoryUser([("i0", 10, -2.0)] * n, table=table), table, NOW_MS)
+            share = kept(main, affinity, ValueWeights())
+            ruled = value(values[:, None], np.array([1.0]), np.ones(len(main)), main=main, kept=share, k=10)
+            return int((main[np.argsort(-ruled)[:10]] == main[0]).sum())
+
+        assert places(0) >= 4
+        assert 0.5 * places(0) <= places(1) < places(0)
+        assert places(5) <= 1
+        assert [places(n) for n in range(6)] == sorted((places(n) for n in range(6)), reverse=True)
+
+    def test_a_kind_without_a_place_fades_as_if_it_had_one(self) -> None:
+        values, main = np.array([0.9, 0.8, 0.3, 0.2]), np.array([1, 1, 2, 2], dtype=np.int32)
+        lost = fading(values, main, np.array([1.0, 1.0, 0.5, 0.5]), 2)
+        assert lost.tolist() == [0, 0, 4 * 0.5**2, 4 * 1.5**2]
+        assert fading(np.zeros(0), np.zeros(0, dtype=np.int32), np.zeros(0), 2).tolist() == []
+        assert fading(values, np.zeros(4, dtype=np.int32), np.zeros(4), 2).tolist() == [0, 0, 0, 0]
 
     def test_a_hint_means_the_same_under_a_flat_and_a_steep_model(self) -> None:
         hint = np.zeros(50)
@@ -127,19 +141,10 @@ class TestValue:
         values, main = np.array([0.3, 0.5, 0.4, 0.6, 0.9]), np.array([2, 1, 1, 1, 0], dtype=np.int32)
         assert repetition(values, main).tolist() == [0, 1, 2, 0, 0]
         assert repetition(np.zeros(0), np.zeros(0, dtype=np.int32)).tolist() == []
-        ruled = value(values[:, None], np.array([1.0]), np.ones(5), main=main, step=0.5)
+        ruled = value(values[:, None], np.array([1.0]), np.ones(5), main=main, diversity=0.5)
         assert ruled[[0, 3, 4]].tolist() == values[[0, 3, 4]].tolist()
         assert ruled[1] == pytest.approx(0.5 - 0.5 * spread(values))
         assert ruled[2] == pytest.approx(0.4 - 1.0 * spread(values))
-
-    def test_a_dismissed_kind_fades_faster_the_best_item_last(self, table: MemoryTable) -> None:
-        user = MemoryUser([("i0", 10, -2.0)], table=table)
-        weights, main = ValueWeights(nearness=0.0), table.categories[:, 0]
-        affinity = affinities(user, table, NOW_MS)
-        step, hint = steps(main, affinity, weights), hints(rows_of(table, user), main, affinity, weights)
-        same = main == main[0]
-        assert step[same] == pytest.approx(weights.diversity + 4 * -hint[same])
-        assert (step[~same] == weights.diversity).all()
 
     def test_a_click_on_the_kind_raises_it(self, table: MemoryTable) -> None:
         user = MemoryUser([("i0", 2, 1.0)], table=table)
