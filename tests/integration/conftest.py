@@ -10,8 +10,10 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from workers import Folds
 
 from infra.stack import Stack
 from infra.stack import namespace as namespaces
@@ -94,3 +96,28 @@ def make_running(make_namespace: MakeNamespace, tmp_path: Path) -> Iterator[Make
     yield make
     for local in started:
         local.down()
+
+
+@pytest.fixture
+def folds() -> Iterator[Callable[..., Folds]]:
+    """A function that starts a worker with the real folds; what still runs is killed after the test."""
+    made: list[Folds] = []
+
+    def make(*args: Any, **kwargs: Any) -> Folds:
+        made.append(Folds(*args, **kwargs))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        if worker.process.poll() is None:
+            worker.process.kill()
+        worker.process.communicate()
+
+
+@pytest.fixture
+def applied(namespace: Settings) -> Settings:
+    """A namespace whose feature repo is applied."""
+    from features.apply import apply_here
+
+    apply_here(namespace)
+    return namespace

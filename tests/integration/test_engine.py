@@ -17,10 +17,11 @@ import pytest
 from conftest import MakeNamespace
 
 from features.redis import connect
-from liverank.kafka import BEGINNING, LogReader, Producer, Tp, end_offsets
+from liverank.kafka import Producer
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType
 from liverank.v1.stream_pb2 import Example
+from tests.recount.namespace import read_topic
 
 HERE = Path(__file__).parent
 BASE_MS = 1_780_000_000_000
@@ -80,21 +81,6 @@ def produce(settings: Settings, n: int, start: int = 0, *, n_users: int = 40, n_
     assert producer.flush(30) == 0
 
 
-def read_all(settings: Settings, topic: str) -> list[Any]:
-    tps = [Tp(topic, p) for p in range(settings.stack.partitions)]
-    ends = end_offsets(settings.kafka.bootstrap, tps)
-    left = {tp for tp, end in ends.items() if end > 0}
-    reader = LogReader(settings.kafka.bootstrap, dict.fromkeys(tps, BEGINNING))
-    records: list[Any] = []
-    while left:
-        for record in reader.poll_batch(5000, 1.0):
-            records.append(record)
-            if record.offset + 1 >= ends[Tp(record.topic, record.partition)]:
-                left.discard(Tp(record.topic, record.partition))
-    reader.close()
-    return records
-
-
 def states(settings: Settings, kind: str) -> dict[str, dict[str, Any]]:
     found = {}
     with connect(settings) as client:
@@ -119,7 +105,7 @@ def distinct(settings: Settings, topic: str) -> Counter[str]:
     """What a reader that keeps the highest number per source sees: request ids, each counted once per acceptance."""
     highest: dict[tuple[int, int], tuple[int, int, int]] = {}
     seen: Counter[str] = Counter()
-    for record in read_all(settings, settings.topic(topic)):
+    for record in read_topic(settings, settings.topic(topic)):
         example = Example.FromString(record.value)
         number = example.number
         place = (number.offset, number.step, number.index)

@@ -9,16 +9,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from conftest import MakeNamespace
 from crash import catalogue_items, send, send_catalogue, traffic
-from test_crash_smoke import STREAMS, Folds
 from typer.testing import CliRunner
+from workers import STREAMS, Folds
 
 from bench.traffic import events as events_of
 from features.redis import connect
@@ -43,21 +42,6 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def settings(make_namespace: MakeNamespace) -> Settings:
     return make_namespace(streams=STREAMS)
-
-
-@pytest.fixture
-def folds() -> Iterator[Callable[..., Folds]]:
-    made: list[Folds] = []
-
-    def make(*args: Any, **kwargs: Any) -> Folds:
-        made.append(Folds(*args, **kwargs))
-        return made[-1]
-
-    yield make
-    for worker in made:
-        if worker.process.poll() is None:
-            worker.process.kill()
-        worker.process.communicate()
 
 
 def _epochs(settings: Settings) -> list[int]:

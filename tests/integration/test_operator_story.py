@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
+from operators import SAVES
 from typer.testing import CliRunner
 
 from evaluation.features.served import served_decisions
@@ -38,27 +39,6 @@ KINDS = ("jazz", "folk", "rock")
 N_ITEMS = 12
 FEATURE = "user_category_windows:saves_6h"
 
-SAVES = """
-from datetime import timedelta
-from entities import category, user
-from feast import Aggregation, Field, StreamFeatureView
-from feast.types import Float64
-from sources import events
-
-user_category_saves = StreamFeatureView(
-    name="user_category_saves",
-    entities=[user, category],
-    source=events,
-    timestamp_field="event_timestamp",
-    schema=[Field(name="saves_6h", dtype=Float64)],
-    aggregations=[
-        Aggregation(
-            column="save", function="sum", name="saves_6h",
-            time_window=timedelta(hours=6), slide_interval=timedelta(minutes=5),
-        )
-    ],
-)
-"""
 IMPURE = """
 import random
 
