@@ -143,7 +143,7 @@ class RankerSettings(_Section):
     """Worth of one outcome of each head, in clicks; changed weights act at once."""
     liking: float = Field(default=1.0, ge=0, le=1)
     """How strongly the newest likes of a kind raise its value at once, in spreads of the request's values; 0 = not."""
-    aversion: float = Field(default=0.35, ge=0, le=1)
+    aversion: float = Field(default=0.3, ge=0, le=1)
     """Share of its places in the slate that a kind loses at once with one dismissal; 0 = none."""
     nearness: float = Field(default=0.1, ge=0, le=1)
     """How strongly the user's vectors move values beside the model, in the same unit; 0 = not."""

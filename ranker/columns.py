@@ -4,8 +4,9 @@ The names are the contract between serving and training: a model's manifest list
 refuses a model with other names. `build` is pure, so that the same function makes the rows of a request, of an
 imported history and of a test.
 
-What a user rejected within the last day is no column. Rejections are rare, so a model learns a step from the first one
-on; the hint of `ranker.value` answers them, graded and bounded, and the model hears of them when they are a day old.
+What a user rejected within the last day is no column, and no part of the vectors behind the cosines. Rejections are
+rare, so a model learns a step from the first one on; `ranker.value.fading` answers them, graded and bounded, and the
+model hears of them when they are a day old.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from features.vectors import user_vectors
 from liverank.v1 import event_pb2
 from ranker.affinity import Affinities, affinities
 from ranker.inputs import Floats, ItemsView, Rows, UserView
@@ -128,7 +130,7 @@ def build(
     _fill_windows(out, user, table, rows, as_of_ms)
     main = table.categories[rows, 0]
     at = {name: INDEX[f"crosses:{name}"] for name in CROSSES}
-    _fill_cosines(out, user, table, rows)
+    _fill_cosines(out, user, table, rows, as_of_ms)
     out[:, at["co_occurrence"]] = np.log1p(np.maximum(scores.get("co_occurrence", np.float32(0)), 0))
     _fill_demand(out, table, rows, as_of_ms, affinity, scores)
     _fill_own(out, rows, affinity)
@@ -218,17 +220,33 @@ def _fill_windows(out: Floats, user: UserView, table: ItemsView, rows: Rows, as_
         out[:, [to for to, _ in have]] = padded[slot_of_code[table.categories[rows, 0]]]
 
 
-def _fill_cosines(out: Floats, user: UserView, table: ItemsView, rows: Rows) -> None:
+def _fill_cosines(out: Floats, user: UserView, table: ItemsView, rows: Rows, as_of_ms: int) -> None:
     """Cosines with the three user vectors; 0 where either side has none or the spaces differ."""
     vectors: Floats = user.vectors
     if vectors.size == 0 or user.space != table.space or vectors.shape[1] != table.vectors.shape[1]:
         return
+    vectors = _settled_vectors(user, table, as_of_ms)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: Floats = np.zeros_like(vectors)
     np.divide(vectors, norms, out=unit, where=norms > 0)
     first = INDEX["crosses:cosine_1w"]
     cosines = table.vectors[rows] @ unit.T
     out[:, first : first + 3] = np.where(table.has_vector[rows][:, None], cosines, 0)
+
+
+def _settled_vectors(user: UserView, table: ItemsView, as_of_ms: int) -> Floats:
+    """The user's vectors without what they rejected in the last day; 60 us where there is something."""
+    history = user.history
+    age_ms = as_of_ms - history["event_ts_ms"].astype(np.int64)
+    rejected = (history["weight"] < 0) & (age_ms > 0) & (age_ms < _DAY_MS)
+    if not rejected.any():
+        return user.vectors
+
+    def vectors_of(hashes: NDArray[np.int64]) -> tuple[Floats, NDArray[np.bool_]]:
+        at = table.rows_of_hashes(hashes)
+        return table.vectors[at], (at >= 0) & table.has_vector[at]
+
+    return user_vectors(history[~rejected & (age_ms > 0)], vectors_of, as_of_ms)
 
 
 def _fill_demand(

@@ -16,6 +16,7 @@ from ranker.retrieval import CandidateSet
 from ranker.rules import ListRules, SlateRules, shortlist, slate_rules
 from ranker.safety import MANY_DISLIKES, ExploreRules, dislikes, explorable
 from ranker.scoring import Scored
+from ranker.value import fading, spread
 
 MOST_NEW: Final = 5
 """New items with budget left that join the shortlist from outside it."""
@@ -140,6 +141,12 @@ def explore(
     rows = candidates.rows[scored.places]
     rate, excess = dislikes(scored.x, how.rules.dislike_strength)
     worth = scored.value + min(how.dislike_weight, 0.0) * rate
+    lost = np.zeros(len(worth))
+    if (scored.kept < 1.0).any():
+        value = np.zeros(len(worth)) if how.learns_reward else worth
+        score = value + posterior.mean(_phi(scored, candidates, table, np.arange(len(rows))).astype(np.float64))
+        lost = faded(score, scored.kept, table, rows, k, rules)
+        worth = worth - lost
     order = np.argsort(-worth, kind="stable")
     at = shortlist(order, table, rows, k, size, rules)
     exploring = how.policy is not None and how.greedy_slots < k
@@ -147,13 +154,9 @@ def explore(
     paid = _with_budget(new & (excess < MANY_DISLIKES), order, table, rows, how)
     at = _with_new(at, order, paid)
     chosen_rows, reserved = rows[at], paid[at]
-    features = phi(
-        scored.x[at],
-        [table.category_names[code] for code in table.categories[chosen_rows, 0].tolist()],
-        found_by(candidates, scored.places[at]),
-    )
+    features = _phi(scored, candidates, table, at)
     acted_on = features.astype(np.float64)
-    value = np.zeros(len(at)) if how.learns_reward else worth[at]
+    value = -lost[at] if how.learns_reward else worth[at]
     mean, sd = posterior.mean(acted_on), posterior.sd(acted_on)
     hard = slate_rules(table, chosen_rows, k, rules)
     allowed = explorable(value + mean, sd, how.rules, exempt=reserved) & ~(new[at] & ~reserved)
@@ -191,6 +194,35 @@ def explore(
         problem=problem,
         policy=policy,
     )
+
+
+def _phi(scored: Scored, candidates: CandidateSet, table: ItemsView, at: Rows | NDArray[np.int64]) -> Floats:
+    """Bandit features of some of the scored candidates."""
+    places = scored.places[at]
+    names = [table.category_names[code] for code in table.categories[candidates.rows[places], 0].tolist()]
+    return phi(scored.x[at], names, found_by(candidates, places))
+
+
+def faded(
+    score: NDArray[np.float64], kept: NDArray[np.float64], table: ItemsView, rows: Rows, k: int, rules: ListRules
+) -> NDArray[np.float64]:
+    """What the items of rejected kinds lose, in clicks, shape ``(n,)``: see `ranker.value.fading`.
+
+    How many places a kind would have had is read off the greedy slate of the whole score, under the hard rules.
+
+    Parameters
+    ----------
+    score
+        Value plus posterior mean, without the rejections, shape ``(n,)``.
+    kept
+        Share of its places that each candidate's kind keeps, shape ``(n,)``.
+    table, rows
+        The candidates, shape ``(n,)``.
+    k, rules
+        Slots and hard rules of the slate.
+    """
+    slate = shortlist(np.argsort(-score, kind="stable"), table, rows, k, k, rules)
+    return spread(score) * fading(score, table.categories[rows, 0], kept, slate)
 
 
 def _with_budget(

@@ -211,7 +211,6 @@ class Pipeline:
                 model=model,
                 weights=book.weights,
                 times_shown=times_shown(gathered, len(table)),
-                k=query.k,
                 few=max(few, size),
             )
             stages.done("score")

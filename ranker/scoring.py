@@ -35,13 +35,16 @@ class Scored:
     p_first
         Head probabilities at slot 1, shape ``(n, n_heads)``.
     value
-        V with its soft rules, shape ``(n,)``.
+        V with its soft rules but fading, shape ``(n,)``.
+    kept
+        Share of its places in the slate that each candidate's kind keeps after the newest rejections, shape ``(n,)``.
     """
 
     places: NDArray[np.int64]
     x: Floats
     p_first: NDArray[np.float64]
     value: NDArray[np.float64]
+    kept: NDArray[np.float64]
 
 
 def score(
@@ -56,7 +59,6 @@ def score(
     model: Model,
     weights: ValueWeights,
     times_shown: NDArray[np.int32],
-    k: int,
     few: int = FEW,
 ) -> Scored:
     """Score candidates.
@@ -73,8 +75,6 @@ def score(
         Of heads and soft rules.
     times_shown
         Times each candidate was shown since the user's last click on it, shape ``(len(candidates.rows),)``.
-    k
-        Places in the slate.
     few
         Candidates that all heads see.
     """
@@ -96,14 +96,5 @@ def score(
     )
     main = table.categories[rows[places], 0]
     hint = hints(x, main, affinity, weights)
-    worth = value(
-        p_first,
-        weights.of(model.heads),
-        factors,
-        hint,
-        main=main,
-        diversity=weights.diversity,
-        kept=kept(main, affinity, weights),
-        k=k,
-    )
-    return Scored(places=places, x=x, p_first=p_first, value=worth)
+    worth = value(p_first, weights.of(model.heads), factors, hint, main=main, diversity=weights.diversity)
+    return Scored(places=places, x=x, p_first=p_first, value=worth, kept=kept(main, affinity, weights))

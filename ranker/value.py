@@ -67,7 +67,7 @@ class ValueWeights:
 
     heads: Mapping[str, float] = field(default_factory=lambda: HEAD_WEIGHTS)
     liking: float = 1.0
-    aversion: float = 0.35
+    aversion: float = 0.3
     nearness: float = 0.1
     diversity: float = 0.25
     freshness: float = 0.0
@@ -178,13 +178,13 @@ def repetition(values: NDArray[np.float64], main: NDArray[np.int32]) -> NDArray[
 
 
 def fading(
-    values: NDArray[np.float64], main: NDArray[np.int32], kept: NDArray[np.float64], k: int
+    values: NDArray[np.float64], main: NDArray[np.int32], kept: NDArray[np.float64], slate: NDArray[np.int32]
 ) -> NDArray[np.float64]:
     """What the items of a rejected kind lose, in spreads, shape ``(n,)``, within [0, 16].
 
-    A kind that would have n of the best k places keeps ``n x kept`` of them: its item at place r within the kind loses
-    ``4 x (r + 1 - n x kept) ** 2`` where that place is beyond the kept ones. The best item so stays longest, a faint
-    signal costs little, and nothing depends on how close together the model sees the items.
+    A kind with n places in the slate that would be shown without the rejections keeps ``n x kept`` of them: its item at
+    place r within the kind loses ``4 x (r + 1 - n x kept) ** 2`` where that place is beyond the kept ones. The best
+    item so stays longest, a faint signal costs little, and nothing depends on how close together the model sees items.
 
     Parameters
     ----------
@@ -194,15 +194,15 @@ def fading(
         Code of the first category, shape ``(n,)``; 0 = none: such items lose nothing.
     kept
         Share of its places that the kind keeps, shape ``(n,)``.
-    k
-        Places in the slate. A kind without a place among the best k counts as if it had one.
+    slate
+        Places, in these arrays, of the greedy slate without the rejections. A kind that is not in it counts as if it
+        had one item there.
     """
     lost = np.zeros(len(values))
     rejected = (kept < 1.0) & (main > 0)
     if not rejected.any():
         return lost
-    best = np.argsort(-values, kind="stable")[:k]
-    had = np.maximum(np.bincount(main[best], minlength=int(main.max()) + 1), 1)[main[rejected]]
+    had = np.maximum(np.bincount(main[slate], minlength=int(main.max()) + 1), 1)[main[rejected]]
     beyond = np.maximum(repetition(values, main)[rejected] + 1 - had * kept[rejected], 0.0)
     lost[rejected] = np.minimum(FADE * beyond**2, LARGEST_FADE)
     return lost
@@ -224,10 +224,8 @@ def value(
     *,
     main: NDArray[np.int32] | None = None,
     diversity: float = 0.0,
-    kept: NDArray[np.float64] | None = None,
-    k: int = BEST,
 ) -> NDArray[np.float64]:
-    """V of candidates.
+    """V of candidates, without fading.
 
     Parameters
     ----------
@@ -240,13 +238,9 @@ def value(
     hint
         In spreads, shape ``(n,)``.
     main
-        First categories, shape ``(n,)``; without them nothing repeats and nothing fades.
+        First categories, shape ``(n,)``; without them nothing repeats.
     diversity
         What each further item of one of them loses, in spreads.
-    kept
-        Share of its places that each candidate's kind keeps, shape ``(n,)``; not given = all.
-    k
-        Places in the slate.
     """
     plain = p @ head_weights
     ruled = np.where(plain >= 0, plain * factors, plain / factors)
@@ -254,5 +248,4 @@ def value(
     ruled = ruled + unit * np.asarray(hint)
     if main is None:
         return ruled
-    ruled = ruled - unit * np.minimum(diversity * repetition(ruled, main), LARGEST_HINT)
-    return ruled if kept is None else ruled - unit * fading(ruled, main, kept, k)
+    return ruled - unit * np.minimum(diversity * repetition(ruled, main), LARGEST_HINT)

@@ -15,6 +15,7 @@ import liverank.errors
 import liverank.kafka
 import ranker.errors
 import ranker.models.errors
+from features.vectors import user_vectors
 from liverank.errors import LiverankError, UnavailableError
 from liverank.settings import RankerSettings
 from ranker.affinity import affinities
@@ -22,7 +23,9 @@ from ranker.columns import COLUMNS, INDEX, build
 from ranker.degrade import Breaker, Recent, drawable
 from ranker.errors import RankerConfigError
 from ranker.experiments import DEFAULT, Arm, Experiment
+from ranker.explore import faded
 from ranker.phi import DIM, NAMES, phi
+from ranker.rules import ListRules
 from ranker.serving import rulebook
 from ranker.status import TABLE, status_of
 from ranker.user_states import DEFAULT_STATES, Router, UserState
@@ -72,6 +75,16 @@ class TestColumns:
         assert (rows_of(table, user)[:, INDEX["crosses:category_aversion"]] == 0).all()
         assert affinities(user, table, NOW_MS).newest_aversion[table.categories[0, 0]] > 0
 
+    def test_the_newest_rejection_moves_no_cosine_an_older_one_does(self, table: MemoryTable) -> None:
+        cosines = [INDEX[f"crosses:cosine_{window}"] for window in ("1w", "1m", "6m")]
+        liked, rejected = ("i0", 2, 1.0), ("i1", 10, -2.0)
+        vectors = table.vectors[[table.rows["i0"], table.rows["i1"]]]
+        plain = rows_of(table, MemoryUser([liked], table=table))[:, cosines]
+        for age_ms, same in ((1000, True), (86_400_000, False)):
+            user = MemoryUser([liked, rejected], table=table, age_ms=age_ms)
+            user.vectors = user_vectors(user.history, lambda _: (vectors, np.ones(2, dtype=np.bool_)), NOW_MS)
+            assert np.allclose(rows_of(table, user)[:, cosines], plain, atol=1e-6) == same, age_ms
+
     def test_unknown_items_in_history_are_left_out(self, table: MemoryTable) -> None:
         found = affinities(MemoryUser([("gone", 2, 1.0), ("i0", 2, 1.0)]), table, NOW_MS)
         assert found.n_entries == 2
@@ -97,7 +110,7 @@ class TestValue:
         # dismissal, thumbs-down, not-interested, skip, short dwell, abandonment
         for kind, weight in ((10, -2.0), (11, -2.0), (12, -3.0), (9, -0.5), (3, -0.5), (53, -0.25)):
             affinity = affinities(MemoryUser([("i0", kind, weight)], table=table), table, NOW_MS)
-            lost = fading(values, main, kept(main, affinity, weights), 10)
+            lost = fading(values, main, kept(main, affinity, weights), np.arange(10, dtype=np.int32))
             assert lost[same].max() > 0, kind
             assert lost[same].tolist() == sorted(lost[same]), "the best item of a kind loses least"
             assert (lost[~same] == 0).all(), kind
@@ -109,8 +122,8 @@ class TestValue:
 
         def places(n: int) -> int:
             affinity = affinities(MemoryUser([("i0", 10, -2.0)] * n, table=table), table, NOW_MS)
-            share = kept(main, affinity, ValueWeights())
-            ruled = value(values[:, None], np.array([1.0]), np.ones(len(main)), main=main, kept=share, k=10)
+            slate = np.argsort(-values)[:10].astype(np.int32)
+            ruled = values - spread(values) * fading(values, main, kept(main, affinity, ValueWeights()), slate)
             return int((main[np.argsort(-ruled)[:10]] == main[0]).sum())
 
         assert places(0) >= 4
@@ -118,12 +131,33 @@ class TestValue:
         assert places(5) <= 1
         assert [places(n) for n in range(6)] == sorted((places(n) for n in range(6)), reverse=True)
 
+    def test_places_are_counted_in_the_slate_that_the_hard_rules_allow(
+        self, table: MemoryTable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where one creator holds the best values, a kind stands in the slate without being among the best k."""
+        rows = np.arange(len(table), dtype=np.int32)
+        main = table.categories[:, 0]
+        kind, others = np.flatnonzero(main == main[0]), np.flatnonzero(main != main[0])
+        creator = np.arange(1, len(table) + 1, dtype=np.int32)
+        creator[others[:20]] = 1
+        monkeypatch.setattr(table, "creator", creator)
+        score = np.full(len(table), 0.1)
+        score[others[:20]], score[kind[:4]] = np.linspace(0.9, 0.8, 20), np.linspace(0.6, 0.5, 4)
+        share = np.where(main == main[0], 0.7, 1.0)
+        rules = ListRules(creator_share=0.3, category_share=1.0, duplicate_cosine=2.0)
+        lost = faded(score, share, table, rows, 7, rules)
+        assert (lost[kind[:2]] == 0).all(), "four of seven places: 2.8 are kept"
+        assert 0 < lost[kind[2]] < lost[kind[3]]
+        free = faded(score, share, table, rows, 7, ListRules(creator_share=1.0, category_share=1.0))
+        assert free[kind[0]] > 0, "without the rule the kind has no place and counts as if it had one"
+
     def test_a_kind_without_a_place_fades_as_if_it_had_one(self) -> None:
         values, main = np.array([0.9, 0.8, 0.3, 0.2]), np.array([1, 1, 2, 2], dtype=np.int32)
-        lost = fading(values, main, np.array([1.0, 1.0, 0.5, 0.5]), 2)
+        slate = np.array([0, 1], dtype=np.int32)
+        lost = fading(values, main, np.array([1.0, 1.0, 0.5, 0.5]), slate)
         assert lost.tolist() == [0, 0, 4 * 0.5**2, 4 * 1.5**2]
-        assert fading(np.zeros(0), np.zeros(0, dtype=np.int32), np.zeros(0), 2).tolist() == []
-        assert fading(values, np.zeros(4, dtype=np.int32), np.zeros(4), 2).tolist() == [0, 0, 0, 0]
+        assert fading(np.zeros(0), np.zeros(0, dtype=np.int32), np.zeros(0), slate[:0]).tolist() == []
+        assert fading(values, np.zeros(4, dtype=np.int32), np.zeros(4), slate).tolist() == [0, 0, 0, 0]
 
     def test_a_hint_means_the_same_under_a_flat_and_a_steep_model(self) -> None:
         hint = np.zeros(50)
