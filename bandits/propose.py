@@ -91,8 +91,13 @@ class BetaProposer:
 
     def draw(self, rng: Generator) -> list[str]:
         """The arms that rank first in one joint draw, best first; at most m."""
+        arms = self._arms
+        return [arms[place] for place in self.draw_places(rng)[0].tolist()]
+
+    def draw_places(self, rng: Generator) -> tuple[Ints, Floats]:
+        """As `draw`: places of these arms in the sequence that was given, and their drawn rates, both best first."""
         if not self._arms:
-            return []
+            return np.zeros(0, dtype=np.int64), np.zeros(0)
         if not self.level:
             return self._best(np.arange(len(self._arms)), rng.beta(self._alpha, self._beta))
         u = rng.random(len(self._arms))
@@ -114,8 +119,8 @@ class BetaProposer:
             values[again] = rng.beta(self._alpha[rows[again]], self._beta[rows[again]])
         return values
 
-    def _best(self, rows: Ints, values: Floats) -> list[str]:
+    def _best(self, rows: Ints, values: Floats) -> tuple[Ints, Floats]:
         m = min(self._m, rows.shape[0])
         top = np.argpartition(values, rows.shape[0] - m)[rows.shape[0] - m :]
-        arms = self._arms
-        return [arms[row] for row in rows[top[np.argsort(-values[top], kind="stable")]].tolist()]
+        top = top[np.argsort(-values[top], kind="stable")]
+        return rows[top], values[top]

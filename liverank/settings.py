@@ -126,6 +126,8 @@ class RankerSettings(_Section):
     """Posterior standard deviations below the score at which these lower bounds lie."""
     new_item_budget: int = Field(default=0, ge=0)
     """Explored exposures that each new item gets over all rankers, and no more while it is new; 0 = no budget."""
+    explore_candidates: int = Field(default=40, ge=0, le=1_000)
+    """Candidates that a Thompson draw over all items' click rates proposes (source `explore`); 0 = none."""
     new_item_days: float = Field(default=7.0, gt=0)
     """An item is new for so long after its publication."""
     new_item_share: float = Field(default=0.05, ge=0, lt=1)

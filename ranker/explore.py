@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bandits import Explorable, Greedy, Policy, Problem, Reserved, RewardPosterior, Slate, draw_slate, generator
 from ranker.inputs import Floats, ItemsView, Rows
 from ranker.phi import SOURCES, phi
-from ranker.retrieval import CandidateSet
+from ranker.retrieval import CandidateSet, Explore
 from ranker.rules import ListRules, SlateRules, shortlist, slate_rules
 from ranker.safety import MANY_DISLIKES, ExploreRules, dislikes, explorable
 from ranker.scoring import Scored
@@ -20,6 +20,8 @@ from ranker.value import fading, spread
 
 MOST_NEW: Final = 5
 """New items with budget left that join the shortlist from outside it."""
+MOST_DRAWN: Final = 5
+"""Candidates of the source `explore` that join it so, those with the highest drawn rates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +155,8 @@ def explore(
     new = how.rules.is_new(table.published_ms[rows], how.now_ms) if exploring else np.zeros(len(rows), dtype=np.bool_)
     paid = _with_budget(new & (excess < MANY_DISLIKES), order, table, rows, how)
     at = _with_new(at, order, paid)
+    if exploring:
+        at = _with_drawn(at, order, candidates, scored.places)
     chosen_rows, reserved = rows[at], paid[at]
     features = _phi(scored, candidates, table, at)
     acted_on = features.astype(np.float64)
@@ -245,6 +249,25 @@ def _with_new(at: Rows, order: NDArray[np.int64], paid: NDArray[np.bool_]) -> Ro
     inside[at] = True
     missing = order[(paid & ~inside)[order]][:MOST_NEW]
     inside[missing] = True
+    return order[inside[order]].astype(np.int32)
+
+
+def _with_drawn(at: Rows, order: NDArray[np.int64], candidates: CandidateSet, places: Rows | NDArray[np.int64]) -> Rows:
+    """The shortlist, and the best of the source `explore` that it left out; best value first.
+
+    The source's draw decides who may be drawn, not how likely: propensities are given the shortlist.
+    """
+    drawn = candidates.scores.get(Explore.name)
+    if drawn is None:
+        return at
+    rates = drawn[places]
+    rates[at] = 0.0
+    best = np.argsort(-rates, kind="stable")[:MOST_DRAWN]
+    joining = best[rates[best] > 0.0]
+    if not len(joining):
+        return at
+    inside = np.zeros(len(rates), dtype=np.bool_)
+    inside[at] = inside[joining] = True
     return order[inside[order]].astype(np.int32)
 
 

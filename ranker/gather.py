@@ -13,7 +13,7 @@ from ranker.catalogue import Catalogue
 from ranker.filters import Filters, in_region
 from ranker.inputs import ItemsView, Rows, UserView
 from ranker.request import RankQuery
-from ranker.retrieval import CandidateSet, Met, Query, Source, caller_candidates, retrieve, unite
+from ranker.retrieval import CandidateSet, Explore, Met, Query, Source, caller_candidates, retrieve, unite
 from ranker.retrieval.source import Proposal
 from ranker.seen import SeenItems, SeenPolicy, seen_items
 from ranker.user_states import UserState
@@ -54,6 +54,8 @@ def gather(
     seen_policy: SeenPolicy,
     disliked_after: int,
     limit: int,
+    seed: int = 0,
+    n_explore: int = 0,
 ) -> Gathered:
     """Collect candidates; call with the catalogue's lock held.
 
@@ -75,6 +77,10 @@ def gather(
         Rejections in a row after which a category is left out; 0 = never. The caller's own candidates are not touched.
     limit
         Most candidates.
+    seed
+        Of the request.
+    n_explore
+        Candidates of the source ``explore``.
     """
     table = catalogue.table
     affinity = affinities(user, table, as_of_ms)
@@ -86,9 +92,9 @@ def gather(
     allowed[hidden] = False
     if not query.candidates:
         allowed = without_disliked(allowed, affinity, table, disliked_after, query.k)
-    asked = Query(user=user, affinity=affinity, table=table, as_of_ms=as_of_ms, allowed=allowed)
+    asked = Query(user=user, affinity=affinity, table=table, as_of_ms=as_of_ms, allowed=allowed, seed=seed)
     if not query.candidates:
-        candidates = retrieve(sources, asked, state.quotas, limit)
+        candidates = retrieve(sources, asked, {**state.quotas, Explore.name: n_explore}, limit)
         return Gathered(candidates=candidates, affinity=affinity, seen=seen, met=asked.met, not_ranked=())
     given = caller_candidates(query.candidates, table)
     kept = allowed[given.rows]

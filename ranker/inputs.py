@@ -128,6 +128,10 @@ class ItemsView(Protocol):
         """Decayed choices of items, half-lives of 1 h, 1 d, 7 d and 30 d, shape ``(n, 4)``."""
         ...
 
+    def examined(self, as_of_ms: int) -> NDArray[np.float64]:
+        """Decayed shown slots and clicks of every item, shape ``(len(self), 2)``."""
+        ...
+
     def neighbours(self, row: int, as_of_ms: int | None = None) -> tuple[Rows, Floats]:
         """Items that met this one in users' histories, with weights decayed to `as_of_ms`."""
         ...

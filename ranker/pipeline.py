@@ -184,6 +184,8 @@ class Pipeline:
             rungs.append(degrade.SMALL)
             limit, few = SMALL_CANDIDATES, SMALL_FEW
         size = max(state.shortlist, query.k + query.k // 2 + 10)
+        seed = query.shadow.seed or seed_of(query.request_id)
+        explores = book.exploring.explores(query.surface) and not query.shadow.greedy
         with self._catalogue.lock:
             table = self._catalogue.table
             gathered = gather(
@@ -197,6 +199,8 @@ class Pipeline:
                 seen_policy=book.settings.seen_policy,
                 disliked_after=book.settings.disliked_after,
                 limit=limit,
+                seed=seed,
+                n_explore=book.settings.explore_candidates if explores else 0,
             )
             rungs += [degrade.source_rung(name) for name in gathered.candidates.failed]
             stages.done("retrieve")
@@ -224,7 +228,7 @@ class Pipeline:
             how = Exploration(
                 policy=policy,
                 greedy_slots=self._greedy_slots(query, book, policy, serving),
-                seed=query.shadow.seed or seed_of(query.request_id),
+                seed=seed,
                 rules=book.exploring,
                 now_ms=as_of_ms,
                 has_budget=self._budget.has if self._budget is not None else None,

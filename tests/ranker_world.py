@@ -96,6 +96,9 @@ class MemoryTable:
     def demand(self, rows: NDArray[np.int32], as_of_ms: int) -> NDArray[np.float32]:
         return np.outer(self._popularity[rows], [0.1, 1.0, 3.0, 9.0]).astype(np.float32)
 
+    def examined(self, as_of_ms: int) -> NDArray[np.float64]:
+        return np.outer(self._popularity, [20.0, 2.0]).astype(np.float64)
+
     def neighbours(self, row: int, as_of_ms: int | None = None) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         return self.pairs[row]
 

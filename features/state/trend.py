@@ -19,7 +19,19 @@ from features.state.params import DAY_MS, HOUR_MS
 from liverank.contract import POSITIVE
 from liverank.v1.event_pb2 import EventType
 
-__all__ = ["CHOICES", "FIELD", "HALF_LIVES_MS", "WIDTH", "Trend", "decode", "demand", "popularity", "response", "trend"]
+__all__ = [
+    "CHOICES",
+    "FIELD",
+    "HALF_LIVES_MS",
+    "WIDTH",
+    "Trend",
+    "decode",
+    "demand",
+    "examined",
+    "popularity",
+    "response",
+    "trend",
+]
 
 FIELD: Final = b"item_trend:decayed"
 HALF_LIVES_MS: Final = (HOUR_MS, DAY_MS, 7 * DAY_MS, 30 * DAY_MS)
@@ -84,6 +96,12 @@ def response(
     """Clicks over expected clicks, decayed, drawn to 1 by `prior` expected clicks; shape (n,)."""
     clicks = _decayed(values, half_life, _CLICKS, as_of_ms)
     return (clicks + prior) / (_decayed(values, half_life, _EXPECTED, as_of_ms) + prior)
+
+
+def examined(values: NDArray[np.float64], as_of_ms: int, *, half_life: int = 3) -> NDArray[np.float64]:
+    """Decayed expected clicks (shown slots by how likely a slot is looked at) and clicks, shape (n, 2)."""
+    pair = [_decayed(values, half_life, cell, as_of_ms) for cell in (_EXPECTED, _CLICKS)]
+    return np.stack(pair, axis=1)
 
 
 def trend(values: NDArray[np.float64], as_of_ms: int) -> NDArray[np.float64]:

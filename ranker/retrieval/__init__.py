@@ -3,6 +3,7 @@
 from ranker.retrieval.again import Again
 from ranker.retrieval.caller import CallerCandidates, caller_candidates
 from ranker.retrieval.co_occurrence import CoOccurrence, Met, co_occurrence
+from ranker.retrieval.explore import Explore
 from ranker.retrieval.semantic import SemanticNeighbours
 from ranker.retrieval.source import Proposal, Query, Source
 from ranker.retrieval.standard import standard_sources
@@ -16,6 +17,7 @@ __all__ = [
     "CallerCandidates",
     "CandidateSet",
     "CoOccurrence",
+    "Explore",
     "IndexSettings",
     "Met",
     "Proposal",

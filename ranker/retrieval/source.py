@@ -35,6 +35,8 @@ class Query:
         Instant for which values are read.
     allowed
         Which rows may be proposed, shape ``(len(table),)``; a source need not honour it, it is applied to the union.
+    seed
+        Of the request: what a source draws is a function of it.
     """
 
     user: UserView
@@ -42,6 +44,7 @@ class Query:
     table: ItemsView
     as_of_ms: int
     allowed: NDArray[np.bool_]
+    seed: int = 0
 
     @cached_property
     def met(self) -> Met:

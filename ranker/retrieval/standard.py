@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ranker.retrieval.again import Again
 from ranker.retrieval.co_occurrence import CoOccurrence
+from ranker.retrieval.explore import Explore
 from ranker.retrieval.semantic import SemanticNeighbours
 from ranker.retrieval.source import Source
 from ranker.retrieval.top_lists import DEMAND_KEEP_S, KEEP_MS, demand, fresh, popular, trending
@@ -20,8 +21,9 @@ def standard_sources(index: VectorIndex, *, keep: bool = True) -> list[Source]:
         Of the catalogue's vectors.
     keep
         Whether lists that do not depend on the user are kept for seconds; False where every request must see every
-        event before it (recorded time, training).
+        event before it (recorded time, training): there nothing is drawn either.
     """
+    exploring: list[Source] = [Explore()] if keep else []
     short_s, long_s = (KEEP_MS / 1000, DEMAND_KEEP_S) if keep else (0.0, 0.0)
     return [
         CoOccurrence(),
@@ -31,5 +33,6 @@ def standard_sources(index: VectorIndex, *, keep: bool = True) -> list[Source]:
         demand(long_s),
         trending(short_s),
         fresh(),
+        *exploring,
         popular(short_s),
     ]
