@@ -7,6 +7,7 @@ FeaturesError
 ├── OwnedViewError (ConfigError)     a foreign write to a view that a fold owns
 ├── RowFormatError (CorruptError)    stored bytes are not what this build writes
 ├── DriftError (ConfigError)         too little to compare
+├── PointInTimeError (ConfigError)   rows as they were cannot be had for what was asked
 ├── SpaceError (ConfigError)         vectors of another space or length
 ├── StateConfigError (ConfigError)   a parameter of the state lies outside its range
 └── StateFormatError (CorruptError)  a page of state is not what this build writes
@@ -21,6 +22,7 @@ __all__ = [
     "FeaturesError",
     "NativeBuildError",
     "OwnedViewError",
+    "PointInTimeError",
     "ProgramError",
     "RowFormatError",
     "SpaceError",
@@ -51,6 +53,10 @@ class RowFormatError(FeaturesError, CorruptError):
 
 class DriftError(FeaturesError, ConfigError):
     """Drift or skew cannot be told from what is there."""
+
+
+class PointInTimeError(FeaturesError, ConfigError):
+    """Rows as they were cannot be had for what was asked."""
 
 
 class SpaceError(FeaturesError, ConfigError):

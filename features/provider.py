@@ -7,23 +7,27 @@ of such a view are refused or skipped, everything else passes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+import pandas as pd
 from feast import FeatureView, OnDemandFeatureView, RepoConfig, StreamFeatureView
+from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.passthrough_provider import PassthroughProvider
 from feast.infra.registry.base_registry import BaseRegistry
 from pydantic import SecretStr
 
 from features.compile import Locator, compile_registry, compile_view, is_owned
-from features.errors import OwnedViewError, ProgramError
+from features.deployment import CHECKOUT
+from features.errors import OwnedViewError, PointInTimeError, ProgramError
 from features.generate import RepoLocator, refusing
 from features.program import FeatureProgram
 from features.redis import Redis, connect, translated
-from liverank.settings import RedisSettings, Settings
+from liverank.settings import RedisSettings, Settings, resolve
 
 __all__ = ["LiverankProvider", "namespace_of", "program_key", "read_program"]
 
@@ -142,6 +146,53 @@ class LiverankProvider(PassthroughProvider):
             config, feature_view, start_date, end_date, registry, project, tqdm_builder, disable_event_timestamp
         )
 
+    def get_historical_features(
+        self,
+        config: RepoConfig,
+        feature_views: list[FeatureView | OnDemandFeatureView],
+        feature_refs: list[str],
+        entity_df: pd.DataFrame | str | None,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool,
+        **kwargs: Any,
+    ) -> RetrievalJob:
+        """Rows as they were: owned views from the archive's replay, others from the configured offline store.
+
+        Raises
+        ------
+        PointInTimeError
+            Owned views are asked for without rows of entity keys and timestamps.
+        """
+        owned: list[Any] = [view for view in feature_views if is_owned(view)]
+        others: list[Any] = [view for view in feature_views if not is_owned(view)]
+        if not owned:
+            return super().get_historical_features(
+                config, feature_views, feature_refs, entity_df, registry, project, full_feature_names, **kwargs
+            )
+        from features.point_in_time import PointInTimeJob, Question
+
+        if not isinstance(entity_df, pd.DataFrame):
+            raise PointInTimeError(
+                f"stream views ({', '.join(view.name for view in owned)}) need rows: a DataFrame of entity keys and "
+                f"event_timestamp, got {type(entity_df).__name__}"
+            )
+        question = Question(
+            owned=owned,
+            others=others,
+            on_demand=OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
+            refs=feature_refs,
+            entity_df=entity_df,
+            full_feature_names=full_feature_names,
+        )
+
+        def ask_others(views: Sequence[FeatureView], refs: list[str], rows: pd.DataFrame) -> RetrievalJob:
+            return super(LiverankProvider, self).get_historical_features(
+                config, list(views), refs, rows, registry, project, full_feature_names, **kwargs
+            )
+
+        return PointInTimeJob(self._settings(project, owned), question, ask_others)
+
     def teardown_infra(self, project: str, tables: Sequence[Any], entities: Sequence[Any]) -> None:
         """Tear down what is not owned; a namespace's rows go with the namespace."""
         super().teardown_infra(project, [table for table in tables if not is_owned(table)], entities)
@@ -165,15 +216,35 @@ class LiverankProvider(PassthroughProvider):
                 "that holds windows.py (features/repo/windows.py), which adds them"
             )
 
+    def _settings(self, project: str, owned: Sequence[Any]) -> Settings:
+        """Settings of the namespace: those of the checkout, with the addresses that the registry was applied with."""
+        namespace = namespace_of(project)
+        with contextlib.chdir(CHECKOUT):
+            settings = Settings()
+        registry = Path(str(self.repo_config.registry.path))
+        home = settings.home if settings.home.is_absolute() else CHECKOUT / settings.home
+        if registry.parent.name == namespace:
+            home = registry.parent.parent
+        settings = resolve(settings.model_copy(update={"namespace": namespace, "home": home}))
+        kafka = settings.kafka.bootstrap or str(owned[0].stream_source.kafka_options.kafka_bootstrap_servers)
+        return settings.model_copy(
+            update={
+                "kafka": settings.kafka.model_copy(update={"bootstrap": kafka}),
+                "redis": self._redis_settings() if not settings.redis.url else settings.redis,
+            }
+        )
+
     def _redis(self) -> Redis:
+        return connect(Settings.model_construct(redis=self._redis_settings()))
+
+    def _redis_settings(self) -> RedisSettings:
         host, *options = str(self.repo_config.online_store.connection_string).split(",")
         given = dict(option.split("=", 1) for option in options)
         scheme = "rediss" if given.get("ssl", "").lower() == "true" else "redis"
-        redis = RedisSettings(
+        return RedisSettings(
             url=f"{scheme}://{host}/{given.get('db', '0')}",
             password=SecretStr(_password(given["password"])) if "password" in given else None,
         )
-        return connect(Settings.model_construct(redis=redis))
 
 
 def _password(text: str) -> str:

@@ -6,7 +6,8 @@ before carry the same numbers again, so nobody counts them twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from features.archive import part_dir, partitions_of, read_archive, read_part
@@ -22,7 +23,7 @@ from streams.program import pin_published
 from streams.replayer import Replayer
 from streams.users import UserFold
 
-__all__ = ["RebuildReport", "read_catalogue", "rebuild"]
+__all__ = ["RebuildReport", "catalogue_records", "catalogue_table", "read_catalogue", "rebuild"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,8 @@ class RebuildReport:
     items: int
 
 
-def read_catalogue(settings: Settings, n_partitions: int) -> tuple[Catalogue, int]:
-    """Return the catalogue's versions, as archive and topic hold them together, and how many there are."""
+def catalogue_records(settings: Settings, n_partitions: int) -> list[Record]:
+    """Return the catalogue's records, as archive and topic hold them together, by append time."""
     found = {(record.partition, record.offset): record for record in read_archive(settings, "items")}
     topic = settings.topic("items")
     ends = end_offsets(settings.kafka.bootstrap, [Tp(topic, p) for p in range(n_partitions)])
@@ -50,14 +51,22 @@ def read_catalogue(settings: Settings, n_partitions: int) -> tuple[Catalogue, in
                     left.discard(tp)
     finally:
         reader.close()
+    return sorted(found.values(), key=lambda r: (r.append_ts_ms, r.partition, r.offset))
+
+
+def catalogue_table(records: Iterable[Record]) -> tuple[Catalogue, int]:
+    """Return all versions that `catalogue_records` hold, and how many there are."""
     table, n = Catalogue(), 0
-    for record in sorted(found.values(), key=lambda r: (r.append_ts_ms, r.partition, r.offset)):
-        try:
+    for record in records:
+        with suppress(ContractError):  # a dead letter was written when it came
             table.put_record(record, keep_all=True)
             n += 1
-        except ContractError:
-            continue  # a dead letter was written when it came
     return table, n
+
+
+def read_catalogue(settings: Settings, n_partitions: int) -> tuple[Catalogue, int]:
+    """Return the catalogue's versions, as archive and topic hold them together, and how many there are."""
+    return catalogue_table(catalogue_records(settings, n_partitions))
 
 
 def _whole(records: Iterator[Record], what: str) -> Iterator[Record]:

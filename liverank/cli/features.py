@@ -1,4 +1,4 @@
-"""``liverank features list | diff | lineage | drift | skew | backfill``: the registry's features and how they fare."""
+"""``liverank features list | diff | lineage | drift | skew | backfill | history``: what is declared, how it fares."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     features.command()(drift)
     features.command()(skew)
     features.command()(backfill)
+    features.command()(history)
     app.add_typer(features, name="features")
 
 
@@ -216,6 +217,38 @@ def backfill(
         if not found:
             typer.echo("every view of the registry is served")
     raise typer.Exit(1 if found else 0)
+
+
+def history(
+    service: Annotated[str, typer.Option(help="Feature service of the registry.")],
+    entities: Annotated[
+        Path,
+        typer.Option(exists=True, dir_okay=False, help="Parquet or JSONL: join keys, event_timestamp (UTC or ms)."),
+    ],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Parquet to write.")],
+    json: _Json = False,
+) -> None:
+    """Features of a service as they were strictly before each row's timestamp: a training set without the future."""
+    import pyarrow.parquet as pq
+
+    from features.apply import open_store
+    from features.feature_history import feature_history, read_rows
+    from liverank.cli.progress import Steps
+
+    settings = _settings()
+    steps = Steps()
+    with steps.step("history") as step:
+        rows = read_rows(entities)
+        step.note(f"{len(rows):,} rows")
+        table = feature_history(open_store(settings, timeout_s=30.0), service, rows)
+        temporary = out.with_name(f".{out.name}.tmp")
+        pq.write_table(table, temporary)
+        temporary.replace(out)
+        step.note(f"{table.num_rows:,} rows, {table.num_columns - len(rows.columns):,} columns added")
+    if json:
+        typer.echo(encoder.dumps({"rows": table.num_rows, "columns": table.column_names, "path": str(out)}))
+        return
+    typer.echo(f"{table.num_rows:,} rows with {table.num_columns - len(rows.columns):,} columns added -> {out}")
 
 
 def _published(settings: Settings) -> FeatureProgram:
