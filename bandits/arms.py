@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -25,11 +27,22 @@ _HEADER = struct.Struct("<4sBBHHHq")
 _ENTRY = struct.Struct("<HI")
 
 
+@lru_cache(maxsize=4_096)
+def arm_rank(arm: str) -> tuple[int, str]:
+    """Place of an arm in the order in which arms are kept: by a hash of its name, the same in every process."""
+    digest = hashlib.blake2b(arm.encode(), digest_size=8, person=b"bandit-arm").digest()
+    return int.from_bytes(digest, "big"), arm
+
+
 class ArmPartials:
     """One `Partial` per arm, made at the arm's first slot.
 
     Adds up and travels as a partial does; order-free and exact in the same sense. Read by `DisjointPosterior` and
     `HybridPosterior`.
+
+    Of more than `MAX_ARMS` arms those of the smallest `arm_rank` are kept. An arm that is kept was never dropped
+    before, so its sums are whole, and tables that are fed in any order, on any number of partitions, keep the same
+    arms. What is not kept has the prior.
 
     Parameters
     ----------
@@ -37,7 +50,7 @@ class ArmPartials:
         As in `Partial`.
     """
 
-    __slots__ = ("_arms", "dim", "half_life_ms", "n_heads")
+    __slots__ = ("_arms", "_changed", "dim", "half_life_ms", "n_heads")
 
     def __init__(self, dim: int, n_heads: int, half_life_ms: int = 0) -> None:
         Partial(dim, n_heads, half_life_ms)  # checks the ranges
@@ -45,6 +58,7 @@ class ArmPartials:
         self.n_heads = n_heads
         self.half_life_ms = half_life_ms
         self._arms: dict[str, Partial] = {}
+        self._changed: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._arms)
@@ -56,23 +70,60 @@ class ArmPartials:
 
     __hash__ = None  # type: ignore[assignment]
 
+    @property
+    def newest_ms(self) -> int:
+        """Largest event time of any arm; 0 = none."""
+        return max((partial.newest_ms for partial in self._arms.values()), default=0)
+
+    @property
+    def n_shown(self) -> int:
+        """Shown slots of all kept arms."""
+        return sum(partial.n_shown for partial in self._arms.values())
+
     def shown(self, arm: str, phi: ArrayLike, residuals: ArrayLike, ts_ms: int = 0) -> None:
-        """Add shown slots of one arm; see `Partial.shown`.
+        """Add shown slots of one arm, if it is kept; see `Partial.shown`.
 
         Raises
         ------
         InvalidStatisticsError
-            As `Partial.shown`, or one arm more than `MAX_ARMS`. Nothing was added.
+            As `Partial.shown`. Nothing was added.
         """
-        partial = self._arms.get(arm) or self._new(arm)
+        partial = self._arms.get(arm) or Partial(self.dim, self.n_heads, self.half_life_ms)
         partial.shown(phi, residuals, ts_ms)
-        self._arms[arm] = partial
+        self.put(arm, partial)
 
     def outcome(self, arm: str, phi: ArrayLike, head: int, delta: float, ts_ms: int = 0) -> None:
-        """Correct one slot's residual; see `Partial.outcome`."""
-        partial = self._arms.get(arm) or self._new(arm)
+        """Correct one slot's residual, if its arm is kept; see `Partial.outcome`."""
+        partial = self._arms.get(arm) or Partial(self.dim, self.n_heads, self.half_life_ms)
         partial.outcome(phi, head, delta, ts_ms)
+        self.put(arm, partial)
+
+    def put(self, arm: str, partial: Partial) -> None:
+        """Set an arm's sums, if the arm is kept; the table owns `partial` from now on.
+
+        Raises
+        ------
+        InvalidStatisticsError
+            Another shape or half-life than the table's. Nothing was set.
+        """
+        mine = (self.dim, self.n_heads, self.half_life_ms)
+        theirs = (partial.dim, partial.n_heads, partial.half_life_ms)
+        if mine != theirs:
+            raise InvalidStatisticsError(f"(dim, n_heads, half_life_ms) {mine} wanted, got {theirs}; nothing was added")
+        if arm not in self._arms and len(self._arms) >= MAX_ARMS:
+            last = max(self._arms, key=arm_rank)
+            if arm_rank(arm) > arm_rank(last):
+                return
+            del self._arms[last]
+            self._changed.add(last)
         self._arms[arm] = partial
+        self._changed.add(arm)
+
+    def take_changes(self) -> dict[str, Partial | None]:
+        """Arms that changed since the last call; None = no longer kept."""
+        changed: dict[str, Partial | None] = {arm: self._arms.get(arm) for arm in sorted(self._changed)}
+        self._changed.clear()
+        return changed
 
     def merge(self, other: ArmPartials) -> None:
         """Add another table's sums, arm by arm.
@@ -80,24 +131,28 @@ class ArmPartials:
         Raises
         ------
         InvalidStatisticsError
-            Different shape or half-life, or more than `MAX_ARMS` arms together. Nothing was added.
+            Different shape or half-life. Nothing was added.
         """
         mine, theirs = (self.dim, self.n_heads, self.half_life_ms), (other.dim, other.n_heads, other.half_life_ms)
         if mine != theirs:
             raise InvalidStatisticsError(f"(dim, n_heads, half_life_ms) {mine} wanted, got {theirs}; nothing was added")
-        if len(self._arms.keys() | other._arms.keys()) > MAX_ARMS:
-            raise InvalidStatisticsError(f"at most {MAX_ARMS} arms in a table; nothing was added")
         for arm, partial in other._arms.items():
             if arm in self._arms:
                 self._arms[arm].merge(partial)
+                self._changed.add(arm)
             else:
-                self._arms[arm] = partial.copy()
+                self.put(arm, partial.copy())
+
+    def scaled(self, factor: float) -> ArmPartials:
+        """All sums times a factor; see `Partial.scaled`."""
+        twin = ArmPartials(self.dim, self.n_heads, self.half_life_ms)
+        for arm, partial in self._arms.items():
+            twin.put(arm, partial.scaled(factor))
+        return twin
 
     def statistics(self, as_of_ms: int | None = None) -> Mapping[str, Statistics]:
         """The sums per arm, arms sorted; discounted as in `Partial.statistics`, all to one instant."""
-        instant = (
-            max((partial.newest_ms for partial in self._arms.values()), default=0) if as_of_ms is None else as_of_ms
-        )
+        instant = self.newest_ms if as_of_ms is None else as_of_ms
         return {arm: self._arms[arm].statistics(instant) for arm in sorted(self._arms)}
 
     def to_bytes(self) -> bytes:
@@ -123,6 +178,8 @@ class ArmPartials:
                 raise CorruptStatisticsError(
                     f"arm statistics of version {_VERSION} wanted, got {magic!r} version {version}"
                 )
+            if n_arms > MAX_ARMS:
+                raise CorruptStatisticsError(f"at most {MAX_ARMS} arms in a table, got {n_arms}")
             table = cls(dim, n_heads, half_life_ms)
             at = _HEADER.size
             for _ in range(n_arms):
@@ -139,11 +196,6 @@ class ArmPartials:
         if at != len(data):
             raise CorruptStatisticsError(f"arm statistics of {at} bytes wanted, got {len(data)}")
         return table
-
-    def _new(self, arm: str) -> Partial:
-        if len(self._arms) >= MAX_ARMS:
-            raise InvalidStatisticsError(f"at most {MAX_ARMS} arms in a table, {arm!r} is one more; nothing was added")
-        return Partial(self.dim, self.n_heads, self.half_life_ms)
 
 
 def arm_codes(arms: Sequence[str], rows: Mapping[str, int]) -> Ints:

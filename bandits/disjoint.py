@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bandits.arms import arm_codes
 from bandits.gaussian import joint_draws
 from bandits.partials import Statistics
-from bandits.posterior import Posterior, Prior, phi_of, weights_of
+from bandits.posterior import Posterior, Prior, RewardPosterior, phi_of, weights_of
 
 Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
@@ -53,6 +53,10 @@ class DisjointPosterior:
         self._rows = {arm: row for row, arm in enumerate(statistics)}
         self._thetas: Floats = np.stack([posterior.theta for posterior in posteriors])
         self._factors: Floats = np.stack([posterior.factor for posterior in posteriors])
+
+    def bind(self, arms: Sequence[str], p_first: Floats) -> RewardPosterior:
+        """See `Learned.bind`; probabilities are not looked at."""
+        return self.of(arms)
 
     def of(self, arms: Sequence[str]) -> BoundDisjoint:
         """The posterior of one request's candidates, arm by arm; unknown arms have the prior."""

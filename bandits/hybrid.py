@@ -14,7 +14,7 @@ from bandits.arms import arm_codes
 from bandits.errors import InvalidPolicyError
 from bandits.gaussian import joint_draws
 from bandits.partials import Statistics
-from bandits.posterior import phi_of, weights_of
+from bandits.posterior import RewardPosterior, phi_of, weights_of
 
 Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
@@ -98,6 +98,10 @@ class HybridPosterior:
         # Covariances are common^T common between arms and own^T own within one.
         self._common: Floats = prior.noise_sd * arm_ridge * (inverse_cholesky @ m)
         self._own: Floats = prior.noise_sd * np.linalg.cholesky(m).transpose(0, 2, 1)
+
+    def bind(self, arms: Sequence[str], p_first: Floats) -> RewardPosterior:
+        """See `Learned.bind`; probabilities are not looked at."""
+        return self.of(arms)
 
     def of(self, arms: Sequence[str]) -> BoundHybrid:
         """The posterior of one request's candidates, arm by arm; unknown arms stand at the shared coefficients."""

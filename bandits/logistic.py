@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -10,11 +11,17 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
-from bandits.errors import InvalidPolicyError, InvalidStatisticsError
+from bandits.curvature import Curvature
+from bandits.errors import CorruptStatisticsError, InvalidPolicyError, InvalidStatisticsError
 from bandits.partials import Partial
-from bandits.posterior import phi_of, weights_of
+from bandits.posterior import RewardPosterior, phi_of, weights_of
 
 Floats: TypeAlias = NDArray[np.float64]
+
+_MAGIC = b"LRBL"
+_VERSION = 1
+# magic, version, reserved, bytes of the slope's partial, bytes of the curvature
+_HEADER = struct.Struct("<4sBBII")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +44,9 @@ class LogisticPrior:
 class LogisticPartial:
     """Additive statistics of the logistic model, one partition's.
 
-    Per head h: ``H_h = sum p_h (1 - p_h) phi phi^T`` and ``b_h = sum phi (outcome_h - p_h)``, the curvature and slope
-    of the log likelihood at the base model. Kept as one `Partial` a head, so sums are exact and order-free to the
-    grid of sqrt(p (1 - p)) phi.
+    Per head h: ``H_h = sum p_h (1 - p_h) phi phi^T`` (`Curvature`) and ``b_h = sum phi (outcome_h - p_h)``, the
+    curvature and slope of the log likelihood at the base model. Both are of the same slots: the slope of a shared
+    `Partial` will not do where that has counted longer.
 
     Parameters
     ----------
@@ -51,7 +58,14 @@ class LogisticPartial:
 
     def __init__(self, dim: int, n_heads: int, half_life_ms: int = 0) -> None:
         self._slope = Partial(dim, n_heads, half_life_ms)
-        self._curvature = [Partial(dim, 1, half_life_ms) for _ in range(n_heads)]
+        self._curvature = Curvature(dim, n_heads, half_life_ms)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LogisticPartial):
+            return NotImplemented
+        return self.to_bytes() == other.to_bytes()
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def dim(self) -> int:
@@ -63,31 +77,27 @@ class LogisticPartial:
         """Number of heads."""
         return self._slope.n_heads
 
-    def shown(self, phi: ArrayLike, p: ArrayLike, ts_ms: int = 0) -> None:
-        """Add shown slots, outcome 0 so far.
+    @property
+    def n_shown(self) -> int:
+        """Shown slots, never discounted."""
+        return self._slope.n_shown
+
+    @property
+    def newest_ms(self) -> int:
+        """Largest event time of a slot or outcome; 0 = none."""
+        return self._slope.newest_ms
+
+    def shown(self, phi: ArrayLike, p: ArrayLike, ts_ms: int = 0, *, residuals: ArrayLike | None = None) -> None:
+        """Add shown slots; see `Curvature.shown`.
 
         Parameters
         ----------
-        phi : array_like, shape (n, dim)
-            Bandit features.
-        p : array_like, shape (n, n_heads)
-            Head probabilities at the slot shown, each in [0, 1].
-        ts_ms : int, default 0
-            Event time of the exposure.
-
-        Raises
-        ------
-        InvalidStatisticsError
-            Wrong shape, not finite or not a probability. Nothing was added.
+        residuals : array_like, shape (n, n_heads), optional
+            What the slots leave so far; minus p (outcome 0) where omitted. Heads whose outcomes come late leave 0.
         """
-        probabilities = np.asarray(p, dtype=np.float64)
-        features = np.asarray(phi, dtype=np.float64)
-        if probabilities.ndim != 2 or not bool(((probabilities >= 0) & (probabilities <= 1)).all()):
-            raise InvalidStatisticsError(f"p of shape (n, {self.n_heads}) in [0, 1] wanted; nothing was added")
-        self._slope.shown(features, -probabilities, ts_ms)
-        for head, partial in enumerate(self._curvature):
-            root = np.sqrt(probabilities[:, head] * (1.0 - probabilities[:, head]))
-            partial.shown(features * root[:, None], np.zeros((features.shape[0], 1)), ts_ms)
+        left = -np.asarray(p, dtype=np.float64) if residuals is None else residuals
+        self._curvature.shown(phi, p, ts_ms)
+        self._slope.shown(phi, left, ts_ms)
 
     def outcome(self, phi: ArrayLike, head: int, delta: float, ts_ms: int = 0) -> None:
         """Correct one slot's outcome; see `Partial.outcome`."""
@@ -96,8 +106,13 @@ class LogisticPartial:
     def merge(self, other: LogisticPartial) -> None:
         """Add another partial's sums."""
         self._slope.merge(other._slope)
-        for mine, theirs in zip(self._curvature, other._curvature, strict=True):
-            mine.merge(theirs)
+        self._curvature.merge(other._curvature)
+
+    def scaled(self, factor: float) -> LogisticPartial:
+        """All sums times a factor; see `Partial.scaled`."""
+        twin = LogisticPartial(self.dim, self.n_heads, self._slope.half_life_ms)
+        twin._slope, twin._curvature = self._slope.scaled(factor), self._curvature.scaled(factor)
+        return twin
 
     def slope(self) -> Floats:
         """b, shape (n_heads, dim)."""
@@ -105,8 +120,37 @@ class LogisticPartial:
 
     def curvature(self) -> Floats:
         """H, shape (n_heads, dim, dim), discounted to the instant of the slope."""
-        instant = self._slope.newest_ms
-        return np.stack([partial.statistics(instant).a for partial in self._curvature])
+        return self._curvature.matrices(self._slope.newest_ms)
+
+    def to_bytes(self) -> bytes:
+        """Versioned bytes (docs/specs/bandit-bytes.md); 22 KB at dim 32 and 4 heads."""
+        slope, curvature = self._slope.to_bytes(), self._curvature.to_bytes()
+        return _HEADER.pack(_MAGIC, _VERSION, 0, len(slope), len(curvature)) + slope + curvature
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> LogisticPartial:
+        """Read `to_bytes`.
+
+        Raises
+        ------
+        CorruptStatisticsError
+            Cut, altered, or of an unknown version.
+        """
+        if len(data) < _HEADER.size or data[:4] != _MAGIC:
+            raise CorruptStatisticsError(f"logistic statistics begin with {_MAGIC!r}; got {len(data)} bytes")
+        _, version, _, n_slope, n_curvature = _HEADER.unpack_from(data)
+        if version != _VERSION or len(data) != _HEADER.size + n_slope + n_curvature:
+            raise CorruptStatisticsError(
+                f"logistic statistics of version {_VERSION} in {_HEADER.size + n_slope + n_curvature} bytes wanted, "
+                f"got version {version} in {len(data)}"
+            )
+        slope = Partial.from_bytes(data[_HEADER.size :][:n_slope])
+        curvature = Curvature.from_bytes(data[_HEADER.size + n_slope :])
+        if (slope.dim, slope.n_heads) != (curvature.dim, curvature.n_heads):
+            raise CorruptStatisticsError("slope and curvature of logistic statistics have different shapes")
+        made = cls(slope.dim, slope.n_heads, slope.half_life_ms)
+        made._slope, made._curvature = slope, curvature
+        return made
 
 
 class LogisticPosterior:
@@ -126,6 +170,8 @@ class LogisticPosterior:
         Value of one unit of each head, in clicks.
     prior : LogisticPrior
         Hyper-parameter.
+    silent : bool, default False
+        The same uncertainty, nothing learned.
 
     References
     ----------
@@ -135,11 +181,23 @@ class LogisticPosterior:
 
     __slots__ = ("_factors", "_weights", "thetas")
 
-    def __init__(self, statistics: LogisticPartial, head_weights: Sequence[float], prior: LogisticPrior) -> None:
+    def __init__(
+        self,
+        statistics: LogisticPartial,
+        head_weights: Sequence[float],
+        prior: LogisticPrior,
+        *,
+        silent: bool = False,
+    ) -> None:
         self._weights = weights_of(head_weights, statistics.n_heads)
         precision = statistics.curvature() + np.eye(statistics.dim) / prior.sd**2
         self._factors: Floats = np.linalg.inv(np.linalg.cholesky(precision))
-        self.thetas: Floats = np.einsum("hij,hik,hk->hj", self._factors, self._factors, statistics.slope())
+        slope = np.zeros((statistics.n_heads, statistics.dim)) if silent else statistics.slope()
+        self.thetas: Floats = np.einsum("hij,hik,hk->hj", self._factors, self._factors, slope)
+
+    def bind(self, arms: Sequence[str], p_first: Floats) -> RewardPosterior:
+        """See `Learned.bind`; arms are not looked at."""
+        return self.of(p_first)
 
     def of(self, p_first: ArrayLike) -> BoundLogistic:
         """The posterior of one request.

@@ -47,6 +47,15 @@ class Policy(Protocol):
         ...
 
 
+SHARED, DISJOINT, HYBRID, LOGISTIC, REWARD = "shared", "disjoint", "hybrid", "logistic", "reward"
+"""What a policy acts on: one linear posterior, one per arm, both together, one in logits; a model of the reward."""
+
+
+def learner(policy: Policy) -> str:
+    """What a policy acts on: its class's `learner`, `SHARED` where it says nothing."""
+    return str(getattr(policy, "learner", SHARED))
+
+
 _REGISTRY: dict[str, type[Policy]] = {}
 _ADAPTERS = {"vowpal": "bandits.vw"}
 """Policies of other libraries, imported when a specification names them."""

@@ -1,7 +1,7 @@
 """What a policy knows about the residual value of candidates.
 
 `RewardPosterior` is the role; `Posterior` is its default: linear-Gaussian, shared by all items, read from summed
-statistics.
+statistics. `Learned` is what becomes one when it is bound to a request.
 """
 
 from __future__ import annotations
@@ -47,6 +47,22 @@ class RewardPosterior(Protocol):
 
     def draws(self, phi: Floats, n_draws: int, rng: Generator) -> Floats:
         """Joint draws, shape (n_draws, n)."""
+        ...
+
+
+class Learned(Protocol):
+    """What was learned, before it knows whom it is asked about. Immutable and thread safe."""
+
+    def bind(self, arms: Sequence[str], p_first: Floats) -> RewardPosterior:
+        """The belief about the candidates of one request.
+
+        Parameters
+        ----------
+        arms : sequence of str
+            Arm (first category) of each candidate; empty = none.
+        p_first : ndarray of float64, shape (n, n_heads)
+            Head probabilities of the candidates at slot 1.
+        """
         ...
 
 
@@ -153,6 +169,10 @@ class Posterior:
     def dim(self) -> int:
         """Length of phi."""
         return int(self.theta.shape[0])
+
+    def bind(self, arms: Sequence[str], p_first: Floats) -> RewardPosterior:
+        """See `Learned.bind`; the same for all candidates."""
+        return self
 
     @property
     def covariance(self) -> Floats:

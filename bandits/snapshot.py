@@ -11,8 +11,10 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from bandits.errors import CorruptStatisticsError
-from bandits.partials import Partial
+from bandits.partials import Partial, Statistics
 from bandits.posterior import Posterior, Prior
 
 _MAGIC = b"LRBS"
@@ -58,9 +60,22 @@ class Snapshot:
         """SHA-256 of the bytes, in hex; 20 us at dim 32."""
         return snapshot_id(self.to_bytes())
 
-    def posterior(self, head_weights: Sequence[float]) -> Posterior:
-        """The posterior of these statistics under some head weights."""
-        return Posterior(self.partial, head_weights, self.prior)
+    @property
+    def n_shown(self) -> int:
+        """Shown slots in the sums."""
+        return self.partial.n_shown
+
+    @property
+    def newest_ms(self) -> int:
+        """Time of the newest exposure in the sums; 0 = none."""
+        return self.partial.newest_ms
+
+    def posterior(self, head_weights: Sequence[float], *, silent: bool = False) -> Posterior:
+        """The posterior of these statistics under some head weights; `silent`: nothing learned, as uncertain."""
+        sums = self.partial.statistics()
+        return Posterior(
+            Statistics(sums.a, np.zeros_like(sums.b), sums.n_shown) if silent else sums, head_weights, self.prior
+        )
 
     def to_bytes(self) -> bytes:
         """Versioned bytes (docs/specs/bandit-bytes.md)."""

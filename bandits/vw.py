@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from bandits.errors import CorruptStatisticsError, InvalidPolicyError, InvalidStatisticsError
 from bandits.laws import Law, StaticLaw
 from bandits.policy import in_range, register
-from bandits.posterior import phi_of
+from bandits.posterior import RewardPosterior, phi_of
 from bandits.slates import Problem
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -141,6 +141,10 @@ class VowpalModel:
         finally:
             self._workspace.finish_example(examples)
 
+    def bind(self, arms: Sequence[str], p_first: Floats) -> RewardPosterior:
+        """See `Learned.bind`; the same for all candidates."""
+        return self
+
     def mean(self, phi: Floats) -> Floats:
         """What greed ranks by: VW's own pmf (VW does not hand out its reward estimates while it explores)."""
         return self.pmf(phi)
@@ -218,6 +222,7 @@ class Vowpal:
     """
 
     name: ClassVar[str] = "vowpal"
+    learner: ClassVar[str] = "reward"
 
     def law(self, problem: Problem, score: Floats, rng: Generator) -> Law:
         """See `Policy.law`."""

@@ -3,9 +3,22 @@
 from bandits.policies.boltzmann import Boltzmann
 from bandits.policies.epsilon_greedy import EpsilonGreedy
 from bandits.policies.greedy import Greedy
-from bandits.policies.thompson import Thompson
+from bandits.policies.thompson import Thompson, ThompsonDisjoint, ThompsonHybrid, ThompsonLogistic
 from bandits.policies.two_level import TwoLevel
-from bandits.policies.ucb import LinUCB
+from bandits.policies.ucb import LinUCB, LinUCBDisjoint, LinUCBHybrid
 from bandits.policies.uniform import Uniform
 
-__all__ = ["Boltzmann", "EpsilonGreedy", "Greedy", "LinUCB", "Thompson", "TwoLevel", "Uniform"]
+__all__ = [
+    "Boltzmann",
+    "EpsilonGreedy",
+    "Greedy",
+    "LinUCB",
+    "LinUCBDisjoint",
+    "LinUCBHybrid",
+    "Thompson",
+    "ThompsonDisjoint",
+    "ThompsonHybrid",
+    "ThompsonLogistic",
+    "TwoLevel",
+    "Uniform",
+]

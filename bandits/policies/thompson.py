@@ -10,7 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from bandits.laws import Law, VoteLaw
-from bandits.policy import in_range, register
+from bandits.policy import DISJOINT, HYBRID, LOGISTIC, in_range, register
 from bandits.slates import Problem
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -50,3 +50,30 @@ class Thompson:
         scores = problem.posterior.draws(problem.phi, self.n_draws, rng)
         scores += problem.value
         return VoteLaw(scores)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class ThompsonDisjoint(Thompson):
+    """Thompson sampling where every arm (first category) learns alone: `bandits.disjoint.DisjointPosterior`."""
+
+    name: ClassVar[str] = "thompson_disjoint"
+    learner: ClassVar[str] = DISJOINT
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class ThompsonHybrid(Thompson):
+    """Thompson sampling where arms deviate from what they share: `bandits.hybrid.HybridPosterior`."""
+
+    name: ClassVar[str] = "thompson_hybrid"
+    learner: ClassVar[str] = HYBRID
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class ThompsonLogistic(Thompson):
+    """Thompson sampling in logits around the heads, by Laplace: `bandits.logistic.LogisticPosterior`."""
+
+    name: ClassVar[str] = "thompson_logistic"
+    learner: ClassVar[str] = LOGISTIC

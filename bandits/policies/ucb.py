@@ -10,7 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from bandits.laws import ArgmaxLaw, Law
-from bandits.policy import in_range, register
+from bandits.policy import DISJOINT, HYBRID, in_range, register
 from bandits.slates import Problem
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -46,3 +46,21 @@ class LinUCB:
     def law(self, problem: Problem, score: Floats, rng: Generator) -> Law:
         """See `Policy.law`; 8 us for 50 candidates at dim 32."""
         return ArgmaxLaw(score + self.alpha * problem.posterior.sd(problem.phi))
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class LinUCBDisjoint(LinUCB):
+    """LinUCB where every arm (first category) learns alone: algorithm 1 of Li et al."""
+
+    name: ClassVar[str] = "linucb_disjoint"
+    learner: ClassVar[str] = DISJOINT
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class LinUCBHybrid(LinUCB):
+    """LinUCB where arms deviate from what they share: algorithm 2 of Li et al."""
+
+    name: ClassVar[str] = "linucb_hybrid"
+    learner: ClassVar[str] = HYBRID

@@ -16,7 +16,7 @@ from bandits import (
     on_phi_grid,
     total,
 )
-from bandits.arms import MAX_ARMS, ArmPartials
+from bandits.arms import MAX_ARMS, ArmPartials, arm_rank
 from bandits.beta import BetaArms, BetaPosterior, BetaPrior
 from bandits.disjoint import DisjointPosterior
 from bandits.hybrid import HybridPosterior, HybridPrior
@@ -293,12 +293,38 @@ def test_arm_tables_add_travel_and_are_bounded() -> None:
     for broken in (b"", whole.to_bytes()[:-3], whole.to_bytes() + b"z", b"XXXX" + whole.to_bytes()[4:]):
         with pytest.raises(CorruptStatisticsError):
             ArmPartials.from_bytes(broken)
-    small = ArmPartials(1, 1)
-    for arm in range(MAX_ARMS):
-        small.shown(str(arm), [1.0], [0.0])
-    with pytest.raises(InvalidStatisticsError, match="at most 512"):
-        small.shown("one more", [1.0], [0.0])
-    assert len(small) == MAX_ARMS
+
+
+def test_BAN_1_the_arms_that_are_kept_do_not_depend_on_order_or_partition() -> None:
+    names = [f"kind-{at}" for at in range(MAX_ARMS + 200)]
+    wanted = set(sorted(names, key=arm_rank)[:MAX_ARMS])
+    tables = []
+    for seed in range(2):
+        parts = [ArmPartials(1, 1) for _ in range(3)]
+        for step, at in enumerate(np.random.default_rng(seed).permutation(3 * len(names)).tolist()):
+            parts[(step + seed) % 3].shown(names[at % len(names)], [1.0], [0.25])
+        for part in parts[1:]:
+            parts[0].merge(part)
+        tables.append(parts[0])
+    assert tables[0] == tables[1]
+    assert set(tables[0].statistics()) == wanted
+    assert {one.n_shown for one in tables[0].statistics().values()} == {3}  # whole sums, nothing was lost on the way
+    assert len(tables[0].to_bytes()) < 64 * MAX_ARMS * 2
+
+
+def test_changes_name_what_moved_and_what_left() -> None:
+    table = ArmPartials(1, 1)
+    first, *rest = sorted((f"kind-{at}" for at in range(MAX_ARMS + 1)), key=arm_rank)
+    for arm in rest:
+        table.shown(arm, [1.0], [0.0])
+    assert len(table.take_changes()) == MAX_ARMS
+    assert table.take_changes() == {}
+    table.shown(first, [1.0], [0.5])
+    changed = table.take_changes()
+    assert changed.keys() == {first, rest[-1]}
+    assert changed[rest[-1]] is None
+    table.outcome(rest[-1], [1.0], 0, 1.0)  # of an arm that is not kept
+    assert table.take_changes() == {}
 
 
 def test_beta_arms_count_merge_and_propose() -> None:
