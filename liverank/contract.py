@@ -55,6 +55,7 @@ FORWARDED_HEADER: Final = "liverank-forwarded"
 MAX_BYTES: Final = 64 * 1024
 MAX_FUTURE_MS: Final = 5 * 60 * 1000
 MIN_TS_MS: Final = 10**11  # March 1973; anything smaller is a time in seconds
+MAX_VALUE: Final = 10**12  # of an event's value, either sign, and of a price: sums of such stay far inside float64
 MAX_SLOTS: Final = 200
 MAX_PHI: Final = 32
 MAX_VECTOR: Final = 1024
@@ -308,8 +309,8 @@ def validate_item(change: ItemChange, *, dims: Mapping[str, int] | None = None) 
     _text("text", item.text, 16 * 1024)
     _text("creator", item.creator, 128)
     _finite("price", item.price)
-    if item.price < 0:
-        raise ContractError("bad_value", f"price is 0 (none) or more, got {item.price}")
+    if not 0 <= item.price <= MAX_VALUE:
+        raise ContractError("bad_value", f"price is 0 (none) or more, at most 1e12, got {item.price}")
     if item.published_ts_ms and item.published_ts_ms < MIN_TS_MS:
         raise ContractError("bad_timestamp", f"published_ts_ms is ms since the UTC epoch, got {item.published_ts_ms}")
     for name, values, most in (("categories", item.categories, 16), ("regions", item.regions, 300)):
@@ -378,6 +379,8 @@ def _timestamp(event_ts_ms: int, now_ms: int) -> None:
 
 def _value(kind: int, value: float) -> None:
     _finite("value", value)
+    if abs(value) > MAX_VALUE:
+        raise ContractError("bad_value", f"value lies in [-1e12, 1e12], got {value}; send it in a larger unit")
     if kind == _DWELL and value < 0:
         raise ContractError("bad_value", f"dwell is in seconds, 0 or more, got {value}")
     if kind == _SURVEY and not 0 <= value <= 1:

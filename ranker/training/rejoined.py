@@ -7,28 +7,26 @@ was logged; everything else follows from the archive.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from features.apply import open_store
 from features.crosses import GIVEN
 from features.feature_history import feature_history
+from liverank.settings import Settings
 from liverank.v1.decision_pb2 import Decision
 from ranker.columns import COLUMNS, FEATURE_SERVICE, INDEX
-
-if TYPE_CHECKING:
-    from feast import FeatureStore
 
 __all__ = ["rejoined"]
 
 
-def rejoined(store: FeatureStore, decisions: Sequence[Decision]) -> list[Decision]:
+def rejoined(settings: Settings, decisions: Sequence[Decision]) -> list[Decision]:
     """Copies of decisions whose feature rows are those of the join.
 
     Parameters
     ----------
-    store : FeatureStore
-        Of `features.apply.open_store`.
+    settings : Settings
+        Resolved.
     decisions : sequence of Decision
         With the columns of `ranker.columns.COLUMNS`; others are left out.
 
@@ -55,7 +53,7 @@ def rejoined(store: FeatureStore, decisions: Sequence[Decision]) -> list[Decisio
             **{f"given_{name}": logged[:, INDEX[f"crosses:{name}"]] for name in GIVEN},
         }
     )
-    table = feature_history(store, FEATURE_SERVICE, rows)
+    table = feature_history(open_store(settings, timeout_s=30.0), FEATURE_SERVICE, rows)
     X = np.column_stack([table[name.replace(":", "__")].to_numpy() for name in COLUMNS]).astype(np.float32)
     out, at = [], 0
     for made in kept:

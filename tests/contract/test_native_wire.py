@@ -108,7 +108,7 @@ def odd(rng: random.Random) -> Event:
     if rng.random() < 0.2:
         event.event_ts_ms = rng.choice([0, -1, 10**11, 10**11 - 1, T0 + 300_000, T0 + 300_001, T0 + 10**9])
     if rng.random() < 0.2:
-        event.value = rng.choice([-1.0, 2.0, 0.0, math.nan, math.inf])
+        event.value = rng.choice([-1.0, 2.0, 0.0, math.nan, math.inf, 1e12, -1e12, 1.000001e12, -1e303])
     if rng.random() < 0.1:
         event.position = rng.choice([-1, 10_000, 10_001])
     if rng.random() < 0.05:

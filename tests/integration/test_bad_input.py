@@ -59,6 +59,7 @@ def bad_events() -> list[tuple[str, bytes, tuple[tuple[str, bytes], ...]]]:
         ("future", event(event_ts_ms=far_ms), ()),
         ("bad_timestamp", event(event_ts_ms=1_763_700_000), ()),
         ("not_finite", event(value=math.nan), ()),
+        ("bad_value", event(value=1e303), ()),
         ("too_large", event(surface="s" * 65), ()),
         ("too_large", event(event_id="x" * 70_000), ()),
         ("not_allowed", event(type=EventType.EVENT_TYPE_TICK), ()),
@@ -72,6 +73,7 @@ def bad_items() -> list[tuple[str, bytes]]:
         ("missing_id", ItemChange(upsert=Item(title="t")).SerializeToString()),
         ("too_large", item("x", text="t" * 16_385)),
         ("not_finite", item("x", price=math.nan)),
+        ("bad_value", item("x", price=1e303)),
         ("bad_vector", item("x", vectors=[ItemVector(space="own", values=[1.0])])),
         ("not_finite", item("x", vectors=[ItemVector(space="own", values=[1.0, math.inf])])),
     ]

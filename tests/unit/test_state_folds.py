@@ -7,6 +7,7 @@ from dataclasses import replace
 import dill
 import pytest
 
+from features.columns import NUMERIC, event_columns
 from features.program import Aggregate, FeatureProgram, ViewProgram
 from features.redis import format_version
 from features.wire import pack_bytes
@@ -54,6 +55,17 @@ def test_ING_1_the_future_is_refused_on_the_wall_clock_only() -> None:
         _fold().parse(_record(ahead))
     assert refused.value.reason == "future"
     assert _fold(clock="data").parse(_record(ahead)).keys == ("u",)
+
+
+def test_ING_1_a_value_beyond_its_bound_is_refused_and_one_at_it_counts_the_same_in_both_states() -> None:
+    for value in (1e303, -1e303, 1.000001e12):
+        with pytest.raises(ContractError, match="1e12") as refused:
+            _fold().parse(_record(action("a", "purchase", START_MS, 1, value=value).SerializeToString()))
+        assert refused.value.reason == "bad_value"
+    for value in (1e12, -1e12):
+        event = action("a", "purchase", START_MS, 1, value=value)
+        assert _fold().parse(_record(event.SerializeToString())).keys == ("u",)
+        assert event_columns(event, "")[NUMERIC.index("value")] == value  # finite, and whole on the grid of sums
 
 
 def test_the_key_is_the_user_else_the_session() -> None:

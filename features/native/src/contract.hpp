@@ -8,7 +8,7 @@ namespace lr {
 
 // Limits of liverank/contract.py.
 struct Limits {
-  i64 bytes, future_ms, first_ts_ms, slots, phi;
+  i64 bytes, future_ms, first_ts_ms, slots, phi, value;
 };
 inline Limits limits{};
 
@@ -93,7 +93,7 @@ inline bool plain(std::string_view packed, i64 now_ms) {
   if (sizes[5] == 0 && kind != kExposure && kind != kSurvey && kind != kSearch && kind != kSessionEnd) return false;
   if (ts_ms > static_cast<u64>(std::numeric_limits<i64>::max())) return false;
   if (static_cast<i64>(ts_ms) < limits.first_ts_ms || static_cast<i64>(ts_ms) - limits.future_ms > now_ms) return false;
-  if (!std::isfinite(value) || (kind == kDwell && value < 0)) return false;
+  if (!(std::fabs(value) <= static_cast<double>(limits.value)) || (kind == kDwell && value < 0)) return false;
   return kind != kSurvey || (value >= 0.0 && value <= 1.0);
 }
 

@@ -65,7 +65,8 @@ void import_all() {
   neighbours_most = static_cast<size_t>(constant("features.state.neighbours", "MOST"));
   neighbours_slack = static_cast<size_t>(constant("features.state.neighbours", "SLACK"));
   auto limit = [&](const char* name) { return constant("liverank.contract", name); };
-  limits = {limit("MAX_BYTES"), limit("MAX_FUTURE_MS"), limit("MIN_TS_MS"), limit("MAX_SLOTS"), limit("MAX_PHI")};
+  limits = {limit("MAX_BYTES"), limit("MAX_FUTURE_MS"), limit("MIN_TS_MS"), limit("MAX_SLOTS"), limit("MAX_PHI"),
+            limit("MAX_VALUE")};
   bounds = {bound("LONG_DWELL_S"), bound("SHORT_DWELL_S"), bound("MID_RATING")};
 }
 
