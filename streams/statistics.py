@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from bandits.arms import ArmPartials
+from bandits.errors import InvalidStatisticsError
+from bandits.logistic import LogisticPartial
 from bandits.partials import Partial
 from features.redis import VersionedValue, parse_version
-from liverank.v1.event_pb2 import Exposure
+from liverank.v1.event_pb2 import Exposure, ExtraStatistics
 
 __all__ = ["PREFIX", "StatisticsState", "statistics_key"]
 
 PREFIX: Final = "#stats:"
 _SUMS: Final = b"d"
 _PARTITION: Final = b"p"
+_LOGISTIC: Final = b"l"
+_ARM: Final = b"a:"
+
+_ARMS_WANTED: Final = int(ExtraStatistics.EXTRA_STATISTICS_ARMS)
+_LOGISTIC_WANTED: Final = int(ExtraStatistics.EXTRA_STATISTICS_LOGISTIC)
 
 
 class _Name(NamedTuple):
@@ -27,39 +38,120 @@ def statistics_key(exposure: Exposure) -> str:
 
 
 class StatisticsState:
-    """Sums of one (base model, schema) over the partition's users; a `streams.fold.KeyState`."""
+    """Sums of one (base model, schema) over the partition's users; a `streams.fold.KeyState`.
 
-    __slots__ = ("_changed", "_name", "_partition", "partial")
+    The shared sums are of all slates. The sums per category and the logistic ones are of those whose exposure asks for
+    them; each arm is a field of its own, so that only arms that moved are written.
+    """
+
+    __slots__ = ("_changed", "_logistic_changed", "_name", "_partition", "arms", "logistic", "partial")
 
     def __init__(self, key: str, fields: Mapping[bytes, bytes]) -> None:
         base_model, _, schema = key.removeprefix(PREFIX).partition(":")
         self._name = _Name(base_model, schema)
         stored = fields.get(_SUMS)
         self.partial = Partial.from_bytes(stored) if stored else None
+        self.arms: ArmPartials | None = None
+        for name in sorted(name for name, data in fields.items() if data and name.startswith(_ARM)):
+            one = Partial.from_bytes(fields[name])
+            if self.arms is None:
+                self.arms = ArmPartials(one.dim, one.n_heads, one.half_life_ms)
+            self.arms.put(name.removeprefix(_ARM).decode(), one)
+        if self.arms is not None:
+            self.arms.take_changes()
+        logistic = fields.get(_LOGISTIC)
+        self.logistic = LogisticPartial.from_bytes(logistic) if logistic else None
         self._partition = int(fields.get(_PARTITION, b"0"))
-        self._changed = False
+        self._changed = self._logistic_changed = False
 
-    def open(self, partition: int, dim: int, n_heads: int) -> Partial:
-        """The sums, to be changed; made at their first use."""
+    def shown(
+        self,
+        partition: int,
+        exposure: Exposure,
+        phi: NDArray[np.float64],
+        residuals: NDArray[np.float64],
+        exposure_ts_ms: int,
+    ) -> None:
+        """Enter a slate; see `features.state.emitter.Emitter.shown`.
+
+        Raises
+        ------
+        InvalidStatisticsError
+            The slate cannot be summed. Nothing was added.
+        """
+        dim, n_heads = phi.shape[1], residuals.shape[1]
+        wanted = set(exposure.statistics)
+        p = np.empty((0, n_heads))
+        if _LOGISTIC_WANTED in wanted:
+            p = np.array([slot.p_shown for slot in exposure.slots], dtype=np.float64)
+            if not bool(((p >= 0) & (p <= 1)).all()):
+                raise InvalidStatisticsError("probabilities in [0, 1] wanted; nothing was added")
+        partial = self.partial or Partial(dim, n_heads)
+        partial.shown(phi, residuals, exposure_ts_ms)
         if self.partial is None:
-            self.partial = Partial(dim, n_heads)
-            self._partition = partition
+            self.partial, self._partition = partial, partition
         self._changed = True
-        return self.partial
+        if _ARMS_WANTED in wanted:
+            if self.arms is None:
+                self.arms = ArmPartials(partial.dim, partial.n_heads)
+            for arm, slots in _by_arm(exposure).items():
+                self.arms.shown(arm, phi[slots], residuals[slots], exposure_ts_ms)
+        if _LOGISTIC_WANTED in wanted:
+            if self.logistic is None:
+                self.logistic = LogisticPartial(partial.dim, partial.n_heads)
+            self.logistic.shown(phi, p, exposure_ts_ms, residuals=residuals)
+            self._logistic_changed = True
+
+    def outcome(
+        self, exposure: Exposure, slot: int, phi: NDArray[np.float64], head: int, delta: float, exposure_ts_ms: int
+    ) -> None:
+        """Move a residual; see `features.state.emitter.Emitter.outcome`.
+
+        Raises
+        ------
+        InvalidStatisticsError
+            Its slate is not in the statistics. Nothing was added.
+        """
+        if self.partial is None:
+            raise InvalidStatisticsError("an outcome without statistics; nothing was added")
+        self.partial.outcome(phi, head, delta, exposure_ts_ms)
+        self._changed = True
+        wanted = set(exposure.statistics)
+        if _ARMS_WANTED in wanted and self.arms is not None:
+            self.arms.outcome(exposure.slots[slot].category, phi, head, delta, exposure_ts_ms)
+        if _LOGISTIC_WANTED in wanted and self.logistic is not None:
+            self.logistic.outcome(phi, head, delta, exposure_ts_ms)
+            self._logistic_changed = True
 
     def due_ms(self) -> int | None:
         """Statistics are never due."""
         return None
 
     def dirty(self) -> dict[bytes, bytes]:
-        """Fields changed since the last call."""
+        """Fields changed since the last call; empty = no longer kept."""
         if not self._changed or self.partial is None:
             return {}
         self._changed = False
-        return {_SUMS: self.partial.to_bytes(), _PARTITION: b"%d" % self._partition}
+        fields = {_SUMS: self.partial.to_bytes(), _PARTITION: b"%d" % self._partition}
+        if self.arms is not None:
+            for arm, one in self.arms.take_changes().items():
+                fields[_ARM + arm.encode()] = b"" if one is None else one.to_bytes()
+        if self.logistic is not None and self._logistic_changed:
+            self._logistic_changed = False
+            fields[_LOGISTIC] = self.logistic.to_bytes()
+        return fields
 
     def value(self, namespace: str, fields: Mapping[bytes, bytes], version: bytes) -> VersionedValue:
-        """What rankers read: ``<ns>:bandit:<generation>:<base model>:<schema>:<partition>``, field ``d``."""
+        """What rankers read: ``<ns>:bandit:<generation>:<base model>:<schema>:<partition>``, the same fields."""
         generation = max(1, parse_version(version)[0])
         name = f"{namespace}:bandit:{generation}:{self._name.base_model}:{self._name.schema}:{self._partition}"
-        return VersionedValue(name, {"d": fields[_SUMS]}, version)
+        shown = {field.decode(): data for field, data in fields.items() if field != _PARTITION}
+        return VersionedValue(name, shown, version)
+
+
+def _by_arm(exposure: Exposure) -> dict[str, Sequence[int]]:
+    """Slots of each category."""
+    found: dict[str, list[int]] = {}
+    for at, slot in enumerate(exposure.slots):
+        found.setdefault(slot.category, []).append(at)
+    return dict(found)

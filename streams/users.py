@@ -218,20 +218,16 @@ class _Outlet:
     def shown(
         self, exposure: Exposure, phi: NDArray[np.float64], residuals: NDArray[np.float64], exposure_ts_ms: int
     ) -> None:
-        state = self._statistics(exposure)
         try:
-            partial = state.open(self._ctx.partition, phi.shape[1], residuals.shape[1])
-            partial.shown(phi, residuals, exposure_ts_ms)
+            self._statistics(exposure).shown(self._ctx.partition, exposure, phi, residuals, exposure_ts_ms)
         except InvalidStatisticsError as error:
             self._ctx.dead_letter("bad_exposure", f"left out of the statistics: {error.detail}")
 
     def outcome(
-        self, exposure: Exposure, phi: NDArray[np.float64], head: int, delta: float, exposure_ts_ms: int
+        self, exposure: Exposure, slot: int, phi: NDArray[np.float64], head: int, delta: float, exposure_ts_ms: int
     ) -> None:
-        state = self._statistics(exposure)
         try:
-            partial = state.open(self._ctx.partition, len(phi), len(exposure.heads))
-            partial.outcome(phi, head, delta, exposure_ts_ms)
+            self._statistics(exposure).outcome(exposure, slot, phi, head, delta, exposure_ts_ms)
         except InvalidStatisticsError:
             self.count("outcome_without_statistics")
 

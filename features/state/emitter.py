@@ -65,9 +65,9 @@ class Emitter(Protocol):
         ...
 
     def outcome(
-        self, exposure: Exposure, phi: NDArray[np.float64], head: int, delta: float, exposure_ts_ms: int
+        self, exposure: Exposure, slot: int, phi: NDArray[np.float64], head: int, delta: float, exposure_ts_ms: int
     ) -> None:
-        """Move the residual of one head (index) at a slot with features `phi`, shape (dim,)."""
+        """Move the residual of one head (index) at a slot (from 0) with features `phi`, shape (dim,)."""
         ...
 
     def user_changed(self, newest_event_ts_ms: int) -> None:
@@ -115,7 +115,7 @@ class NullEmitter:
         return
 
     def outcome(
-        self, exposure: Exposure, phi: NDArray[np.float64], head: int, delta: float, exposure_ts_ms: int
+        self, exposure: Exposure, slot: int, phi: NDArray[np.float64], head: int, delta: float, exposure_ts_ms: int
     ) -> None:
         return
 

@@ -311,7 +311,7 @@ class UserState:
                 emit.count(change.name)
             elif not bot:
                 exposure, slot, head, delta = change
-                emit.outcome(exposure.event.exposure, exposure.features()[slot], head, delta, exposure.shown_ms)
+                emit.outcome(exposure.event.exposure, slot, exposure.features()[slot], head, delta, exposure.shown_ms)
 
     def _saw(self, exposure: Exposure, slot: int, sign: int, emit: Emitter, bot: bool) -> None:
         item_id, ts_ms, surface = exposure.item_of(slot), exposure.shown_ms, exposure.surface

@@ -116,7 +116,7 @@ class Decision(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., decided_ts_ms: _Optional[int] = ..., as_of_ms: _Optional[int] = ..., surface: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., context: _Optional[_Union[_event_pb2.Context, _Mapping]] = ..., policy: _Optional[str] = ..., arm: _Optional[str] = ..., seed: _Optional[int] = ..., n_draws: _Optional[int] = ..., floor: _Optional[float] = ..., base_model: _Optional[str] = ..., schema: _Optional[str] = ..., snapshot: _Optional[str] = ..., feature_service: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., heads: _Optional[_Iterable[str]] = ..., head_weights: _Optional[_Iterable[float]] = ..., feasible_size: _Optional[int] = ..., feasible_hash: _Optional[bytes] = ..., slots: _Optional[_Iterable[_Union[DecisionSlot, _Mapping]]] = ..., candidates: _Optional[_Iterable[_Union[DecisionCandidate, _Mapping]]] = ..., rungs: _Optional[_Iterable[str]] = ..., stage_ms: _Optional[_Mapping[str, float]] = ..., newest_event_ts_ms: _Optional[int] = ..., drawn: _Optional[bool] = ..., space: _Optional[str] = ..., user_state: _Optional[str] = ..., feature_ages_ms: _Optional[_Mapping[str, int]] = ..., cap: _Optional[float] = ..., greedy_slots: _Optional[int] = ..., config_version: _Optional[int] = ..., k: _Optional[int] = ..., creator_cap: _Optional[int] = ..., category_cap: _Optional[int] = ..., near: _Optional[_Iterable[int]] = ..., reserved_share: _Optional[float] = ..., registered_names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DecisionSlot(_message.Message):
-    __slots__ = ("item_id", "propensity", "pinned", "explored", "score", "p_shown", "p_first", "phi", "posterior_mean", "posterior_sd", "features", "sources", "effective_floor", "catalogue_version", "n_feasible", "greedy_score", "budgeted", "registered")
+    __slots__ = ("item_id", "propensity", "pinned", "explored", "score", "p_shown", "p_first", "phi", "posterior_mean", "posterior_sd", "features", "sources", "effective_floor", "catalogue_version", "n_feasible", "greedy_score", "budgeted", "registered", "category_name")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     PROPENSITY_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +135,7 @@ class DecisionSlot(_message.Message):
     GREEDY_SCORE_FIELD_NUMBER: _ClassVar[int]
     BUDGETED_FIELD_NUMBER: _ClassVar[int]
     REGISTERED_FIELD_NUMBER: _ClassVar[int]
+    CATEGORY_NAME_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     propensity: float
     pinned: bool
@@ -153,10 +154,11 @@ class DecisionSlot(_message.Message):
     greedy_score: float
     budgeted: bool
     registered: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, item_id: _Optional[str] = ..., propensity: _Optional[float] = ..., pinned: _Optional[bool] = ..., explored: _Optional[bool] = ..., score: _Optional[float] = ..., p_shown: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ..., phi: _Optional[_Iterable[float]] = ..., posterior_mean: _Optional[float] = ..., posterior_sd: _Optional[float] = ..., features: _Optional[_Iterable[float]] = ..., sources: _Optional[_Iterable[str]] = ..., effective_floor: _Optional[float] = ..., catalogue_version: _Optional[int] = ..., n_feasible: _Optional[int] = ..., greedy_score: _Optional[float] = ..., budgeted: _Optional[bool] = ..., registered: _Optional[_Iterable[float]] = ...) -> None: ...
+    category_name: str
+    def __init__(self, item_id: _Optional[str] = ..., propensity: _Optional[float] = ..., pinned: _Optional[bool] = ..., explored: _Optional[bool] = ..., score: _Optional[float] = ..., p_shown: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ..., phi: _Optional[_Iterable[float]] = ..., posterior_mean: _Optional[float] = ..., posterior_sd: _Optional[float] = ..., features: _Optional[_Iterable[float]] = ..., sources: _Optional[_Iterable[str]] = ..., effective_floor: _Optional[float] = ..., catalogue_version: _Optional[int] = ..., n_feasible: _Optional[int] = ..., greedy_score: _Optional[float] = ..., budgeted: _Optional[bool] = ..., registered: _Optional[_Iterable[float]] = ..., category_name: _Optional[str] = ...) -> None: ...
 
 class DecisionCandidate(_message.Message):
-    __slots__ = ("item_id", "value", "phi", "p_first", "creator", "category", "unavailable", "not_explorable", "reserved")
+    __slots__ = ("item_id", "value", "phi", "p_first", "creator", "category", "unavailable", "not_explorable", "reserved", "category_name")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     PHI_FIELD_NUMBER: _ClassVar[int]
@@ -166,6 +168,7 @@ class DecisionCandidate(_message.Message):
     UNAVAILABLE_FIELD_NUMBER: _ClassVar[int]
     NOT_EXPLORABLE_FIELD_NUMBER: _ClassVar[int]
     RESERVED_FIELD_NUMBER: _ClassVar[int]
+    CATEGORY_NAME_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     value: float
     phi: _containers.RepeatedScalarFieldContainer[float]
@@ -175,4 +178,5 @@ class DecisionCandidate(_message.Message):
     unavailable: bool
     not_explorable: bool
     reserved: bool
-    def __init__(self, item_id: _Optional[str] = ..., value: _Optional[float] = ..., phi: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ..., creator: _Optional[int] = ..., category: _Optional[int] = ..., unavailable: _Optional[bool] = ..., not_explorable: _Optional[bool] = ..., reserved: _Optional[bool] = ...) -> None: ...
+    category_name: str
+    def __init__(self, item_id: _Optional[str] = ..., value: _Optional[float] = ..., phi: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ..., creator: _Optional[int] = ..., category: _Optional[int] = ..., unavailable: _Optional[bool] = ..., not_explorable: _Optional[bool] = ..., reserved: _Optional[bool] = ..., category_name: _Optional[str] = ...) -> None: ...

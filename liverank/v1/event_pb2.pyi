@@ -28,6 +28,12 @@ class EventType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_TYPE_TICK: _ClassVar[EventType]
     EVENT_TYPE_CONTROL: _ClassVar[EventType]
     EVENT_TYPE_ABANDON: _ClassVar[EventType]
+
+class ExtraStatistics(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EXTRA_STATISTICS_UNSPECIFIED: _ClassVar[ExtraStatistics]
+    EXTRA_STATISTICS_ARMS: _ClassVar[ExtraStatistics]
+    EXTRA_STATISTICS_LOGISTIC: _ClassVar[ExtraStatistics]
 EVENT_TYPE_UNSPECIFIED: EventType
 EVENT_TYPE_IMPRESSION: EventType
 EVENT_TYPE_CLICK: EventType
@@ -47,6 +53,9 @@ EVENT_TYPE_EXPOSURE: EventType
 EVENT_TYPE_TICK: EventType
 EVENT_TYPE_CONTROL: EventType
 EVENT_TYPE_ABANDON: EventType
+EXTRA_STATISTICS_UNSPECIFIED: ExtraStatistics
+EXTRA_STATISTICS_ARMS: ExtraStatistics
+EXTRA_STATISTICS_LOGISTIC: ExtraStatistics
 
 class Attribute(_message.Message):
     __slots__ = ("text", "number", "flag")
@@ -123,7 +132,7 @@ class Event(_message.Message):
     def __init__(self, event_id: _Optional[str] = ..., type: _Optional[_Union[EventType, str]] = ..., user_id: _Optional[str] = ..., session_id: _Optional[str] = ..., item_id: _Optional[str] = ..., event_ts_ms: _Optional[int] = ..., value: _Optional[float] = ..., request_id: _Optional[str] = ..., position: _Optional[int] = ..., surface: _Optional[str] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., attributes: _Optional[_Mapping[str, Attribute]] = ..., anonymous_id: _Optional[str] = ..., exposure: _Optional[_Union[Exposure, _Mapping]] = ..., control: _Optional[_Union[Control, _Mapping]] = ...) -> None: ...
 
 class Exposure(_message.Message):
-    __slots__ = ("policy", "arm", "base_model", "schema", "drawn", "heads", "slots")
+    __slots__ = ("policy", "arm", "base_model", "schema", "drawn", "heads", "slots", "statistics")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     ARM_FIELD_NUMBER: _ClassVar[int]
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +140,7 @@ class Exposure(_message.Message):
     DRAWN_FIELD_NUMBER: _ClassVar[int]
     HEADS_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
+    STATISTICS_FIELD_NUMBER: _ClassVar[int]
     policy: str
     arm: str
     base_model: str
@@ -138,10 +148,11 @@ class Exposure(_message.Message):
     drawn: bool
     heads: _containers.RepeatedScalarFieldContainer[str]
     slots: _containers.RepeatedCompositeFieldContainer[ExposureSlot]
-    def __init__(self, policy: _Optional[str] = ..., arm: _Optional[str] = ..., base_model: _Optional[str] = ..., schema: _Optional[str] = ..., drawn: _Optional[bool] = ..., heads: _Optional[_Iterable[str]] = ..., slots: _Optional[_Iterable[_Union[ExposureSlot, _Mapping]]] = ...) -> None: ...
+    statistics: _containers.RepeatedScalarFieldContainer[ExtraStatistics]
+    def __init__(self, policy: _Optional[str] = ..., arm: _Optional[str] = ..., base_model: _Optional[str] = ..., schema: _Optional[str] = ..., drawn: _Optional[bool] = ..., heads: _Optional[_Iterable[str]] = ..., slots: _Optional[_Iterable[_Union[ExposureSlot, _Mapping]]] = ..., statistics: _Optional[_Iterable[_Union[ExtraStatistics, str]]] = ...) -> None: ...
 
 class ExposureSlot(_message.Message):
-    __slots__ = ("item_id", "catalogue_version", "propensity", "pinned", "p_shown", "p_first", "phi")
+    __slots__ = ("item_id", "catalogue_version", "propensity", "pinned", "p_shown", "p_first", "phi", "category")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     CATALOGUE_VERSION_FIELD_NUMBER: _ClassVar[int]
     PROPENSITY_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +160,7 @@ class ExposureSlot(_message.Message):
     P_SHOWN_FIELD_NUMBER: _ClassVar[int]
     P_FIRST_FIELD_NUMBER: _ClassVar[int]
     PHI_FIELD_NUMBER: _ClassVar[int]
+    CATEGORY_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     catalogue_version: int
     propensity: float
@@ -156,7 +168,8 @@ class ExposureSlot(_message.Message):
     p_shown: _containers.RepeatedScalarFieldContainer[float]
     p_first: _containers.RepeatedScalarFieldContainer[float]
     phi: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, item_id: _Optional[str] = ..., catalogue_version: _Optional[int] = ..., propensity: _Optional[float] = ..., pinned: _Optional[bool] = ..., p_shown: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ..., phi: _Optional[_Iterable[float]] = ...) -> None: ...
+    category: str
+    def __init__(self, item_id: _Optional[str] = ..., catalogue_version: _Optional[int] = ..., propensity: _Optional[float] = ..., pinned: _Optional[bool] = ..., p_shown: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ..., phi: _Optional[_Iterable[float]] = ..., category: _Optional[str] = ...) -> None: ...
 
 class Control(_message.Message):
     __slots__ = ("kind", "payload")

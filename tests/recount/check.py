@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
+from bandits.logistic import LogisticPartial
 from bandits.partials import Partial
 from features.program import FeatureProgram
 from features.state.trend import CHOICES, HALF_LIVES_MS
@@ -15,6 +17,7 @@ from tests.recount import decoded
 from tests.recount.expected import CLICK, IMPRESSION, ItemCount, Recount, UserCount, WindowSums, value_of
 
 Fields = Mapping[bytes, bytes]
+Sums = tuple[NDArray[np.float64], NDArray[np.float64], int]
 RELATIVE = 1e-9
 
 
@@ -144,7 +147,35 @@ def example_differences(recount: Recount, examples: Iterable[Example]) -> list[s
     return found
 
 
-def statistics_differences(recount: Recount, partials: Mapping[tuple[str, str], Partial]) -> list[str]:
+def kept_sums(model: str, schema: str, fields: Mapping[str, bytes]) -> dict[tuple[str, ...], Sums]:
+    """What a partial's fields hold, by the recount's names: shared, per category, logistic per head."""
+    found: dict[tuple[str, ...], Sums] = {}
+    for field, data in fields.items():
+        if field == "d" or (field.startswith("a:") and data):
+            partial = Partial.from_bytes(data)
+            sums = partial.statistics()
+            found[(model, schema, *([field[2:]] if field != "d" else []))] = (sums.a, sums.b, partial.n_shown)
+        elif field == "l":
+            logistic = LogisticPartial.from_bytes(data)
+            bent, slope = logistic.curvature(), logistic.slope()
+            for at in range(logistic.n_heads):
+                found[model, schema, "logistic", str(at)] = (bent[at], slope[at : at + 1], logistic.n_shown)
+    return found
+
+
+def added(tables: Iterable[Mapping[tuple[str, ...], Sums]]) -> dict[tuple[str, ...], Sums]:
+    """The sums of all partitions."""
+    found: dict[tuple[str, ...], Sums] = {}
+    for table in tables:
+        for key, (a, b, n) in table.items():
+            if key in found:
+                found[key] = (found[key][0] + a, found[key][1] + b, found[key][2] + n)
+            else:
+                found[key] = (a, b, n)
+    return found
+
+
+def statistics_differences(recount: Recount, partials: Mapping[tuple[str, ...], Sums]) -> list[str]:
     """Name every difference between the bandit's sums and the recount.
 
     Residuals enter the sums rounded to multiples of 2**-18, so b has the tolerance of that.
@@ -154,17 +185,19 @@ def statistics_differences(recount: Recount, partials: Mapping[tuple[str, str], 
         found.append(f"statistics: got {sorted(partials)}, wanted {sorted(recount.sums)}")
     for key in set(partials) & set(recount.sums):
         a, b, n = recount.sums[key]
-        sums = partials[key].statistics()
-        if partials[key].n_shown != n:
-            found.append(f"statistics {key}: n_shown {partials[key].n_shown}, wanted {n}")
-        if not np.allclose(sums.a, a, rtol=1e-9, atol=1e-9) or not np.allclose(sums.b, b, rtol=1e-9, atol=4e-6 * n):
-            found.append(f"statistics {key}: A off by {abs(sums.a - a).max()}, b off by {abs(sums.b - b).max()}")
+        have_a, have_b, have_n = partials[key]
+        if have_n != n:
+            found.append(f"statistics {key}: n_shown {have_n}, wanted {n}")
+        if not np.allclose(have_a, a, rtol=1e-9, atol=1e-9) or not np.allclose(have_b, b, rtol=1e-9, atol=4e-6 * n):
+            found.append(f"statistics {key}: A off by {abs(have_a - a).max()}, b off by {abs(have_b - b).max()}")
     return found
 
 
 __all__ = [
+    "added",
     "example_differences",
     "item_differences",
+    "kept_sums",
     "statistics_differences",
     "user_differences",
     "value_of",

@@ -94,6 +94,9 @@ class Row(NamedTuple):
     corrected: bool
 
 
+ARMS, LOGISTIC = 1, 2
+
+
 @dataclass
 class Recount:
     """Everything, over all partitions that were added."""
@@ -103,7 +106,7 @@ class Recount:
     users: dict[str, UserCount] = field(default_factory=lambda: defaultdict(UserCount))
     items: dict[str, ItemCount] = field(default_factory=lambda: defaultdict(ItemCount))
     rows: dict[tuple[str, int], Row] = field(default_factory=dict)
-    sums: dict[tuple[str, str], tuple[Any, Any, int]] = field(default_factory=dict)
+    sums: dict[tuple[str, ...], tuple[Any, Any, int]] = field(default_factory=dict)
     repeats: int = 0
     beyond: list[str] = field(default_factory=list)
 
@@ -250,27 +253,36 @@ class Recount:
         exposure = slate.event.exposure
         phi = on_phi_grid([slot.phi for slot in exposure.slots])
         key = (exposure.base_model, exposure.schema)
-        n_heads, dim = len(exposure.heads), phi.shape[1]
-        a, b, n = self.sums.get(key, (np.zeros((dim, dim)), np.zeros((n_heads, dim)), 0))
-        a = a + phi.T @ phi
-        b = b.copy()
+        n_heads, dim, n = len(exposure.heads), phi.shape[1], len(exposure.slots)
+        left = np.zeros((n_heads, n))
         for head, name in enumerate(exposure.heads):
             label = {"long_dwell": "dwell", "like_save": "like", "save": "like"}.get(name, name)
             if label not in ("click", "dismiss", "dwell", "like", "purchase"):
                 continue
             fast = label in ("click", "dismiss")
-            outcome = np.zeros(len(exposure.slots))
-            expected = np.array([slot.p_shown[head] for slot in exposure.slots])
             if fast or (slate.closed and not slate.closed_as_bot):
-                b[head] -= expected @ phi
+                left[head] -= [slot.p_shown[head] for slot in exposure.slots]
             for slot, moved, sign, bot, closed in slate.moves:
                 if slot < 0 and not fast and not bot:
                     for early, other, way, _, late in slate.moves:
-                        outcome[early] += way * (other == label and not late) if early >= 0 else 0
+                        left[head, early] += way * (other == label and not late) if early >= 0 else 0
                 elif moved == label and not bot and (fast or closed):
-                    outcome[slot] += sign
-            b[head] += outcome @ phi
-        self.sums[key] = (a, b, n + len(exposure.slots))
+                    left[head, slot] += sign
+
+        def count(name: tuple[str, ...], x: Any, e: Any, features: Any, more: int) -> None:
+            a, b, known = self.sums.get(name, (np.zeros((dim, dim)), np.zeros((len(e), dim)), 0))
+            self.sums[name] = (a + x.T @ x, b + e @ features, known + more)
+
+        count(key, phi, left, phi, n)
+        if ARMS in exposure.statistics:
+            for at, slot in enumerate(exposure.slots):
+                count((*key, slot.category), phi[at : at + 1], left[:, at : at + 1], phi[at : at + 1], 1)
+        if LOGISTIC in exposure.statistics:
+            raw = np.array([slot.phi for slot in exposure.slots], dtype=np.float64)
+            for head in range(n_heads):
+                p = np.array([slot.p_shown[head] for slot in exposure.slots])
+                bent = on_phi_grid(raw * np.sqrt(p * (1 - p))[:, None])
+                count((*key, "logistic", str(head)), bent, left[head : head + 1], phi, n)
 
     def _count_pairs(self, arrived: list[Arrived]) -> None:
         good = sorted(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from bandits.partials import Partial, total
 from features.program import FeatureProgram
 from features.state.params import StateParams
 from liverank.contract import INTERNAL_HEADER, decode_event, event_key, validate_event
@@ -74,7 +73,7 @@ def live_differences(
     *,
     program: FeatureProgram,
     states: Mapping[tuple[str, str], Fields],
-    partials: Sequence[tuple[str, str, bytes]],
+    partials: Sequence[tuple[str, str, Mapping[str, bytes]]],
     examples: Iterable[Example],
     as_of_ms: int,
 ) -> list[str]:
@@ -86,7 +85,7 @@ def live_differences(
         Of `events`, each partition up to where its fold stands; wall clock.
     states : mapping of (kind, key) to fields
         Kind `u` or `i`; statistics' keys are ignored. Private fields are not needed: what Feast returns will do.
-    partials : sequence of (base model, schema, bytes)
+    partials : sequence of (base model, schema, fields)
         Of all partitions.
     examples : iterable of Example
         As a reader takes them: repeats dropped by their numbers.
@@ -105,8 +104,6 @@ def live_differences(
         count_ = recount.items[item_id]
         found += check.item_differences(item_id, count_, items.get(item_id, {}), program, as_of_ms, params.signals)
     found += check.example_differences(recount, examples)
-    grouped: dict[tuple[str, str], list[Partial]] = {}
-    for model, schema, data in partials:
-        grouped.setdefault((model, schema), []).append(Partial.from_bytes(data))
-    found += check.statistics_differences(recount, {key: total(each) for key, each in grouped.items()})
+    kept = [check.kept_sums(model, schema, fields) for model, schema, fields in partials]
+    found += check.statistics_differences(recount, check.added(kept))
     return found

@@ -117,9 +117,12 @@ def state_keys(have: Found) -> dict[tuple[str, str], dict[bytes, bytes]]:
     return {(n.split(":", 2)[1], n.split(":", 2)[2]): fields for n, fields in have.states.items()}
 
 
-def partials_of(have: Found) -> list[tuple[str, str, bytes]]:
-    """Partials as (base model, schema, bytes)."""
-    return [(n.split(":")[2], n.split(":")[3], fields[b"d"]) for n, fields in have.partials.items()]
+def partials_of(have: Found) -> list[tuple[str, str, dict[str, bytes]]]:
+    """Partials as (base model, schema, fields)."""
+    return [
+        (n.split(":")[2], n.split(":")[3], {name.decode(): data for name, data in fields.items()})
+        for n, fields in have.partials.items()
+    ]
 
 
 def folded(settings: Settings) -> list[Record]:

@@ -82,6 +82,11 @@ def exposure(
             phi=[rng.uniform(-1, 1) for _ in range(3)],
             catalogue_version=item,
         )
+    # Every third slate is kept per category, every fourth for the logistic posterior too.
+    told = rng.randrange(12)
+    slate.statistics.extend([1] * (told % 3 == 0) + [2] * (told % 4 == 0))
+    for slot, item in zip(slate.slots, items, strict=True):
+        slot.category = f"kind{item % 3}" if item % 5 and slate.statistics else ""
     return event
 
 
@@ -183,13 +188,12 @@ def differences(
     return found
 
 
-def partials(world: World) -> dict[tuple[str, str], object]:
-    """The bandit's sums by (base model, schema)."""
-    from bandits.partials import Partial
-
-    found = {}
+def partials(world: World) -> dict[tuple[str, ...], check.Sums]:
+    """The bandit's sums by (base model, schema), per category and logistic ones beside them."""
+    found: dict[tuple[str, ...], check.Sums] = {}
     for key, fields in world.users.store.fields.items():
         if key.startswith("#stats:"):
             _, model, schema = key.split(":")
-            found[model, schema] = Partial.from_bytes(fields[b"d"])
+            texts = {name.decode(): data for name, data in fields.items()}
+            found |= check.kept_sums(model, schema, texts)
     return found
