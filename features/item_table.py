@@ -19,6 +19,7 @@ from features.item_rings import ItemRings
 from features.program import FeatureProgram, ViewProgram
 from features.state import neighbours as _neighbours
 from features.state import trend as _trend
+from features.state import variants as _variants
 from liverank.v1 import event_pb2, item_pb2, stream_pb2
 
 __all__ = ["MAX_CATEGORIES", "ItemTable"]
@@ -57,6 +58,8 @@ class ItemTable:
         Bit mask of regions; all ones = everywhere.
     attributes : list of mapping or None
         Typed fields by row.
+    variants : dict of int to tuple of str
+        Row -> ids of its variants, for items with two or more.
     vectors : ndarray of float32, shape (n, d)
         Unit vectors of `space`; zero where `has_vector` is False.
     version : ndarray of int64
@@ -76,6 +79,7 @@ class ItemTable:
         self.ids: list[str] = []
         self.rows: dict[str, int] = {}
         self.attributes: list[Mapping[str, event_pb2.Attribute] | None] = []
+        self.variants: dict[int, tuple[str, ...]] = {}
         self.category_names: list[str] = [""]
         self.creator_names: list[str] = [""]
         self.category_of_hash: dict[float, str] = {}
@@ -97,6 +101,7 @@ class ItemTable:
         self._category_codes = {"": 0}
         self._creator_codes = {"": 0}
         self._regions: dict[str, int] = {}
+        self._variant_pages: dict[int, bytes] = {}
         self._neighbour_pages: dict[int, dict[str, bytes]] = {}
         self._neighbour_rows: dict[int, tuple[Rows, NDArray[np.float64]]] = {}
         self._bucketed: dict[str, tuple[int, NDArray[np.float32], set[int]]] = {}
@@ -118,7 +123,7 @@ class ItemTable:
     def page_fields(self) -> tuple[str, ...]:
         """`view:feature` of every bytes field that `apply_row` takes."""
         coming = self._next.fields if self._next is not None else ()
-        return (*dict.fromkeys((*self._rings.fields, *coming)), *_NEIGHBOUR_FIELDS, _TREND_FIELD)
+        return (*dict.fromkeys((*self._rings.fields, *coming)), *_NEIGHBOUR_FIELDS, _TREND_FIELD, _VARIANT_FIELD)
 
     def set_program(self, program: FeatureProgram) -> None:
         """Follow a program: windows are empty until rows are loaded again."""
@@ -174,6 +179,10 @@ class ItemTable:
         self._set_categories(row, item.categories)
         self.regions[row] = self._mask(item.regions)
         self.attributes[row] = dict(item.attributes) or None
+        if len(item.variants) > 1:
+            self.variants[row] = tuple(variant.variant_id for variant in item.variants)
+        else:
+            self.variants.pop(row, None)
         for vector in item.vectors:
             if vector.space == self.space and len(vector.values) == self.vectors.shape[1]:
                 self._set_vector(row, np.array(vector.values, dtype=np.float32))
@@ -332,6 +341,8 @@ class ItemTable:
                     self._decayed[row] = _trend.decode(page or None)
                 for _, _, changed in self._bucketed.values():
                     changed.update(rows.tolist())
+            elif field == _VARIANT_FIELD:
+                self._variant_pages.update((row, page) for row, page in zip(rows.tolist(), data, strict=True) if page)
             elif field in _NEIGHBOUR_FIELDS:
                 for row, page in zip(rows.tolist(), data, strict=True):
                     if page or row in self._neighbour_pages:
@@ -356,6 +367,10 @@ class ItemTable:
         values = self._decayed[rows]
         columns = [_trend.demand(values, as_of_ms, half_life=at) for at in range(len(_trend.HALF_LIVES_MS))]
         return np.stack(columns, axis=1).astype(np.float32)
+
+    def variant_counts(self, row: int, device: str) -> NDArray[np.float64]:
+        """Shown and clicked of an item's variants, for everybody and on a device, shape (n_variants, 2, 2). 10 us."""
+        return _variants.counts_of(self._variant_pages.get(row), self.variants.get(row, ()), device)
 
     def examined(self, as_of_ms: int) -> NDArray[np.float64]:
         """Shown slots (each by how likely it is looked at) and clicks of every item, halved every 30 days.
@@ -462,6 +477,7 @@ def _counted(program: FeatureProgram) -> list[ViewProgram]:
 
 
 _TREND_FIELD: Final = _trend.FIELD.decode()
+_VARIANT_FIELD: Final = _variants.FIELD.decode()
 _NEIGHBOUR_FIELDS: Final = tuple(field.decode() for field in _neighbours.FIELDS)
 _COLUMNS: Final[dict[str, Any]] = {
     "available": False,

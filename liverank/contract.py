@@ -59,11 +59,13 @@ MAX_VALUE: Final = 10**12  # of an event's value, either sign, and of a price: s
 MAX_SLOTS: Final = 200
 MAX_PHI: Final = 32
 MAX_VECTOR: Final = 1024
+MAX_VARIANTS: Final = 16
 SHORT_DWELL_S: Final = 5.0
 LONG_DWELL_S: Final = 30.0
 MID_RATING: Final = 5.0
 
 _T = event_pb2.EventType
+_ABANDON: Final = int(_T.EVENT_TYPE_ABANDON)
 _CLICK, _DWELL, _RATING = int(_T.EVENT_TYPE_CLICK), int(_T.EVENT_TYPE_DWELL), int(_T.EVENT_TYPE_RATING)
 _SURVEY, _EXPOSURE = int(_T.EVENT_TYPE_SURVEY), int(_T.EVENT_TYPE_EXPOSURE)
 _CONTROL = int(_T.EVENT_TYPE_CONTROL)
@@ -87,8 +89,8 @@ NEGATIVE: Final[frozenset[int]] = frozenset(
 INTERNAL: Final[frozenset[int]] = frozenset((int(_T.EVENT_TYPE_TICK), _CONTROL))
 """Types that only liverank's own processes write, with the header `liverank-internal`."""
 
-DERIVED: Final[frozenset[int]] = frozenset((int(_T.EVENT_TYPE_ABANDON),))
-"""Types that a fold derives (a session without good news timed out); never on the log."""
+DERIVED: Final[frozenset[int]] = frozenset((int(_T.EVENT_TYPE_ABANDON), int(_T.EVENT_TYPE_VARIANT)))
+"""Types that a fold derives (a session without good news timed out; counts of a variant); never on the log."""
 
 PRODUCED: Final[frozenset[int]] = frozenset(int(v) for v in _T.values() if 0 < v < 50)
 """Types that apps and producers send."""
@@ -110,7 +112,7 @@ def polarity(event_type: int, value: float) -> int:
     """
     if event_type in POSITIVE:
         return 1
-    if event_type in NEGATIVE or event_type in DERIVED:
+    if event_type in NEGATIVE or event_type == _ABANDON:
         return -1
     if event_type == _DWELL:
         return 1 if value >= LONG_DWELL_S else -1 if value < SHORT_DWELL_S else 0
@@ -321,7 +323,19 @@ def validate_item(change: ItemChange, *, dims: Mapping[str, int] | None = None) 
                 raise ContractError("bad_value", f"an empty text in {name}")
             _text(name, text, 128)
     _attributes("attributes", item.attributes, 32)
+    _variants(item)
     _vectors(item, dims or {})
+
+
+def _variants(item: item_pb2.Item) -> None:
+    names = [variant.variant_id for variant in item.variants]
+    if len(names) > MAX_VARIANTS:
+        raise ContractError("too_large", f"an item has at most {MAX_VARIANTS} variants, got {len(names)}")
+    if not all(names) or len(set(names)) != len(names):
+        raise ContractError("bad_value", f"variants of an item have different ids that are not empty, got {names}")
+    for variant in item.variants:
+        _text("variant_id", variant.variant_id, 64)
+        _attributes("variant.attributes", variant.attributes, 16)
 
 
 def _vectors(item: item_pb2.Item, dims: Mapping[str, int]) -> None:
@@ -362,6 +376,9 @@ def _exposure(event: Event) -> None:
             raise ContractError(
                 "bad_exposure", f"phi has one length in a slate, at most {MAX_PHI}, got {len(slot.phi)} and {dim}"
             )
+        if slot.variant_id and not 0.0 < slot.variant_propensity <= 1.0:
+            raise ContractError("bad_exposure", f"a propensity lies in (0, 1], got {slot.variant_propensity}")
+        _text("variant_id", slot.variant_id, 64)
         if not math.isfinite(sum(slot.phi) + sum(slot.p_shown) + sum(slot.p_first)):
             raise ContractError("not_finite", f"slot of item {slot.item_id!r} holds NaN or infinity")
 

@@ -21,6 +21,7 @@ from ranker.inputs import Floats
 from ranker.phi import SCHEMA
 from ranker.registered import NOTHING, Registered
 from ranker.request import RankQuery
+from ranker.variants import NO_VARIANTS, Variants
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,8 @@ class Shown:
         Score of the candidate that greed would have put there.
     budgeted
         A new item that the budget paid for.
+    variants
+        Chosen among variants of the items.
     """
 
     item_ids: Sequence[str]
@@ -70,6 +73,7 @@ class Shown:
     n_feasible: NDArray[np.int64]
     greedy_score: NDArray[np.float64]
     budgeted: NDArray[np.bool_]
+    variants: Variants = NO_VARIANTS
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -127,6 +131,8 @@ def exposure_event(query: RankQuery, trace: Trace, shown: Shown) -> event_pb2.Ev
             p_first=shown.p_first[at].tolist(),
             phi=shown.phi[at].tolist(),
         )
+    for at, variant in shown.variants.by_slot.items():
+        exposure.slots[at].variant_id, exposure.slots[at].variant_propensity = variant.variant_id, variant.propensity
     event = event_pb2.Event(
         event_id=query.request_id,
         type=event_pb2.EVENT_TYPE_EXPOSURE,
@@ -204,6 +210,11 @@ def decision(query: RankQuery, trace: Trace, shown: Shown) -> decision_pb2.Decis
             budgeted=bool(shown.budgeted[at]),
             registered=trace.registered.values[at].tolist() if trace.registered.names else (),
         )
+    out.variant_policy = shown.variants.policy
+    for at, variant in shown.variants.by_slot.items():
+        out.slots[at].variant_id, out.slots[at].variant_propensity = variant.variant_id, variant.propensity
+        for name, alpha, beta in zip(variant.names, variant.alpha.tolist(), variant.beta.tolist(), strict=True):
+            out.slots[at].variants.add(variant_id=name, alpha=alpha, beta=beta)
     return out
 
 

@@ -82,6 +82,7 @@ class ItemsView(Protocol):
     has_vector: NDArray[np.bool_]
     regions: NDArray[np.uint64]
     attributes: list[Mapping[str, event_pb2.Attribute] | None]
+    variants: dict[int, tuple[str, ...]]
     version: NDArray[np.int64]
     category_names: list[str]
     creator_names: list[str]
@@ -126,6 +127,10 @@ class ItemsView(Protocol):
 
     def demand(self, rows: Rows, as_of_ms: int) -> Floats:
         """Decayed choices of items, half-lives of 1 h, 1 d, 7 d and 30 d, shape ``(n, 4)``."""
+        ...
+
+    def variant_counts(self, row: int, device: str) -> NDArray[np.float64]:
+        """Shown and clicked of an item's variants, for everybody and on a device, shape ``(n_variants, 2, 2)``."""
         ...
 
     def examined(self, as_of_ms: int) -> NDArray[np.float64]:

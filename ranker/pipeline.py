@@ -50,6 +50,7 @@ from ranker.serving import Rulebook, Serving, fallback_model
 from ranker.stages import Stages
 from ranker.user_states import Router
 from ranker.users import NOBODY, Users, Without
+from ranker.variants import Variants, choose
 from ranker.vowpal import VowpalBelief
 from ranker.watch import ExplorationWatch
 
@@ -250,8 +251,16 @@ class Pipeline:
                 rules=NO_LIST_RULES if query.candidates else book.list_rules,
                 how=how,
             )
+            variants = choose(
+                table,
+                drawn.rows[np.array(drawn.slate.order, dtype=np.int64)].tolist(),
+                query.context.device,
+                policy=None if policy is None or isinstance(policy, Greedy) else book.exploring.named("thompson"),
+                floor=book.exploring.floor,
+                seed=seed,
+            )
             stages.done("explore")
-            shown = self._shown(model, gathered, scored, drawn)
+            shown = self._shown(model, gathered, scored, drawn, variants)
             beside = NOTHING
             if query.explain or query.debug:
                 beside = registered(user, table, drawn.rows[np.array(drawn.slate.order, dtype=np.int64)], as_of_ms)
@@ -328,7 +337,7 @@ class Pipeline:
         young = serving.belief.posterior.n_shown < book.exploring.greedy_until_shown
         return book.exploring.greedy_slots if young else 0
 
-    def _shown(self, model: Model, gathered: Gathered, scored: Scored, drawn: Drawn) -> Shown:
+    def _shown(self, model: Model, gathered: Gathered, scored: Scored, drawn: Drawn, variants: Variants) -> Shown:
         order = np.array(drawn.slate.order, dtype=np.int64)
         at = drawn.at[order]
         x = scored.x[at]
@@ -352,6 +361,7 @@ class Pipeline:
             n_feasible=drawn.slate.n_feasible,
             greedy_score=drawn.greedy_score,
             budgeted=drawn.budgeted,
+            variants=variants,
         )
 
     # --- lower rungs ---------------------------------------------------------------------------------------------

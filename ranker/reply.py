@@ -43,6 +43,9 @@ def build_reply(query: RankQuery, answer: Answer, made: decision_pb2.Decision, n
             pinned=bool(shown.pinned[at]),
             sources=shown.sources[at],
         )
+        variant = shown.variants.by_slot.get(at)
+        if variant is not None:
+            item.variant_id, item.variant_propensity = variant.variant_id, variant.propensity
         if explanations:
             item.explanation.CopyFrom(explanations[at])
     if answer.gathered is not None:

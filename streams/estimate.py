@@ -59,6 +59,7 @@ _PARTS: Final = (
     (b"_i", "core"),
     (b"item_trend", "trend"),
     (b"item_neighbours", "neighbours"),
+    (b"item_variants", "variants"),
 )
 
 

@@ -55,6 +55,8 @@ class MemoryTable:
         self.has_vector = np.ones(n, dtype=np.bool_)
         self.regions = np.full(n, EVERYWHERE, dtype=np.uint64)
         self.attributes: list[Mapping[str, event_pb2.Attribute] | None] = [None] * n
+        self.variants: dict[int, tuple[str, ...]] = {}
+        self.variant_clicks: dict[int, NDArray[np.float64]] = {}
         self.version = np.arange(n, dtype=np.int64)
         self.window_names = ITEM_WINDOWS
         self.space = "test/8/v1"
@@ -95,6 +97,9 @@ class MemoryTable:
 
     def demand(self, rows: NDArray[np.int32], as_of_ms: int) -> NDArray[np.float32]:
         return np.outer(self._popularity[rows], [0.1, 1.0, 3.0, 9.0]).astype(np.float32)
+
+    def variant_counts(self, row: int, device: str) -> NDArray[np.float64]:
+        return self.variant_clicks.get(row, np.zeros((len(self.variants[row]), 2, 2)))
 
     def examined(self, as_of_ms: int) -> NDArray[np.float64]:
         return np.outer(self._popularity, [20.0, 2.0]).astype(np.float64)

@@ -51,6 +51,16 @@ item_neighbours = StreamFeatureView(
     owner="liverank",
 )
 
+item_variants = StreamFeatureView(
+    name="item_variants",
+    description="How often each variant of an item was shown and clicked (features/state/variants.py).",
+    entities=[item],
+    source=events,
+    timestamp_field="event_timestamp",
+    schema=[Field(name="counts", dtype=Bytes, tags={"liverank.variants": "64"})],
+    owner="liverank",
+)
+
 item_catalogue = StreamFeatureView(
     name="item_catalogue",
     description="Fields of the catalogue, newest version.",

@@ -15,6 +15,7 @@ from liverank.v1.event_pb2 import Event, EventType, ExposureSlot
 from liverank.v1.stream_pb2 import Example
 
 __all__ = [
+    "CLICK",
     "CORRECTED",
     "FAST",
     "HEAD_BITS",
@@ -229,6 +230,8 @@ class Exposure:
             p_shown=shown.p_shown,
             heads=slate.heads,
             catalogue_version=shown.catalogue_version,
+            variant_id=shown.variant_id,
+            variant_propensity=shown.variant_propensity,
         )
         return row.SerializeToString()
 

@@ -1,4 +1,4 @@
-"""The state of one item: tiles, trend and neighbours, as sums of effects of users' events."""
+"""The state of one item: tiles, trend, neighbours and variants, as sums of effects of users' events."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from features.state.neighbours import Neighbours
 from features.state.pages import HEAD, body
 from features.state.params import SignalWeights
 from features.state.trend import CHOICES
+from features.state.variants import VariantCounts
 from features.state.views import Failed, ViewTiles
 from liverank.v1.event_pb2 import EventType
 from liverank.v1.stream_pb2 import ItemEvent, ItemPairs
@@ -24,6 +25,7 @@ _CORE: Final = struct.Struct("<q")
 _CORE_FIELD: Final = b"_i"
 _CLICK: Final = int(EventType.EVENT_TYPE_CLICK)
 _IMPRESSION: Final = int(EventType.EVENT_TYPE_IMPRESSION)
+_VARIANT: Final = int(EventType.EVENT_TYPE_VARIANT)
 
 
 def count_effect(
@@ -35,6 +37,8 @@ def count_effect(
     skip: Collection[str] = (),
 ) -> None:
     """Count an effect in an item's views. Parameters as `ItemState.observe`."""
+    if effect.type == _VARIANT:
+        return  # no event of a user, but counts of their own
     kind = cast(EventType, effect.type)
     fact = Fact(kind, effect.event_ts_ms, effect.item_id, effect.value, effect.surface)
     expected = effect.expected if effect.type == _IMPRESSION else None
@@ -67,6 +71,7 @@ class ItemState:
         self._views = ViewTiles(program, ("item",), fields)
         self._trend = parts.Trend(fields)
         self._neighbours: Neighbours | None = None
+        self._variants: VariantCounts | None = None
         core = fields.get(_CORE_FIELD)
         self.newest_event_ts_ms: int = _CORE.unpack(body(_CORE_FIELD, core, _CORE.size))[0] if core else 0
         self._core_dirty = False
@@ -92,6 +97,12 @@ class ItemState:
             `ViewProgram.tiles_id` of views that do not count it.
         """
         kind, ts_ms, value, sign = effect.type, effect.event_ts_ms, effect.value, effect.sign
+        if kind == _VARIANT:
+            if self._variants is None:
+                self._variants = VariantCounts(self._fields)
+            self._variants.add(effect.surface, effect.expected, value, ts_ms)
+            self._newer(ts_ms)
+            return
         expected = effect.expected if kind == _IMPRESSION else None
         count_effect(self._views, effect, category, failed=failed, skip=skip)
         good = max(0.0, self._signals.of(kind, value))
@@ -127,6 +138,8 @@ class ItemState:
         changed |= self._views.dirty()
         if self._neighbours is not None:
             changed |= self._neighbours.dirty()
+        if self._variants is not None:
+            changed |= self._variants.dirty()
         if self._core_dirty:
             changed[_CORE_FIELD] = HEAD + _CORE.pack(self.newest_event_ts_ms)
             self._core_dirty = False

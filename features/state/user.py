@@ -7,14 +7,14 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from features.columns import Fact
+from features.columns import Fact, quantise
 from features.hashing import category_hash, id_hash, item_hash
 from features.item_version import CatalogueItem
 from features.program import FeatureProgram
 from features.state import parts
 from features.state.dedup import HORIZON_MS, Dedup, Verdict
 from features.state.emitter import Emitter
-from features.state.exposure import FAST, Exposure, outcome_bits
+from features.state.exposure import CLICK, FAST, Exposure, outcome_bits
 from features.state.exposures import Change, Counted, RowDue, SeenMoved
 from features.state.history import Entry
 from features.state.pages import HEAD, body
@@ -22,10 +22,11 @@ from features.state.pairs import Good, Pairs
 from features.state.params import DAY_MS, StateParams
 from features.state.seen import CLICKED, CONSUMED, DISMISSED
 from features.state.session import Shown
+from features.state.variants import arms_of
 from features.state.views import ViewTiles
 from liverank.contract import polarity
 from liverank.errors import ContractError
-from liverank.v1.event_pb2 import Event, EventType
+from liverank.v1.event_pb2 import Event, EventType, ExposureSlot
 
 __all__ = ["VECTOR_WINDOWS_MS", "UserState", "expected_clicks"]
 
@@ -42,6 +43,7 @@ _CLICK: Final = int(EventType.EVENT_TYPE_CLICK)
 _RATING: Final = int(EventType.EVENT_TYPE_RATING)
 _SESSION_END: Final = int(EventType.EVENT_TYPE_SESSION_END)
 _ABANDON: Final = int(EventType.EVENT_TYPE_ABANDON)
+_VARIANT: Final = int(EventType.EVENT_TYPE_VARIANT)
 _ACTS: Final = {
     _CLICK: (CLICKED,),
     int(EventType.EVENT_TYPE_LIKE): (CONSUMED,),
@@ -287,6 +289,9 @@ class UserState:
             residuals = held.expected()
             residuals *= [-1.0 if bits & FAST else 0.0 for bits in held.head_bits]
             emit.shown(exposure, held.features(), residuals, ts_ms)
+            for at, slot in enumerate(exposure.slots, start=1):
+                if slot.variant_id:
+                    _variant(emit, event, slot, at, ts_ms, shown=expected_clicks(at))
         start_ms = self._sessions.start_ms
         shown = Shown(ts_ms, exposure.slots[0].item_id, append_ts_ms)
         changed = self._abandon(self._sessions.add(ts_ms, clock_ms, 0, False, False, shown), emit, bot)
@@ -312,6 +317,8 @@ class UserState:
             elif not bot:
                 exposure, slot, head, delta = change
                 emit.outcome(exposure.event.exposure, slot, exposure.features()[slot], head, delta, exposure.shown_ms)
+                if exposure.head_bits[head] == CLICK and (item := exposure.event.exposure.slots[slot]).variant_id:
+                    _variant(emit, exposure.event, item, slot + 1, exposure.shown_ms, clicked=delta)
 
     def _saw(self, exposure: Exposure, slot: int, sign: int, emit: Emitter, bot: bool) -> None:
         item_id, ts_ms, surface = exposure.item_of(slot), exposure.shown_ms, exposure.surface
@@ -373,3 +380,20 @@ class UserState:
 def _entry(ts_ms: int, hashed: int, kind: int, sixteenths: int, item: CatalogueItem | None, category: str) -> Entry:
     version = item.version if item is not None else _UNKNOWN_VERSION
     return Entry(ts_ms, hashed, kind, sixteenths, version, category_hash(category))
+
+
+def _variant(
+    emit: Emitter,
+    event: Event,
+    slot: ExposureSlot,
+    position: int,
+    ts_ms: int,
+    *,
+    shown: float = 0.0,
+    clicked: float = 0.0,
+) -> None:
+    """Count a variant that was shown or clicked, for everybody and for the device."""
+    for arm in arms_of(slot.variant_id, event.context.device):
+        emit.item_event(
+            slot.item_id, _VARIANT, ts_ms, value=clicked, surface=arm, expected=quantise(shown), position=position
+        )

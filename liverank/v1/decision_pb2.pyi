@@ -20,7 +20,7 @@ MODE_PREFETCH: Mode
 MODE_SHADOW: Mode
 
 class Decision(_message.Message):
-    __slots__ = ("request_id", "user_id", "decided_ts_ms", "as_of_ms", "surface", "mode", "context", "policy", "arm", "seed", "n_draws", "floor", "base_model", "schema", "snapshot", "feature_service", "feature_names", "heads", "head_weights", "feasible_size", "feasible_hash", "slots", "candidates", "rungs", "stage_ms", "newest_event_ts_ms", "drawn", "space", "user_state", "feature_ages_ms", "cap", "greedy_slots", "config_version", "k", "creator_cap", "category_cap", "near", "reserved_share", "registered_names")
+    __slots__ = ("request_id", "user_id", "decided_ts_ms", "as_of_ms", "surface", "mode", "context", "policy", "arm", "seed", "n_draws", "floor", "base_model", "schema", "snapshot", "feature_service", "feature_names", "heads", "head_weights", "feasible_size", "feasible_hash", "slots", "candidates", "rungs", "stage_ms", "newest_event_ts_ms", "drawn", "space", "user_state", "feature_ages_ms", "cap", "greedy_slots", "config_version", "k", "creator_cap", "category_cap", "near", "reserved_share", "registered_names", "variant_policy")
     class StageMsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +74,7 @@ class Decision(_message.Message):
     NEAR_FIELD_NUMBER: _ClassVar[int]
     RESERVED_SHARE_FIELD_NUMBER: _ClassVar[int]
     REGISTERED_NAMES_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_POLICY_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     user_id: str
     decided_ts_ms: int
@@ -113,10 +114,11 @@ class Decision(_message.Message):
     near: _containers.RepeatedScalarFieldContainer[int]
     reserved_share: float
     registered_names: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., decided_ts_ms: _Optional[int] = ..., as_of_ms: _Optional[int] = ..., surface: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., context: _Optional[_Union[_event_pb2.Context, _Mapping]] = ..., policy: _Optional[str] = ..., arm: _Optional[str] = ..., seed: _Optional[int] = ..., n_draws: _Optional[int] = ..., floor: _Optional[float] = ..., base_model: _Optional[str] = ..., schema: _Optional[str] = ..., snapshot: _Optional[str] = ..., feature_service: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., heads: _Optional[_Iterable[str]] = ..., head_weights: _Optional[_Iterable[float]] = ..., feasible_size: _Optional[int] = ..., feasible_hash: _Optional[bytes] = ..., slots: _Optional[_Iterable[_Union[DecisionSlot, _Mapping]]] = ..., candidates: _Optional[_Iterable[_Union[DecisionCandidate, _Mapping]]] = ..., rungs: _Optional[_Iterable[str]] = ..., stage_ms: _Optional[_Mapping[str, float]] = ..., newest_event_ts_ms: _Optional[int] = ..., drawn: _Optional[bool] = ..., space: _Optional[str] = ..., user_state: _Optional[str] = ..., feature_ages_ms: _Optional[_Mapping[str, int]] = ..., cap: _Optional[float] = ..., greedy_slots: _Optional[int] = ..., config_version: _Optional[int] = ..., k: _Optional[int] = ..., creator_cap: _Optional[int] = ..., category_cap: _Optional[int] = ..., near: _Optional[_Iterable[int]] = ..., reserved_share: _Optional[float] = ..., registered_names: _Optional[_Iterable[str]] = ...) -> None: ...
+    variant_policy: str
+    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., decided_ts_ms: _Optional[int] = ..., as_of_ms: _Optional[int] = ..., surface: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., context: _Optional[_Union[_event_pb2.Context, _Mapping]] = ..., policy: _Optional[str] = ..., arm: _Optional[str] = ..., seed: _Optional[int] = ..., n_draws: _Optional[int] = ..., floor: _Optional[float] = ..., base_model: _Optional[str] = ..., schema: _Optional[str] = ..., snapshot: _Optional[str] = ..., feature_service: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., heads: _Optional[_Iterable[str]] = ..., head_weights: _Optional[_Iterable[float]] = ..., feasible_size: _Optional[int] = ..., feasible_hash: _Optional[bytes] = ..., slots: _Optional[_Iterable[_Union[DecisionSlot, _Mapping]]] = ..., candidates: _Optional[_Iterable[_Union[DecisionCandidate, _Mapping]]] = ..., rungs: _Optional[_Iterable[str]] = ..., stage_ms: _Optional[_Mapping[str, float]] = ..., newest_event_ts_ms: _Optional[int] = ..., drawn: _Optional[bool] = ..., space: _Optional[str] = ..., user_state: _Optional[str] = ..., feature_ages_ms: _Optional[_Mapping[str, int]] = ..., cap: _Optional[float] = ..., greedy_slots: _Optional[int] = ..., config_version: _Optional[int] = ..., k: _Optional[int] = ..., creator_cap: _Optional[int] = ..., category_cap: _Optional[int] = ..., near: _Optional[_Iterable[int]] = ..., reserved_share: _Optional[float] = ..., registered_names: _Optional[_Iterable[str]] = ..., variant_policy: _Optional[str] = ...) -> None: ...
 
 class DecisionSlot(_message.Message):
-    __slots__ = ("item_id", "propensity", "pinned", "explored", "score", "p_shown", "p_first", "phi", "posterior_mean", "posterior_sd", "features", "sources", "effective_floor", "catalogue_version", "n_feasible", "greedy_score", "budgeted", "registered", "category_name")
+    __slots__ = ("item_id", "propensity", "pinned", "explored", "score", "p_shown", "p_first", "phi", "posterior_mean", "posterior_sd", "features", "sources", "effective_floor", "catalogue_version", "n_feasible", "greedy_score", "budgeted", "registered", "category_name", "variant_id", "variant_propensity", "variants")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     PROPENSITY_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +138,9 @@ class DecisionSlot(_message.Message):
     BUDGETED_FIELD_NUMBER: _ClassVar[int]
     REGISTERED_FIELD_NUMBER: _ClassVar[int]
     CATEGORY_NAME_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_ID_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_PROPENSITY_FIELD_NUMBER: _ClassVar[int]
+    VARIANTS_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     propensity: float
     pinned: bool
@@ -155,7 +160,20 @@ class DecisionSlot(_message.Message):
     budgeted: bool
     registered: _containers.RepeatedScalarFieldContainer[float]
     category_name: str
-    def __init__(self, item_id: _Optional[str] = ..., propensity: _Optional[float] = ..., pinned: _Optional[bool] = ..., explored: _Optional[bool] = ..., score: _Optional[float] = ..., p_shown: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ..., phi: _Optional[_Iterable[float]] = ..., posterior_mean: _Optional[float] = ..., posterior_sd: _Optional[float] = ..., features: _Optional[_Iterable[float]] = ..., sources: _Optional[_Iterable[str]] = ..., effective_floor: _Optional[float] = ..., catalogue_version: _Optional[int] = ..., n_feasible: _Optional[int] = ..., greedy_score: _Optional[float] = ..., budgeted: _Optional[bool] = ..., registered: _Optional[_Iterable[float]] = ..., category_name: _Optional[str] = ...) -> None: ...
+    variant_id: str
+    variant_propensity: float
+    variants: _containers.RepeatedCompositeFieldContainer[VariantBelief]
+    def __init__(self, item_id: _Optional[str] = ..., propensity: _Optional[float] = ..., pinned: _Optional[bool] = ..., explored: _Optional[bool] = ..., score: _Optional[float] = ..., p_shown: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ..., phi: _Optional[_Iterable[float]] = ..., posterior_mean: _Optional[float] = ..., posterior_sd: _Optional[float] = ..., features: _Optional[_Iterable[float]] = ..., sources: _Optional[_Iterable[str]] = ..., effective_floor: _Optional[float] = ..., catalogue_version: _Optional[int] = ..., n_feasible: _Optional[int] = ..., greedy_score: _Optional[float] = ..., budgeted: _Optional[bool] = ..., registered: _Optional[_Iterable[float]] = ..., category_name: _Optional[str] = ..., variant_id: _Optional[str] = ..., variant_propensity: _Optional[float] = ..., variants: _Optional[_Iterable[_Union[VariantBelief, _Mapping]]] = ...) -> None: ...
+
+class VariantBelief(_message.Message):
+    __slots__ = ("variant_id", "alpha", "beta")
+    VARIANT_ID_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    BETA_FIELD_NUMBER: _ClassVar[int]
+    variant_id: str
+    alpha: float
+    beta: float
+    def __init__(self, variant_id: _Optional[str] = ..., alpha: _Optional[float] = ..., beta: _Optional[float] = ...) -> None: ...
 
 class DecisionCandidate(_message.Message):
     __slots__ = ("item_id", "value", "phi", "p_first", "creator", "category", "unavailable", "not_explorable", "reserved", "category_name")

@@ -28,6 +28,7 @@ class EventType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_TYPE_TICK: _ClassVar[EventType]
     EVENT_TYPE_CONTROL: _ClassVar[EventType]
     EVENT_TYPE_ABANDON: _ClassVar[EventType]
+    EVENT_TYPE_VARIANT: _ClassVar[EventType]
 
 class ExtraStatistics(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -53,6 +54,7 @@ EVENT_TYPE_EXPOSURE: EventType
 EVENT_TYPE_TICK: EventType
 EVENT_TYPE_CONTROL: EventType
 EVENT_TYPE_ABANDON: EventType
+EVENT_TYPE_VARIANT: EventType
 EXTRA_STATISTICS_UNSPECIFIED: ExtraStatistics
 EXTRA_STATISTICS_ARMS: ExtraStatistics
 EXTRA_STATISTICS_LOGISTIC: ExtraStatistics
@@ -152,7 +154,7 @@ class Exposure(_message.Message):
     def __init__(self, policy: _Optional[str] = ..., arm: _Optional[str] = ..., base_model: _Optional[str] = ..., schema: _Optional[str] = ..., drawn: _Optional[bool] = ..., heads: _Optional[_Iterable[str]] = ..., slots: _Optional[_Iterable[_Union[ExposureSlot, _Mapping]]] = ..., statistics: _Optional[_Iterable[_Union[ExtraStatistics, str]]] = ...) -> None: ...
 
 class ExposureSlot(_message.Message):
-    __slots__ = ("item_id", "catalogue_version", "propensity", "pinned", "p_shown", "p_first", "phi", "category")
+    __slots__ = ("item_id", "catalogue_version", "propensity", "pinned", "p_shown", "p_first", "phi", "category", "variant_id", "variant_propensity")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     CATALOGUE_VERSION_FIELD_NUMBER: _ClassVar[int]
     PROPENSITY_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +163,8 @@ class ExposureSlot(_message.Message):
     P_FIRST_FIELD_NUMBER: _ClassVar[int]
     PHI_FIELD_NUMBER: _ClassVar[int]
     CATEGORY_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_ID_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_PROPENSITY_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     catalogue_version: int
     propensity: float
@@ -169,7 +173,9 @@ class ExposureSlot(_message.Message):
     p_first: _containers.RepeatedScalarFieldContainer[float]
     phi: _containers.RepeatedScalarFieldContainer[float]
     category: str
-    def __init__(self, item_id: _Optional[str] = ..., catalogue_version: _Optional[int] = ..., propensity: _Optional[float] = ..., pinned: _Optional[bool] = ..., p_shown: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ..., phi: _Optional[_Iterable[float]] = ..., category: _Optional[str] = ...) -> None: ...
+    variant_id: str
+    variant_propensity: float
+    def __init__(self, item_id: _Optional[str] = ..., catalogue_version: _Optional[int] = ..., propensity: _Optional[float] = ..., pinned: _Optional[bool] = ..., p_shown: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ..., phi: _Optional[_Iterable[float]] = ..., category: _Optional[str] = ..., variant_id: _Optional[str] = ..., variant_propensity: _Optional[float] = ...) -> None: ...
 
 class Control(_message.Message):
     __slots__ = ("kind", "payload")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from liverank.v1 import event_pb2 as liverank_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16liverank/v1/item.proto\x12\x0bliverank.v1\x1a\x17liverank/v1/event.proto\"\xd1\x02\n\x04Item\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05price\x18\x04 \x01(\x01\x12\x11\n\tavailable\x18\x05 \x01(\x08\x12\x0f\n\x07\x63reator\x18\x06 \x01(\t\x12\x12\n\ncategories\x18\x07 \x03(\t\x12\x17\n\x0fpublished_ts_ms\x18\x08 \x01(\x03\x12\x0f\n\x07regions\x18\t \x03(\t\x12\x35\n\nattributes\x18\n \x03(\x0b\x32!.liverank.v1.Item.AttributesEntry\x12(\n\x07vectors\x18\x0b \x03(\x0b\x32\x17.liverank.v1.ItemVector\x1aI\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.liverank.v1.Attribute:\x02\x38\x01\"+\n\nItemVector\x12\r\n\x05space\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\x02\"y\n\nItemChange\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12#\n\x06upsert\x18\x02 \x01(\x0b\x32\x11.liverank.v1.ItemH\x00\x12+\n\x07removed\x18\x03 \x01(\x0b\x32\x18.liverank.v1.ItemRemovedH\x00\x42\x08\n\x06\x63hange\"\x1d\n\x0bItemRemoved\x12\x0e\n\x06reason\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16liverank/v1/item.proto\x12\x0bliverank.v1\x1a\x17liverank/v1/event.proto\"\xfd\x02\n\x04Item\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05price\x18\x04 \x01(\x01\x12\x11\n\tavailable\x18\x05 \x01(\x08\x12\x0f\n\x07\x63reator\x18\x06 \x01(\t\x12\x12\n\ncategories\x18\x07 \x03(\t\x12\x17\n\x0fpublished_ts_ms\x18\x08 \x01(\x03\x12\x0f\n\x07regions\x18\t \x03(\t\x12\x35\n\nattributes\x18\n \x03(\x0b\x32!.liverank.v1.Item.AttributesEntry\x12(\n\x07vectors\x18\x0b \x03(\x0b\x32\x17.liverank.v1.ItemVector\x12*\n\x08variants\x18\x0c \x03(\x0b\x32\x18.liverank.v1.ItemVariant\x1aI\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.liverank.v1.Attribute:\x02\x38\x01\"\xaa\x01\n\x0bItemVariant\x12\x12\n\nvariant_id\x18\x01 \x01(\t\x12<\n\nattributes\x18\x02 \x03(\x0b\x32(.liverank.v1.ItemVariant.AttributesEntry\x1aI\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.liverank.v1.Attribute:\x02\x38\x01\"+\n\nItemVector\x12\r\n\x05space\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\x02\"y\n\nItemChange\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12#\n\x06upsert\x18\x02 \x01(\x0b\x32\x11.liverank.v1.ItemH\x00\x12+\n\x07removed\x18\x03 \x01(\x0b\x32\x18.liverank.v1.ItemRemovedH\x00\x42\x08\n\x06\x63hange\"\x1d\n\x0bItemRemoved\x12\x0e\n\x06reason\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,14 +34,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ITEM_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_ITEM_ATTRIBUTESENTRY']._serialized_options = b'8\001'
+  _globals['_ITEMVARIANT_ATTRIBUTESENTRY']._loaded_options = None
+  _globals['_ITEMVARIANT_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_ITEM']._serialized_start=65
-  _globals['_ITEM']._serialized_end=402
-  _globals['_ITEM_ATTRIBUTESENTRY']._serialized_start=329
-  _globals['_ITEM_ATTRIBUTESENTRY']._serialized_end=402
-  _globals['_ITEMVECTOR']._serialized_start=404
-  _globals['_ITEMVECTOR']._serialized_end=447
-  _globals['_ITEMCHANGE']._serialized_start=449
-  _globals['_ITEMCHANGE']._serialized_end=570
-  _globals['_ITEMREMOVED']._serialized_start=572
-  _globals['_ITEMREMOVED']._serialized_end=601
+  _globals['_ITEM']._serialized_end=446
+  _globals['_ITEM_ATTRIBUTESENTRY']._serialized_start=373
+  _globals['_ITEM_ATTRIBUTESENTRY']._serialized_end=446
+  _globals['_ITEMVARIANT']._serialized_start=449
+  _globals['_ITEMVARIANT']._serialized_end=619
+  _globals['_ITEMVARIANT_ATTRIBUTESENTRY']._serialized_start=373
+  _globals['_ITEMVARIANT_ATTRIBUTESENTRY']._serialized_end=446
+  _globals['_ITEMVECTOR']._serialized_start=621
+  _globals['_ITEMVECTOR']._serialized_end=664
+  _globals['_ITEMCHANGE']._serialized_start=666
+  _globals['_ITEMCHANGE']._serialized_end=787
+  _globals['_ITEMREMOVED']._serialized_start=789
+  _globals['_ITEMREMOVED']._serialized_end=818
 # @@protoc_insertion_point(module_scope)

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Item(_message.Message):
-    __slots__ = ("item_id", "title", "text", "price", "available", "creator", "categories", "published_ts_ms", "regions", "attributes", "vectors")
+    __slots__ = ("item_id", "title", "text", "price", "available", "creator", "categories", "published_ts_ms", "regions", "attributes", "vectors", "variants")
     class AttributesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,7 @@ class Item(_message.Message):
     REGIONS_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     VECTORS_FIELD_NUMBER: _ClassVar[int]
+    VARIANTS_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     title: str
     text: str
@@ -38,7 +39,23 @@ class Item(_message.Message):
     regions: _containers.RepeatedScalarFieldContainer[str]
     attributes: _containers.MessageMap[str, _event_pb2.Attribute]
     vectors: _containers.RepeatedCompositeFieldContainer[ItemVector]
-    def __init__(self, item_id: _Optional[str] = ..., title: _Optional[str] = ..., text: _Optional[str] = ..., price: _Optional[float] = ..., available: _Optional[bool] = ..., creator: _Optional[str] = ..., categories: _Optional[_Iterable[str]] = ..., published_ts_ms: _Optional[int] = ..., regions: _Optional[_Iterable[str]] = ..., attributes: _Optional[_Mapping[str, _event_pb2.Attribute]] = ..., vectors: _Optional[_Iterable[_Union[ItemVector, _Mapping]]] = ...) -> None: ...
+    variants: _containers.RepeatedCompositeFieldContainer[ItemVariant]
+    def __init__(self, item_id: _Optional[str] = ..., title: _Optional[str] = ..., text: _Optional[str] = ..., price: _Optional[float] = ..., available: _Optional[bool] = ..., creator: _Optional[str] = ..., categories: _Optional[_Iterable[str]] = ..., published_ts_ms: _Optional[int] = ..., regions: _Optional[_Iterable[str]] = ..., attributes: _Optional[_Mapping[str, _event_pb2.Attribute]] = ..., vectors: _Optional[_Iterable[_Union[ItemVector, _Mapping]]] = ..., variants: _Optional[_Iterable[_Union[ItemVariant, _Mapping]]] = ...) -> None: ...
+
+class ItemVariant(_message.Message):
+    __slots__ = ("variant_id", "attributes")
+    class AttributesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _event_pb2.Attribute
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_event_pb2.Attribute, _Mapping]] = ...) -> None: ...
+    VARIANT_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    variant_id: str
+    attributes: _containers.MessageMap[str, _event_pb2.Attribute]
+    def __init__(self, variant_id: _Optional[str] = ..., attributes: _Optional[_Mapping[str, _event_pb2.Attribute]] = ...) -> None: ...
 
 class ItemVector(_message.Message):
     __slots__ = ("space", "values")

@@ -123,7 +123,7 @@ class RankRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., anonymous_id: _Optional[str] = ..., k: _Optional[int] = ..., surface: _Optional[str] = ..., context: _Optional[_Union[_event_pb2.Context, _Mapping]] = ..., mode: _Optional[_Union[_decision_pb2.Mode, str]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., consent: _Optional[_Union[Consent, str]] = ..., debug: _Optional[bool] = ..., explain: _Optional[bool] = ..., shadow: _Optional[_Union[ShadowOptions, _Mapping]] = ...) -> None: ...
 
 class RankedItem(_message.Message):
-    __slots__ = ("item_id", "position", "score", "propensity", "explored", "pinned", "sources", "explanation")
+    __slots__ = ("item_id", "position", "score", "propensity", "explored", "pinned", "sources", "explanation", "variant_id", "variant_propensity")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -132,6 +132,8 @@ class RankedItem(_message.Message):
     PINNED_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_ID_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_PROPENSITY_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     position: int
     score: float
@@ -140,7 +142,9 @@ class RankedItem(_message.Message):
     pinned: bool
     sources: _containers.RepeatedScalarFieldContainer[str]
     explanation: ItemExplanation
-    def __init__(self, item_id: _Optional[str] = ..., position: _Optional[int] = ..., score: _Optional[float] = ..., propensity: _Optional[float] = ..., explored: _Optional[bool] = ..., pinned: _Optional[bool] = ..., sources: _Optional[_Iterable[str]] = ..., explanation: _Optional[_Union[ItemExplanation, _Mapping]] = ...) -> None: ...
+    variant_id: str
+    variant_propensity: float
+    def __init__(self, item_id: _Optional[str] = ..., position: _Optional[int] = ..., score: _Optional[float] = ..., propensity: _Optional[float] = ..., explored: _Optional[bool] = ..., pinned: _Optional[bool] = ..., sources: _Optional[_Iterable[str]] = ..., explanation: _Optional[_Union[ItemExplanation, _Mapping]] = ..., variant_id: _Optional[str] = ..., variant_propensity: _Optional[float] = ...) -> None: ...
 
 class Freshness(_message.Message):
     __slots__ = ("newest_event_ts_ms", "newest_event_age_ms", "vector_age_ms", "posterior_age_ms")

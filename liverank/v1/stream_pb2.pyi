@@ -22,7 +22,7 @@ class Number(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ..., step: _Optional[int] = ..., index: _Optional[int] = ...) -> None: ...
 
 class Example(_message.Message):
-    __slots__ = ("number", "request_id", "position", "user_id", "item_id", "exposure_ts_ms", "closed_ts_ms", "surface", "policy", "arm", "base_model", "schema", "propensity", "pinned", "drawn", "seen", "outcomes", "reward", "correction", "phi", "p_shown", "heads", "catalogue_version")
+    __slots__ = ("number", "request_id", "position", "user_id", "item_id", "exposure_ts_ms", "closed_ts_ms", "surface", "policy", "arm", "base_model", "schema", "propensity", "pinned", "drawn", "seen", "outcomes", "reward", "correction", "phi", "p_shown", "heads", "catalogue_version", "variant_id", "variant_propensity")
     class OutcomesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,8 @@ class Example(_message.Message):
     P_SHOWN_FIELD_NUMBER: _ClassVar[int]
     HEADS_FIELD_NUMBER: _ClassVar[int]
     CATALOGUE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_ID_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_PROPENSITY_FIELD_NUMBER: _ClassVar[int]
     number: Number
     request_id: str
     position: int
@@ -76,7 +78,9 @@ class Example(_message.Message):
     p_shown: _containers.RepeatedScalarFieldContainer[float]
     heads: _containers.RepeatedScalarFieldContainer[str]
     catalogue_version: int
-    def __init__(self, number: _Optional[_Union[Number, _Mapping]] = ..., request_id: _Optional[str] = ..., position: _Optional[int] = ..., user_id: _Optional[str] = ..., item_id: _Optional[str] = ..., exposure_ts_ms: _Optional[int] = ..., closed_ts_ms: _Optional[int] = ..., surface: _Optional[str] = ..., policy: _Optional[str] = ..., arm: _Optional[str] = ..., base_model: _Optional[str] = ..., schema: _Optional[str] = ..., propensity: _Optional[float] = ..., pinned: _Optional[bool] = ..., drawn: _Optional[bool] = ..., seen: _Optional[bool] = ..., outcomes: _Optional[_Mapping[str, float]] = ..., reward: _Optional[float] = ..., correction: _Optional[bool] = ..., phi: _Optional[_Iterable[float]] = ..., p_shown: _Optional[_Iterable[float]] = ..., heads: _Optional[_Iterable[str]] = ..., catalogue_version: _Optional[int] = ...) -> None: ...
+    variant_id: str
+    variant_propensity: float
+    def __init__(self, number: _Optional[_Union[Number, _Mapping]] = ..., request_id: _Optional[str] = ..., position: _Optional[int] = ..., user_id: _Optional[str] = ..., item_id: _Optional[str] = ..., exposure_ts_ms: _Optional[int] = ..., closed_ts_ms: _Optional[int] = ..., surface: _Optional[str] = ..., policy: _Optional[str] = ..., arm: _Optional[str] = ..., base_model: _Optional[str] = ..., schema: _Optional[str] = ..., propensity: _Optional[float] = ..., pinned: _Optional[bool] = ..., drawn: _Optional[bool] = ..., seen: _Optional[bool] = ..., outcomes: _Optional[_Mapping[str, float]] = ..., reward: _Optional[float] = ..., correction: _Optional[bool] = ..., phi: _Optional[_Iterable[float]] = ..., p_shown: _Optional[_Iterable[float]] = ..., heads: _Optional[_Iterable[str]] = ..., catalogue_version: _Optional[int] = ..., variant_id: _Optional[str] = ..., variant_propensity: _Optional[float] = ...) -> None: ...
 
 class UserChange(_message.Message):
     __slots__ = ("number", "user_id", "newest_event_ts_ms", "clock_ms")

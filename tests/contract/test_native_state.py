@@ -283,7 +283,8 @@ def exposure(rng: random.Random, request: str, ts_ms: int) -> Event:
         slate.slots.add(
             item_id=item(rng), catalogue_version=rng.randrange(-1, 9), propensity=0.1 + 0.9 * rng.random(),
             pinned=rng.random() < 0.3, p_shown=[rng.random() for _ in heads], p_first=[rng.random() for _ in heads],
-            phi=[rng.random() for _ in range(4)] if heads else [],
+            phi=[rng.random() for _ in range(4)] if heads else [], variant_id=rng.choice(["", "", "a", "art-2"]),
+            variant_propensity=rng.choice([0.0, 0.5]),
         )  # fmt: skip
     return event
 

@@ -21,9 +21,9 @@ inline PyObject *label_moved = nullptr, *seen_moved = nullptr, *row_due = nullpt
 class Exposure {
  public:
   struct Slot {
-    std::string_view item, phi, p_shown;
+    std::string_view item, phi, p_shown, variant;
     i64 catalogue_version = 0;
-    double propensity = 0.0;
+    double propensity = 0.0, variant_propensity = 0.0;
     bool pinned = false;
     size_t hash = 0;
   };
@@ -176,6 +176,8 @@ class Exposure {
     put_text(out, 21, slot.p_shown);
     for (std::string_view head : heads_) put_delimited(out, 22, head);
     put_int(out, 23, slot.catalogue_version);
+    put_text(out, 24, slot.variant);
+    put_double(out, 25, slot.variant_propensity);
     return py_bytes(out).release();
   }
 
@@ -202,6 +204,8 @@ class Exposure {
         case 4: made.pinned = field.number != 0; break;
         case 5: made.p_shown = field.bytes; break;
         case 7: made.phi = field.bytes; break;
+        case 12: made.variant = field.bytes; break;
+        case 13: made.variant_propensity = field.as_double(); break;
         default: break;
       }
     }
