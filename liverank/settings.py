@@ -105,6 +105,14 @@ class RankerSettings(_Section):
     """Standard deviation of the bandit's prior, in clicks."""
     noise_sd: float = Field(default=0.4, gt=0)
     """Standard deviation of a residual, in clicks."""
+    arm_sd: float = Field(default=0.03, gt=0)
+    """Hybrid policies: how far a category's coefficients may stand from the shared ones, in clicks (one standard
+    deviation)."""
+    logit_sd: float = Field(default=0.5, gt=0)
+    """Logistic policies: standard deviation of the prior of a coefficient, in logits."""
+    statistics: list[Literal["arms", "logistic"]] = []
+    """Statistics that are kept beside the shared ones even while no policy acts on them: a policy that is named later
+    then knows what came before."""
     full_log_share: float = Field(default=0.01, ge=0, le=1)
     """Share of requests whose every candidate is logged."""
     vw_exploration: Literal["squarecb", "cover", "bag"] = "squarecb"

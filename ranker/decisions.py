@@ -52,6 +52,8 @@ class Shown:
         Score of the candidate that greed would have put there.
     budgeted
         A new item that the budget paid for.
+    categories
+        Name of each item's first category; empty = not known.
     variants
         Chosen among variants of the items.
     """
@@ -73,6 +75,7 @@ class Shown:
     n_feasible: NDArray[np.int64]
     greedy_score: NDArray[np.float64]
     budgeted: NDArray[np.bool_]
+    categories: Sequence[str] = ()
     variants: Variants = NO_VARIANTS
 
     def __len__(self) -> int:
@@ -109,6 +112,7 @@ class Trace:
     caps: tuple[int, int] = (0, 0)
     reserved_share: float = 0.0
     registered: Registered = NOTHING
+    statistics: Sequence[event_pb2.ExtraStatistics] = ()
 
 
 def exposure_event(query: RankQuery, trace: Trace, shown: Shown) -> event_pb2.Event:
@@ -120,9 +124,12 @@ def exposure_event(query: RankQuery, trace: Trace, shown: Shown) -> event_pb2.Ev
         schema=SCHEMA,
         drawn=trace.drawn,
         heads=trace.heads,
+        statistics=trace.statistics if trace.drawn else (),
     )
+    per_category = event_pb2.EXTRA_STATISTICS_ARMS in exposure.statistics
     for at in range(len(shown)):
         exposure.slots.add(
+            category=shown.categories[at] if per_category else "",
             item_id=shown.item_ids[at],
             catalogue_version=int(shown.versions[at]),
             propensity=float(shown.propensity[at]),
@@ -209,6 +216,7 @@ def decision(query: RankQuery, trace: Trace, shown: Shown) -> decision_pb2.Decis
             greedy_score=float(shown.greedy_score[at]),
             budgeted=bool(shown.budgeted[at]),
             registered=trace.registered.values[at].tolist() if trace.registered.names else (),
+            category_name=shown.categories[at] if shown.categories else "",
         )
     out.variant_policy = shown.variants.policy
     for at, variant in shown.variants.by_slot.items():
@@ -239,6 +247,7 @@ def log_candidates(
             unavailable=not available[at],
             not_explorable=bool(drawn.not_explorable[at]),
             reserved=bool(drawn.reserved[at]),
+            category_name=drawn.kinds[at],
         )
     if drawn.rules.near is not None:
         pairs = np.argwhere(np.triu(drawn.rules.near, 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandits import Explorable, Greedy, Policy, Problem, Reserved, RewardPosterior, Slate, draw_slate, generator
+from bandits.posterior import Learned
 from ranker.inputs import Floats, ItemsView, Rows
 from ranker.phi import SOURCES, phi
 from ranker.retrieval import CandidateSet, Explore
@@ -72,6 +73,8 @@ class Drawn:
         Rows of the table, shape ``(m,)``.
     phi
         Bandit features, shape ``(m, d)``.
+    kinds
+        Name of each one's first category; empty = none. Length ``m``.
     feasible
         Feasible before the first slot, shape ``(m,)``.
     posterior_mean, posterior_sd
@@ -94,6 +97,7 @@ class Drawn:
     at: Rows
     rows: Rows
     phi: Floats
+    kinds: Sequence[str]
     feasible: NDArray[np.bool_]
     posterior_mean: NDArray[np.float64]
     posterior_sd: NDArray[np.float64]
@@ -117,7 +121,7 @@ def explore(
     candidates: CandidateSet,
     table: ItemsView,
     *,
-    posterior: RewardPosterior,
+    posterior: Learned,
     k: int,
     size: int,
     rules: ListRules,
@@ -130,7 +134,7 @@ def explore(
     scored, candidates, table
         The request's candidates.
     posterior
-        Belief about residuals.
+        What is believed of residuals.
     k
         Slots.
     size
@@ -146,7 +150,9 @@ def explore(
     lost = np.zeros(len(worth))
     if (scored.kept < 1.0).any():
         value = np.zeros(len(worth)) if how.learns_reward else worth
-        score = value + posterior.mean(_phi(scored, candidates, table, np.arange(len(rows))).astype(np.float64))
+        everybody = np.arange(len(rows))
+        features, kinds, bound = _bound(scored, candidates, table, everybody, posterior)
+        score = value + bound.mean(features.astype(np.float64))
         lost = faded(score, scored.kept, table, rows, k, rules)
         worth = worth - lost
     order = np.argsort(-worth, kind="stable")
@@ -158,17 +164,17 @@ def explore(
     if exploring:
         at = _with_drawn(at, order, candidates, scored.places)
     chosen_rows, reserved = rows[at], paid[at]
-    features = _phi(scored, candidates, table, at)
+    features, kinds, bound = _bound(scored, candidates, table, at, posterior)
     acted_on = features.astype(np.float64)
     value = -lost[at] if how.learns_reward else worth[at]
-    mean, sd = posterior.mean(acted_on), posterior.sd(acted_on)
+    mean, sd = bound.mean(acted_on), bound.sd(acted_on)
     hard = slate_rules(table, chosen_rows, k, rules)
     allowed = explorable(value + mean, sd, how.rules, exempt=reserved) & ~(new[at] & ~reserved)
     greedy_slots = k if how.policy is None else min(how.greedy_slots, k)
     problem = Problem(
         value=value,
         phi=acted_on,
-        posterior=posterior,
+        posterior=bound,
         k=k,
         feasible=hard if allowed.all() else Explorable(hard, allowed, value + mean),
         floor=how.rules.floor,
@@ -186,6 +192,7 @@ def explore(
         at=at,
         rows=chosen_rows,
         phi=features,
+        kinds=kinds,
         feasible=hard.mask([]),
         posterior_mean=mean,
         posterior_sd=sd,
@@ -200,11 +207,14 @@ def explore(
     )
 
 
-def _phi(scored: Scored, candidates: CandidateSet, table: ItemsView, at: Rows | NDArray[np.int64]) -> Floats:
-    """Bandit features of some of the scored candidates."""
+def _bound(
+    scored: Scored, candidates: CandidateSet, table: ItemsView, at: Rows | NDArray[np.int64], learned: Learned
+) -> tuple[Floats, list[str], RewardPosterior]:
+    """Bandit features, first categories and belief of some of the scored candidates; from what will be logged alone."""
     places = scored.places[at]
     names = [table.category_names[code] for code in table.categories[candidates.rows[places], 0].tolist()]
-    return phi(scored.x[at], names, found_by(candidates, places))
+    logged = scored.p_first[at].astype(np.float32).astype(np.float64)
+    return phi(scored.x[at], names, found_by(candidates, places)), names, learned.bind(names, logged)
 
 
 def faded(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -26,6 +26,7 @@ from liverank.v1 import stream_pb2
 from ranker import metrics
 from ranker.catalogue import Catalogue
 from ranker.columns import COLUMNS, FEATURE_SERVICE
+from ranker.learned import LearnedBelief, LearnedReader
 from ranker.models import Model, active_model_id, load_model, models_dir
 from ranker.models import Serving as ModelNeeds
 from ranker.models.store import START_FILE, start_of
@@ -268,6 +269,10 @@ class ServingFeed(Feed):
         Gives the active generation.
     space
         Gives the active vector space.
+    learned
+        Reads what policies beyond the shared linear ones act on; None = nothing.
+    rules
+        Rules of this instant: which policies there are; None = `book` for ever.
     """
 
     def __init__(
@@ -278,8 +283,12 @@ class ServingFeed(Feed):
         beliefs: BeliefReader,
         generation: Callable[[], int],
         space: Callable[[], str],
+        *,
+        learned: LearnedReader | None = None,
+        rules: Callable[[], Rulebook] | None = None,
     ) -> None:
         super().__init__("serving", 0.25)
+        self._learned, self._rules = learned, rules or (lambda: book)
         self._settings, self._redis, self._book, self._beliefs = settings, redis, book, beliefs
         self._generation, self._space = generation, space
         self._serving: Serving | None = None
@@ -316,14 +325,33 @@ class ServingFeed(Feed):
         metrics.POSTERIOR_READ_S.set_to_current_time()
         metrics.POSTERIOR_SHOWN.set(belief.posterior.n_shown)
         metrics.POSTERIOR_HASH.set(int(belief.snapshot_id[:13], 16))
-        if serving is None or serving.model is not model or serving.belief is not belief:
-            self._serving = Serving(model=model, belief=belief)
+        learned = self._learn(model, belief, serving)
+        before_learned = serving.learned if serving is not None else None
+        if serving is None or serving.model is not model or serving.belief is not belief or learned != before_learned:
+            self._serving = Serving(model=model, belief=belief, learned=learned)
+
+    def _learn(self, model: Model, belief: Belief, serving: Serving | None) -> Mapping[str, LearnedBelief]:
+        """What the policies of this instant act on beyond `belief`."""
+        priors = self._rules().priors
+        if not priors or self._learned is None:
+            return {}
+        same = serving is not None and serving.model is model
+        return self._learned.read(
+            model.model_id,
+            self._generation(),
+            belief.posterior.head_weights.tolist(),
+            priors,
+            serving.learned if same and serving is not None else {},
+            start=lambda name: self._file_of(model, name),
+        )
+
+    def _file_of(self, model: Model, name: str) -> bytes | None:
+        return start_of(models_dir(self._settings) / model.model_id, name) if name in model.manifest.files else None
 
     def _start_of(self, model: Model) -> Partial | None:
         """Statistics that a model starts from; read once."""
         if self._start[0] != model.model_id:
-            listed = START_FILE in model.manifest.files
-            data = start_of(models_dir(self._settings) / model.model_id) if listed else None
+            data = self._file_of(model, START_FILE)
             self._start = (model.model_id, Partial.from_bytes(data) if data else None)
         return self._start[1]
 

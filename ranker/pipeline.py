@@ -37,6 +37,7 @@ from ranker.fallback import fallback_answer, fallback_slate
 from ranker.filters import Filters
 from ranker.gather import Gathered, gather, times_shown
 from ranker.inputs import UserView
+from ranker.learned import LearnedBelief
 from ranker.models import Model
 from ranker.posterior import Belief
 from ranker.registered import NOTHING, registered
@@ -226,9 +227,12 @@ class Pipeline:
             learned_reward = self._vowpal() if policy is not None and policy.name == "vowpal" else None
             if policy is not None and policy.name == "vowpal" and learned_reward is None:
                 policy = book.exploring.named("thompson")  # nothing was learned yet
+            belief = serving.acts_on(policy)
+            if belief is None:
+                policy, belief = book.exploring.named("thompson"), serving.belief  # not read yet
             how = Exploration(
                 policy=policy,
-                greedy_slots=self._greedy_slots(query, book, policy, serving),
+                greedy_slots=self._greedy_slots(query, book, policy, belief),
                 seed=seed,
                 rules=book.exploring,
                 now_ms=as_of_ms,
@@ -236,11 +240,9 @@ class Pipeline:
                 dislike_weight=book.weights.heads.get("dismiss", 0.0),
                 learns_reward=learned_reward is not None,
             )
-            belief = serving.belief
             learned = book.weights.of(serving.model.heads).tolist()
-            silent = pb.LAYER_POSTERIOR in query.without
-            residual = belief.without_learning(learned) if silent else belief.under(learned)
-            cited: Belief | VowpalBelief = learned_reward or belief
+            residual = belief.under(learned, silent=pb.LAYER_POSTERIOR in query.without)
+            cited = learned_reward or belief
             drawn = explore(
                 scored,
                 gathered.candidates,
@@ -293,6 +295,7 @@ class Pipeline:
             caps=drawn.rules.caps,
             reserved_share=drawn.reserved_share,
             registered=beside,
+            statistics=book.statistics,
         )
         return Answer(
             trace=trace,
@@ -330,11 +333,11 @@ class Pipeline:
         return book.exploring.policy(query.surface, arm.name, arm.policy)
 
     @staticmethod
-    def _greedy_slots(query: RankQuery, book: Rulebook, policy: Policy | None, serving: Serving) -> int:
+    def _greedy_slots(query: RankQuery, book: Rulebook, policy: Policy | None, belief: Belief | LearnedBelief) -> int:
         """First slots that greed fills: all of them where the policy is greed itself (the kill switch)."""
         if isinstance(policy, Greedy):
             return query.k
-        young = serving.belief.posterior.n_shown < book.exploring.greedy_until_shown
+        young = belief.n_shown < book.exploring.greedy_until_shown
         return book.exploring.greedy_slots if young else 0
 
     def _shown(self, model: Model, gathered: Gathered, scored: Scored, drawn: Drawn, variants: Variants) -> Shown:
@@ -361,6 +364,7 @@ class Pipeline:
             n_feasible=drawn.slate.n_feasible,
             greedy_score=drawn.greedy_score,
             budgeted=drawn.budgeted,
+            categories=[drawn.kinds[place] for place in drawn.slate.order],
             variants=variants,
         )
 

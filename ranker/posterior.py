@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bandits import Partial, Posterior, Prior, total
 from bandits.snapshot import Snapshot
 from features.redis import translated
@@ -48,11 +46,18 @@ class Belief:
     versions: Mapping[int, bytes]
     _others: dict[tuple[float, ...], Posterior] = field(default_factory=dict, compare=False, repr=False)
 
-    def under(self, head_weights: Sequence[float]) -> Posterior:
+    @property
+    def n_shown(self) -> int:
+        """Shown slots in the statistics."""
+        return self.posterior.n_shown
+
+    def under(self, head_weights: Sequence[float], *, silent: bool = False) -> Posterior:
         """The posterior under some head weights: what learning with them from the start would have given.
 
-        60 us the first time, then kept (for the newest few weights).
+        60 us the first time, then kept (for the newest few weights). `silent`: see `without_learning`.
         """
+        if silent:
+            return self.without_learning(head_weights)
         wanted = tuple(float(weight) for weight in head_weights)
         if wanted == tuple(self.posterior.head_weights.tolist()):
             return self.posterior
@@ -65,10 +70,8 @@ class Belief:
 
     def without_learning(self, head_weights: Sequence[float] | None = None) -> Posterior:
         """The same uncertainty, nothing learned: what layer 0 would be without rewards."""
-        weights = self.posterior.head_weights if head_weights is None else head_weights
-        statistics = Snapshot.from_bytes(self.snapshot_bytes).partial.statistics()
-        silenced = type(statistics)(statistics.a, np.zeros_like(statistics.b), statistics.n_shown)
-        return Posterior(silenced, weights, self.posterior.prior)
+        weights = self.posterior.head_weights.tolist() if head_weights is None else head_weights
+        return Snapshot.from_bytes(self.snapshot_bytes).posterior(weights, silent=True)
 
 
 def partial_key(namespace: str, generation: int, model_id: str, partition: int) -> str:

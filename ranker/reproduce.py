@@ -16,18 +16,20 @@ from numpy.typing import NDArray
 from bandits import (
     BanditsError,
     Explorable,
+    Greedy,
     Policy,
-    Posterior,
     Problem,
     Reserved,
-    RewardPosterior,
     Slate,
+    Uniform,
     draw_slate,
     generator,
     parse,
 )
+from bandits.learned import read_snapshot
+from bandits.policy import REWARD, SHARED, learner
+from bandits.posterior import Learned
 from bandits.slates import slot_pmf
-from bandits.snapshot import Snapshot
 from liverank.v1 import decision_pb2
 from ranker.errors import NotReproducibleError
 from ranker.rules import SlateRules
@@ -58,8 +60,8 @@ class Redrawn:
     slate: Slate
 
 
-def posterior_of(decision: decision_pb2.Decision, snapshot: bytes) -> Posterior:
-    """The posterior that a decision acted upon.
+def posterior_of(decision: decision_pb2.Decision, snapshot: bytes) -> Learned:
+    """What a decision acted upon, not yet bound to its candidates.
 
     Raises
     ------
@@ -67,7 +69,7 @@ def posterior_of(decision: decision_pb2.Decision, snapshot: bytes) -> Posterior:
         The snapshot is not that of the decision's model, or cannot be read.
     """
     try:
-        found = Snapshot.from_bytes(snapshot)
+        found = read_snapshot(snapshot)
         if found.base_model != decision.base_model or found.schema != decision.schema:
             raise NotReproducibleError(
                 f"decision {decision.request_id} is of model {decision.base_model}, its snapshot of {found.base_model}"
@@ -77,7 +79,7 @@ def posterior_of(decision: decision_pb2.Decision, snapshot: bytes) -> Posterior:
         raise NotReproducibleError(f"snapshot {decision.snapshot} cannot be used: {error}") from error
 
 
-def _reward_posterior(decision: decision_pb2.Decision, snapshot: bytes) -> RewardPosterior:
+def _learned(decision: decision_pb2.Decision, snapshot: bytes) -> Learned:
     """As `posterior_of`, or the model of a policy that learns the reward itself."""
     if decision.policy.partition("(")[0] != "vowpal":
         return posterior_of(decision, snapshot)
@@ -104,7 +106,8 @@ def redraw(decision: decision_pb2.Decision, snapshot: bytes, *, with_policy: Pol
     Raises
     ------
     NotReproducibleError
-        It was not drawn, its candidates were not logged, or its parts do not fit together.
+        It was not drawn, its candidates were not logged, its parts do not fit together, or `with_policy` acts on
+        another kind of posterior than the snapshot holds.
     """
     if not decision.drawn or not decision.candidates:
         raise NotReproducibleError(
@@ -118,7 +121,15 @@ def redraw(decision: decision_pb2.Decision, snapshot: bytes, *, with_policy: Pol
         order = tuple(places[slot.item_id] for slot in decision.slots)
     except KeyError as error:
         raise NotReproducibleError(f"{error} was shown by {decision.request_id} but was no candidate") from error
-    posterior = _reward_posterior(decision, snapshot)
+    acted = parse(decision.policy)
+    if with_policy is not None and not _same_kind(acted, with_policy):
+        raise NotReproducibleError(
+            f"{with_policy.name} acts on the {learner(with_policy)} posterior, the snapshot of {decision.request_id} "
+            f"holds the {learner(acted)} one"
+        )
+    posterior = _learned(decision, snapshot).bind(
+        [one.category_name for one in candidates], _p_first([list(one.p_first) for one in candidates])
+    )
     rules = SlateRules.capped(
         np.array([one.creator for one in candidates], dtype=np.int32),
         np.array([one.category for one in candidates], dtype=np.int32),
@@ -142,7 +153,7 @@ def redraw(decision: decision_pb2.Decision, snapshot: bytes, *, with_policy: Pol
         n_greedy_slots=decision.greedy_slots,
         arms=rules.categories.astype(np.int64),
     )
-    policy: Policy = with_policy or parse(decision.policy)
+    policy: Policy = with_policy or acted
     if decision.reserved_share > 0:
         reserved = np.array([one.reserved for one in candidates], dtype=np.bool_)
         policy = Reserved(policy=policy, reserved=reserved, share=decision.reserved_share)
@@ -174,7 +185,18 @@ def differences(decision: decision_pb2.Decision, redrawn: Redrawn) -> list[str]:
     return found
 
 
-def slot_faults(decision: decision_pb2.Decision, posterior: Posterior | None) -> list[str]:
+def _same_kind(acted: Policy, other: Policy) -> bool:
+    """Whether a policy can be judged on what another one acted upon: greed and chance can on anything."""
+    mine, theirs = learner(acted), learner(other)
+    return mine == theirs or isinstance(other, Greedy | Uniform) or (mine, theirs) == (REWARD, SHARED)
+
+
+def _p_first(rows: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """Logged probabilities as they were acted upon."""
+    return np.array(rows, dtype=np.float32).astype(np.float64).reshape(len(rows), -1)
+
+
+def slot_faults(decision: decision_pb2.Decision, learned: Learned | None) -> list[str]:
     """What is wrong with the shown slots of any drawn decision, its candidates logged or not.
 
     Pinned slots have propensity 1, drawn ones at least the effective floor and at most 1, explored ones at most the
@@ -189,7 +211,9 @@ def slot_faults(decision: decision_pb2.Decision, posterior: Posterior | None) ->
             found.append(f"slot {at}: propensity {slot.propensity!r} outside [{slot.effective_floor!r}, 1]")
         elif slot.explored and slot.propensity > decision.cap + slack:
             found.append(f"slot {at}: explored with propensity {slot.propensity!r}, the cap is {decision.cap!r}")
-    if posterior is not None and len(decision.slots):
+    if learned is not None and len(decision.slots):
+        slots = decision.slots
+        posterior = learned.bind([slot.category_name for slot in slots], _p_first([list(one.p_first) for one in slots]))
         phi = np.array([list(slot.phi) for slot in decision.slots], dtype=np.float32).astype(np.float64)
         for name, logged, again in (
             ("mean", [slot.posterior_mean for slot in decision.slots], posterior.mean(phi)),

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bandits import Prior
+from bandits import Policy, Prior, parse
+from bandits.hybrid import HybridPrior
+from bandits.learned import AnyPrior
+from bandits.logistic import LogisticPrior
+from bandits.policy import DISJOINT, HYBRID, LOGISTIC, REWARD, SHARED, learner
 from liverank.hot import HotSettings
 from liverank.settings import RankerSettings
+from liverank.v1.event_pb2 import ExtraStatistics
 from ranker.columns import FEATURE_SERVICE
 from ranker.errors import RankerConfigError
 from ranker.experiments import Arm, Experiment
+from ranker.learned import LearnedBelief
 from ranker.models import Model, RateModel, rate_manifest
 from ranker.phi import SCHEMA
 from ranker.posterior import Belief
@@ -25,10 +32,26 @@ from ranker.value import ValueWeights
 
 @dataclass(frozen=True, kw_only=True)
 class Serving:
-    """A model and the belief that belongs to it; swapped as one."""
+    """A model and the beliefs that belong to it; swapped as one.
+
+    Attributes
+    ----------
+    model
+        The base model.
+    belief
+        Shared by all policies that say nothing else.
+    learned
+        By learner, of the policies that act on something else; only what a policy of the rules needs.
+    """
 
     model: Model
     belief: Belief
+    learned: Mapping[str, LearnedBelief] = field(default_factory=dict)
+
+    def acts_on(self, policy: Policy | None) -> Belief | LearnedBelief | None:
+        """What a policy acts on; None where it was not read yet."""
+        kind = SHARED if policy is None else learner(policy)
+        return self.belief if kind in (SHARED, REWARD) else self.learned.get(kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +87,35 @@ class Rulebook:
     settings: RankerSettings
     version: int = 0
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Specifications of all policies that an arm or a hot setting names."""
+        return (*(arm.policy for arm in self.experiment.arms), *self.exploring.policies.values())
+
     def uses(self, policy: str) -> bool:
         """Whether an arm or a hot setting names a policy."""
-        named = (*(arm.policy for arm in self.experiment.arms), *self.exploring.policies.values())
-        return any(text.partition("(")[0].strip() == policy for text in named)
+        return any(text.partition("(")[0].strip() == policy for text in self.named)
+
+    @cached_property
+    def priors(self) -> Mapping[str, AnyPrior]:
+        """The prior of each learner beyond the shared one that some policy acts on."""
+        settings = self.settings
+        sd, noise_sd = settings.prior_sd, settings.noise_sd
+        known: dict[str, AnyPrior] = {
+            DISJOINT: Prior(sd=sd, noise_sd=noise_sd),
+            HYBRID: HybridPrior(shared_sd=sd, arm_sd=settings.arm_sd, noise_sd=noise_sd),
+            LOGISTIC: LogisticPrior(sd=settings.logit_sd),
+        }
+        used = {learner(parse(text)) for text in self.named}
+        return {kind: prior for kind, prior in known.items() if kind in used}
+
+    @cached_property
+    def statistics(self) -> tuple[ExtraStatistics, ...]:
+        """What the fold is asked to keep of each slate beside the shared sums."""
+        priors, kept = self.priors, self.settings.statistics
+        arms = "arms" in kept or DISJOINT in priors or HYBRID in priors
+        logistic = "logistic" in kept or LOGISTIC in priors
+        return (ExtraStatistics.EXTRA_STATISTICS_ARMS,) * arms + (ExtraStatistics.EXTRA_STATISTICS_LOGISTIC,) * logistic
 
 
 def rulebook(base: RankerSettings, hot: HotSettings | None = None, *, version: int = 0) -> Rulebook:

@@ -188,7 +188,7 @@ def policy_log(
     if len(found) < MIN_DECISIONS:
         raise InvalidLogError(
             f"at least {MIN_DECISIONS} fully logged decisions with drawn slots and known outcomes wanted, got "
-            f"{len(found)} of {len(full)} ({n_open} not closed yet, {n_lost} without their snapshot); raise "
+            f"{len(found)} of {len(full)} ({n_open} not closed yet, {n_lost} without such a posterior); raise "
             "ranker.full_log_share, wait for windows to close, or take more days"
         )
     predicted, expected = _cross_fitted(found, n_folds, np.random.default_rng(seed))

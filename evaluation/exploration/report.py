@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from bandits.snapshot import Snapshot
+from bandits.learned import read_snapshot
 from evaluation.exploration.reader import Outcome, Thinned
 from evaluation.exploration.weights import WeightFigures, drawn_slots, weight_figures
 from liverank.v1 import decision_pb2
@@ -277,12 +277,12 @@ def _entropy(decisions: Sequence[decision_pb2.Decision], snapshots: Mapping[str,
 
 
 def _belief(made: decision_pb2.Decision, data: bytes | None) -> BeliefReport:
-    partial = Snapshot.from_bytes(data).partial if data else None
-    newest_ms = partial.newest_ms if partial is not None else 0
+    found = read_snapshot(data) if data else None
+    newest_ms = found.newest_ms if found is not None else 0
     return BeliefReport(
         model=made.base_model,
         snapshot=made.snapshot,
-        n_shown=partial.n_shown if partial is not None else 0,
+        n_shown=found.n_shown if found is not None else 0,
         age_s=max(0.0, (made.decided_ts_ms - newest_ms) / 1000) if newest_ms else math.nan,
         sd=float(np.mean([slot.posterior_sd for slot in made.slots])) if made.slots else math.nan,
     )

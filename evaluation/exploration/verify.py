@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Protocol
 
-from bandits import Posterior
+from bandits.posterior import Learned
 from evaluation.exploration.reader import Thinned
 from evaluation.exploration.weights import SlotVerdict, drawn_slots, judge
 from evaluation.off_policy.audit import MIN_ROWS
@@ -172,7 +172,7 @@ def _beliefs(
 ) -> None:
     """Draw the fully logged again; check posterior mean and sd of the others."""
     snapshots = source.snapshots(sorted({made.snapshot for made in (*full, *plain)}))
-    posteriors: dict[tuple[str, tuple[float, ...]], Posterior] = {}
+    posteriors: dict[tuple[str, tuple[float, ...]], Learned] = {}
     for made in (*full, *plain):
         data = snapshots.get(made.snapshot)
         if data is None:

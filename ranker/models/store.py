@@ -20,6 +20,11 @@ from ranker.models.rate import RateModel, rate_manifest
 MANIFEST_FILE = "manifest.json"
 START_FILE = "start.partial"
 """Bandit statistics that a model starts from (`bandits.Partial` bytes); rankers add them to what the fold counted."""
+START_ARMS_FILE = "start.arms"
+"""The same per category (`bandits.arms.ArmPartials` bytes)."""
+START_LOGISTIC_FILE = "start.logistic"
+"""The same for the logistic posterior (`bandits.logistic.LogisticPartial` bytes)."""
+START_FILES = (START_FILE, START_ARMS_FILE, START_LOGISTIC_FILE)
 
 
 def models_dir(settings: Settings) -> Path:
@@ -86,10 +91,10 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def start_of(path: Path) -> bytes | None:
+def start_of(path: Path, name: str = START_FILE) -> bytes | None:
     """A model's starting statistics; None where it has none. Call after `load_model` has checked the files."""
     try:
-        return (path / START_FILE).read_bytes()
+        return (path / name).read_bytes()
     except FileNotFoundError:
         return None
 

@@ -27,7 +27,7 @@ from liverank.v1.item_pb2 import Item
 from liverank.v1.stream_pb2 import Example
 from ranker.models import load_model, models_dir, write_model
 from ranker.models.compiled import compile_boosters
-from ranker.models.store import START_FILE, activate_model
+from ranker.models.store import START_FILES, activate_model
 from ranker.retrieval import IndexSettings, VectorIndex, standard_sources
 from ranker.serving import rulebook
 from ranker.training.dataset import Dataset, joined
@@ -141,7 +141,7 @@ def train(
         package = with_start(settings, package)
     with run.step("write and compile"):
         path = write_model(models_dir(settings), package.manifest, package.files)
-        compile_boosters(path, sorted(name for name in package.files if name != START_FILE))
+        compile_boosters(path, sorted(name for name in package.files if name not in START_FILES))
         model = load_model(path)
     with run.step("report"):
         figures = report(model, package.test, package.gains)
