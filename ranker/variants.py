@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bandits import Greedy, Policy, generator, parse, specification
+from bandits import BanditsError, Greedy, Policy, generator, parse, specification
 from bandits.beta import BetaPosterior
 from bandits.variants import draw_variants
 from liverank.v1 import decision_pb2
@@ -145,6 +145,23 @@ def choose_again(decision: decision_pb2.Decision) -> dict[int, tuple[str, float]
     return {
         at: (slot.variants[chosen[number]].variant_id, propensity[number]) for number, (at, slot) in enumerate(slots)
     }
+
+
+def faults(decision: decision_pb2.Decision) -> list[str]:
+    """What of a logged choice among variants is not what its seed draws; empty = nothing."""
+    try:
+        again = choose_again(decision)
+    except BanditsError as error:
+        return [f"variants cannot be chosen again: {error}"]
+    found = []
+    for at, slot in enumerate(decision.slots):
+        variant, propensity = again.get(at, ("", 0.0))
+        if (slot.variant_id, slot.variant_propensity) != (variant, propensity):
+            found.append(
+                f"slot {at + 1} shows variant {slot.variant_id!r} with propensity {slot.variant_propensity}, the seed "
+                f"draws {variant!r} with {propensity}"
+            )
+    return found
 
 
 def _draw(

@@ -1,5 +1,6 @@
 """What a namespace's exploration did, from its log: report, verification, plots."""
 
+from evaluation.exploration.admission import Admission, admit
 from evaluation.exploration.plots import draw_plots
 from evaluation.exploration.policy_value import Clustered, PolicyLog, policy_log
 from evaluation.exploration.reader import LogReader, Outcome, Thinned
@@ -16,6 +17,7 @@ from evaluation.exploration.verify import Verification, verify_log
 from evaluation.exploration.weights import drawn_slots, judge, weight_figures
 
 __all__ = [
+    "Admission",
     "ArmReport",
     "Clustered",
     "ExplorationReport",
@@ -25,6 +27,7 @@ __all__ = [
     "PolicyLog",
     "Thinned",
     "Verification",
+    "admit",
     "arm_table",
     "arms_of",
     "draw_plots",

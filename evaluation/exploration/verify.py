@@ -13,6 +13,7 @@ from evaluation.exploration.reader import Thinned
 from evaluation.exploration.weights import SlotVerdict, drawn_slots, judge
 from evaluation.off_policy.audit import MIN_ROWS
 from liverank.v1 import decision_pb2
+from ranker import variants
 from ranker.errors import NotReproducibleError
 from ranker.reproduce import differences, posterior_of, redraw, slot_faults
 
@@ -128,7 +129,8 @@ def verify_log(source: Source, *, sample: int = 200, days: float = 7.0, min_rows
     source
         The log.
     sample
-        Fully logged decisions that are drawn again, and decisions whose belief is checked; the newest.
+        Fully logged decisions that are drawn again, and decisions whose belief is checked; the newest. Choices among
+        variants are made again in both.
     days
         Of the log; 0 = all.
     min_rows
@@ -174,6 +176,8 @@ def _beliefs(
     snapshots = source.snapshots(sorted({made.snapshot for made in (*full, *plain)}))
     posteriors: dict[tuple[str, tuple[float, ...]], Learned] = {}
     for made in (*full, *plain):
+        for fault in variants.faults(made):
+            found.fault(f"{made.request_id} ({made.variant_policy}): {fault}")
         data = snapshots.get(made.snapshot)
         if data is None:
             found.n_no_snapshot += 1

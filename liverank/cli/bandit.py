@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json as _json
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from liverank.cli.config import Who, Why, opened
+from liverank.cli.config import Open, Who, Why, opened
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,10 +60,19 @@ def policy_set(
     ],
     surface: Surface = "*",
     arm: ArmName = "*",
+    force: Annotated[bool, typer.Option("--force", help="Past the gate; the audit log says so.")] = False,
+    days: Annotated[float, typer.Option("--days", min=0.0, help="Of the decision log, for the gate; 0 = all.")] = 7.0,
+    slack: Annotated[
+        float, typer.Option(min=0.0, max=0.99, help="Share of the present reward that the lower bound may lose.")
+    ] = 0.0,
     who: Who = "",
     why: Why = "",
 ) -> None:
-    """Set the policy of a surface and an experiment arm; the most exact entry counts, the surface before the arm."""
+    """Set the policy of a surface and an experiment arm; the most exact entry counts, the surface before the arm.
+
+    The gate: what the policy would have earned on the decisions logged there. It is refused where the lower bound lies
+    below what was earned, or where the log cannot tell; greedy and default always pass.
+    """
     from liverank.hot import policy_key
 
     key = policy_key(surface, arm)
@@ -73,7 +83,43 @@ def policy_set(
             policies[key] = specification
         return hot.model_copy(update={"policies": policies})
 
-    opened().change(edit, who, why)
+    here = opened()
+    if force:
+        why = f"{why} (forced past the gate)".strip()
+    else:
+        _gate(here, edit, specification, key, days, slack)
+    here.change(edit, who, why)
+
+
+def _gate(
+    here: Open, edit: Callable[[HotSettings], HotSettings], specification: str, key: str, days: float, slack: float
+) -> None:
+    """Refuse a policy that the log does not speak for.
+
+    Raises
+    ------
+    PolicyHeldError
+        Nothing was changed.
+    ConfigError
+        There is no such policy.
+    """
+    from evaluation.errors import PolicyHeldError
+    from evaluation.exploration import LogReader, admit
+    from ranker.serving import rulebook
+
+    _, before = here.store.read()
+    rulebook(here.settings.ranker, edit(before))  # a slip of the pen needs no log
+    if before.policies.get(key) == specification:
+        return
+    surface, _, arm = key.partition("/")
+    said = admit(LogReader(here.settings), specification, surface=surface, arm=arm, days=days, slack=slack)
+    if not said.passed:
+        raise PolicyHeldError(
+            f"{specification} on {key} {said}; nothing was changed. Look with `liverank evaluate policy "
+            f"'{specification}'`, try it on a small experiment arm first, allow a loss with --slack, or use --force"
+        )
+    if said.verdict is not None:
+        typer.echo(f"{specification} {said}")
 
 
 @policy.command("list")

@@ -84,7 +84,7 @@ def test_BAN_10_off_on_and_policies(run: Run, store: HotStore) -> None:
     assert not store.read()[1].exploration
     assert "off" in run("bandit", "policy", "list").output
     assert run("bandit", "on").exit_code == 0
-    assert run("bandit", "policy", "set", "linucb(alpha=2)", "--surface", "home").exit_code == 0
+    assert run("bandit", "policy", "set", "linucb(alpha=2)", "--surface", "home", "--force").exit_code == 0
     assert run("bandit", "policy", "set", "greedy", "--surface", "home", "--arm", "thompson").exit_code == 0
     assert dict(store.read()[1].policies) == {"home/*": "linucb(alpha=2)", "home/thompson": "greedy"}
     text = run("bandit", "policy", "list").output

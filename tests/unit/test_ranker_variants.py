@@ -15,7 +15,7 @@ from liverank.errors import ContractError
 from liverank.settings import RankerSettings
 from liverank.v1 import decision_pb2, event_pb2, item_pb2, stream_pb2
 from liverank.v1 import personalization_pb2 as pb
-from ranker.variants import belief, choose, choose_again
+from ranker.variants import belief, choose, choose_again, faults
 
 NAMES = ("a", "b", "c")
 
@@ -32,6 +32,13 @@ def decide(world: World, device: str = "") -> tuple[pb.RankReply, decision_pb2.D
     reply = pb.RankReply.FromString(world.pipeline.rank(request))
     made = decision_pb2.Decision.FromString(world.producer.of("decisions")[-1][1])
     return reply, made, event_pb2.Event.FromString(world.producer.of("events")[-1][1])
+
+
+def changed(made: decision_pb2.Decision, seed: int) -> decision_pb2.Decision:
+    """The same decision under another seed."""
+    other = decision_pb2.Decision.FromString(made.SerializeToString())
+    other.seed = seed
+    return other
 
 
 def test_BAN_11_reply_exposure_and_decision_name_the_variant_and_its_propensity() -> None:
@@ -60,6 +67,8 @@ def test_BAN_11_the_choice_can_be_made_again_from_the_log() -> None:
         assert again == {
             at: (slot.variant_id, slot.variant_propensity) for at, slot in enumerate(made.slots) if slot.variant_id
         }
+        assert faults(made) == []
+    assert any("the seed draws" in fault for seed in range(20) for fault in faults(changed(made, seed)))
     made.variant_policy = ""
     for slot in made.slots:
         del slot.variants[:]
