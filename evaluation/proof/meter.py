@@ -31,6 +31,8 @@ _LAYER: Final = {
     "vectors": pb.LAYER_USER_VECTORS,
     "model": pb.LAYER_MODEL,
 }
+TRIES: Final = 20
+RETRY_S: Final = 0.5
 _POLL_S: Final = 0.01
 
 
@@ -200,15 +202,8 @@ class Meter:
         """
         out, slates, model = [], [], ""
         for seed in seeds:
-            reply = self._client.rank(
-                probe.user_id,
-                k=K,
-                surface=self._surface,
-                mode=MODE_SHADOW,
-                exclude_item_ids=probe.shown,
-                shadow=pb.ShadowOptions(as_of_ms=probe.as_of_ms, seed=seed, policy=POLICY),
-                deadline_s=5.0,
-            )
+            options = pb.ShadowOptions(as_of_ms=probe.as_of_ms, seed=seed, policy=POLICY)
+            reply = self._ask(probe, K, options, exclude_item_ids=probe.shown)
             mine = [i.propensity for i in reply.items if self.kind(i.item_id) == probe.kind]
             out.append(sum(mine) / K)
             slates.append(tuple(item.item_id for item in reply.items))
@@ -217,37 +212,37 @@ class Meter:
 
     def supply(self, probe: Probe) -> int:
         """Items of the kind in a long greedy slate: what can move up."""
-        reply = self._client.rank(
-            probe.user_id,
-            k=LONG,
-            surface=self._surface,
-            mode=MODE_SHADOW,
-            exclude_item_ids=probe.shown,
-            shadow=pb.ShadowOptions(as_of_ms=probe.as_of_ms, seed=1, greedy=True),
-            deadline_s=5.0,
-        )
+        options = pb.ShadowOptions(as_of_ms=probe.as_of_ms, seed=1, greedy=True)
+        reply = self._ask(probe, LONG, options, exclude_item_ids=probe.shown)
         return sum(self.kind(item.item_id) == probe.kind for item in reply.items)
 
     def part(self, probe: Probe, layer: str) -> float:
         """How much the kind's items score above the others with only one layer on; the same candidates always."""
         candidates = self._candidates(probe)
-        reply = self._client.rank(
-            probe.user_id,
-            k=len(candidates),
-            surface=self._surface,
-            mode=MODE_SHADOW,
-            candidates=candidates,
-            shadow=pb.ShadowOptions(
-                as_of_ms=probe.as_of_ms,
-                seed=1,
-                greedy=True,
-                without=[number for name, number in _LAYER.items() if name != layer],
-            ),
-            deadline_s=5.0,
+        options = pb.ShadowOptions(
+            as_of_ms=probe.as_of_ms,
+            seed=1,
+            greedy=True,
+            without=[number for name, number in _LAYER.items() if name != layer],
         )
+        reply = self._ask(probe, len(candidates), options, candidates=candidates)
         mine = [i.score for i in reply.items if self.kind(i.item_id) == probe.kind]
         others = [i.score for i in reply.items if self.kind(i.item_id) != probe.kind]
         return float(np.mean(mine) - np.mean(others))
+
+    def _ask(self, probe: Probe, k: int, options: pb.ShadowOptions, **how: Sequence[str]) -> pb.RankReply:
+        """A SHADOW reply in full service; one of a lower rung answers another question and is asked again."""
+        for _ in range(TRIES):
+            reply = self._client.rank(
+                probe.user_id, k=k, surface=self._surface, mode=MODE_SHADOW, shadow=options, deadline_s=5.0, **how
+            )
+            if not reply.rungs:
+                return reply
+            time.sleep(RETRY_S)
+        raise ProofError(
+            f"the ranker answers with the rungs {list(reply.rungs)} ({TRIES} times in {TRIES * RETRY_S:g} s): readings "
+            "would not be of the full service; see `liverank doctor` and the ranker's log, then try again"
+        )
 
     def wait(self, changed: Callable[[], bool], since_s: float, timeout_s: float) -> float | None:
         """Seconds from `since_s` until something has changed; None where it never did."""
