@@ -63,6 +63,25 @@ def read_events(path: Path) -> Iterator[Event]:
         yield from _decoded(path, "line", _lines(path), lambda line: decode_event(line, _JSON_HEADERS))
 
 
+def scan_events(path: Path) -> Iterator[tuple[int, Event | ContractError]]:
+    """Every line or row with its number (from 1): the event, not validated, or why it is none; no empty lines.
+
+    Raises
+    ------
+    ConfigError
+        See `read_events`.
+    """
+    parquet = _is_parquet(path)
+    records: Iterable[Any] = _rows(path, ("type", "event_ts_ms")) if parquet else _lines(path)
+    for number, record in enumerate(records, 1):
+        if not record:
+            continue
+        try:
+            yield number, _event_of_row(record) if parquet else decode_event(record, _JSON_HEADERS)
+        except ContractError as error:
+            yield number, error
+
+
 def read_items(path: Path) -> Iterator[ItemChange]:
     """The catalogue changes of a file, in its order; see `read_events`. JSON lines may also be bare items."""
     if _is_parquet(path):

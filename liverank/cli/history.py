@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from liverank.cli.progress import Steps
+    from liverank.settings import Settings
     from liverank.v1.event_pb2 import Event
+    from ranker.training.run import TrainReport
 
 
 def register(app: typer.Typer) -> None:
@@ -21,11 +24,15 @@ def register(app: typer.Typer) -> None:
 def import_(
     files: Annotated[
         list[Path],
-        typer.Argument(exists=True, dir_okay=False, help="Events: JSONL, JSONL.gz, JSONL.zst or Parquet."),
+        typer.Argument(
+            exists=True,
+            help="Events: JSONL, JSONL.gz, JSONL.zst or Parquet; or the folder that `liverank init` wrote.",
+        ),
     ],
     items: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Catalogue to send first: JSONL or Parquet.")
     ] = None,
+    train: Annotated[bool, typer.Option("--train", help="Then embed the items' texts and train the ranker.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Put recorded events into the archive and fold them, before the namespace's first live event."""
@@ -34,8 +41,10 @@ def import_(
     from liverank.settings import Settings, resolve
     from streams.history import import_history
 
-    settings = resolve(Settings())
     steps = Steps()
+    if folder := next((path for path in files if path.is_dir()), None):
+        files, items = _enter(folder, files, items, steps)
+    settings = resolve(Settings())
 
     def events() -> Iterator[Event]:
         for path in files:
@@ -50,10 +59,12 @@ def import_(
         report = import_history(settings, events(), items=changes, on_progress=progress)
         step.note(f"{report.events:,} events of {report.users:,} users")
     dead = sum(report.dead_letters.values())
+    trained = _learn(settings, steps) if train else None
     if json:
         import json as encoder
 
         body = {
+            "model": trained.model_id if trained else "",
             "events": report.events,
             "users": report.users,
             "items": report.items,
@@ -67,6 +78,52 @@ def import_(
     typer.echo(f"label rows   {report.examples:,}")
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.dead_letters.most_common())
     typer.echo(f"dead letters {dead:,}{f' ({reasons}); see the topic dead-letter' if dead else ''}")
+    if trained is not None:
+        name, figures = next(iter(trained.figures["heads"].items()))
+        shown = {key: figures[key] for key in ("auc", "hit_10", "hit_10_popularity") if figures.get(key) is not None}
+        typer.echo(f"model        {trained.model_id[:12]}, {trained.rows:,} rows ({trained.kind})")
+        typer.echo(f"{name:<12} " + "  ".join(f"{key} {value:.4f}" for key, value in shown.items()))
+    if folder is not None:
+        typer.echo(f"next         cd {folder} && liverank up")
+
+
+def _enter(folder: Path, files: list[Path], items: Path | None, steps: Steps) -> tuple[list[Path], Path | None]:
+    """Settings and files of a folder that `init` wrote; starts the stores and applies its feature repo."""
+    import os
+    import tomllib
+
+    from infra.stack import Stack, parse_parts
+    from liverank.errors import ConfigError
+    from liverank.settings import Settings
+
+    if len(files) > 1 or items is not None:
+        raise ConfigError(f"{folder} is a folder: it brings its own events and items, give it alone")
+    path = folder / "liverank.toml"
+    if not path.exists():
+        raise ConfigError(f"{folder} has no liverank.toml: `liverank init --from FILE` writes such a folder")
+    given = tomllib.loads(path.read_text())
+    for name, value in given.items():
+        for variable, text in (
+            [(f"{name}__{key}", each) for key, each in value.items()] if isinstance(value, dict) else [(name, value)]
+        ):
+            os.environ.setdefault(f"LIVERANK_{variable.upper()}", str(text))
+    Stack(Settings(), steps).up(parse_parts("kafka,redis,namespace,features"))
+    return [folder / "events.parquet"], folder / "items.parquet"
+
+
+def _learn(settings: Settings, steps: Steps) -> TrainReport:
+    """Vectors of the items' texts, then the heads."""
+    from features.llm import job
+    from ranker.training import run
+
+    with steps.step("enrich") as step:
+        try:
+            report = job.enrich(settings, job.catalogue(settings, None), note=step.note)
+            step.note(f"{report.rows:,} vectors")
+        except job.NothingToEnrichError:
+            step.note("no item has a text: the ranker learns without vectors")
+    with steps.step("train") as step:
+        return run.train(settings, note=step.note)
 
 
 def rebuild(
