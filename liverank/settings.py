@@ -89,6 +89,9 @@ class RankerSettings(_Section):
     # Exploration.
     arms: dict[str, float] = {"thompson": 0.8, "linucb": 0.1, "epsilon_greedy": 0.1}
     """Share of users per policy; the shares sum to 1."""
+    surface_arms: dict[str, dict[str, float]] = {}
+    """Shares of users per policy on a surface, instead of `arms`: `{"home": {"thompson": 0.5, "linucb_hybrid": 0.5}}`;
+    users are dealt out on each such surface anew."""
     experiment_salt: str = "policy-1"
     """Another salt deals the users out to the arms anew."""
     floor: float = Field(default=0.02, ge=0, lt=1)

@@ -6,7 +6,7 @@ An arm decides how the posterior is acted upon; the statistics are shared by all
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,6 +68,17 @@ class Experiment:
     def assign(self, unit: str) -> Arm:
         """The arm of a unit (a user id, or an anonymous id)."""
         return self.arms[assign(self.salt, unit, [arm.share for arm in self.arms])]
+
+
+def experiment(salt: str, shares: Mapping[str, float]) -> Experiment:
+    """Arms named by their policies, with their shares.
+
+    Raises
+    ------
+    RankerConfigError
+        Shares that do not sum to 1, or an unknown policy.
+    """
+    return Experiment(salt=salt, arms=tuple(Arm(name=name, policy=name, share=one) for name, one in shares.items()))
 
 
 def assign(salt: str, unit: str, shares: Sequence[float]) -> int:

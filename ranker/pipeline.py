@@ -222,7 +222,7 @@ class Pipeline:
             stages.done("score")
             if not self._log.safe:
                 rungs.append(degrade.UNLOGGED)
-            arm = book.experiment.assign(query.subject)
+            arm = book.arm(query.surface, query.subject)
             policy = self._policy(query, book, arm, rungs)
             learned_reward = self._vowpal() if policy is not None and policy.name == "vowpal" else None
             if policy is not None and policy.name == "vowpal" and learned_reward is None:

@@ -38,7 +38,7 @@ from ranker.feeds import CatalogueFeed, Feed, IndexFeed, ServingFeed, VectorFeed
 from ranker.grpc_server import FifoPool, GrpcServer
 from ranker.hot import HotFeed
 from ranker.http import HttpServer, application
-from ranker.learned import LearnedReader
+from ranker.learned import READ_EVERY_S, LearnedReader
 from ranker.models import load_model, models_dir
 from ranker.pipeline import Pipeline
 from ranker.posterior import BeliefReader
@@ -120,7 +120,12 @@ class RankerProcess:
             BeliefReader(redis, settings.namespace, counts["events"], book.prior),
             lambda: generation,
             lambda: self.catalogue.table.space,
-            learned=LearnedReader(redis, settings.namespace, counts["events"]),
+            learned=LearnedReader(
+                redis,
+                settings.namespace,
+                counts["events"],
+                every_s=0.0 if settings.clock == "data" else READ_EVERY_S,
+            ),
             rules=lambda: self.hot.current(),
         )
         self.hot = HotFeed(HotStore(redis, settings.namespace), settings.ranker)

@@ -19,7 +19,7 @@ from liverank.settings import RankerSettings
 from liverank.v1.event_pb2 import ExtraStatistics
 from ranker.columns import FEATURE_SERVICE
 from ranker.errors import RankerConfigError
-from ranker.experiments import Arm, Experiment
+from ranker.experiments import Arm, Experiment, experiment
 from ranker.learned import LearnedBelief
 from ranker.models import Model, RateModel, rate_manifest
 from ranker.phi import SCHEMA
@@ -61,7 +61,9 @@ class Rulebook:
     Attributes
     ----------
     experiment
-        Arms and their policies.
+        Arms and their policies, on surfaces that have none of their own.
+    on_surfaces
+        By surface, of those that have.
     weights
         Value of heads and strengths of soft rules.
     list_rules
@@ -79,6 +81,7 @@ class Rulebook:
     """
 
     experiment: Experiment
+    on_surfaces: Mapping[str, Experiment]
     weights: ValueWeights
     list_rules: ListRules
     states: tuple[UserState, ...]
@@ -90,7 +93,12 @@ class Rulebook:
     @property
     def named(self) -> tuple[str, ...]:
         """Specifications of all policies that an arm or a hot setting names."""
-        return (*(arm.policy for arm in self.experiment.arms), *self.exploring.policies.values())
+        experiments = (self.experiment, *self.on_surfaces.values())
+        return (*(arm.policy for one in experiments for arm in one.arms), *self.exploring.policies.values())
+
+    def arm(self, surface: str, unit: str) -> Arm:
+        """The experiment arm of a unit (a user id, or an anonymous id) on a surface."""
+        return self.on_surfaces.get(surface, self.experiment).assign(unit)
 
     def uses(self, policy: str) -> bool:
         """Whether an arm or a hot setting names a policy."""
@@ -138,9 +146,10 @@ def rulebook(base: RankerSettings, hot: HotSettings | None = None, *, version: i
     """
     hot = hot or HotSettings()
     settings = hot.over(base)
-    arms = tuple(Arm(name=name, policy=name, share=share) for name, share in settings.arms.items())
+    salt = settings.experiment_salt
     return Rulebook(
-        experiment=Experiment(salt=settings.experiment_salt, arms=arms),
+        experiment=experiment(salt, settings.arms),
+        on_surfaces={surface: experiment(f"{salt}/{surface}", arms) for surface, arms in settings.surface_arms.items()},
         weights=ValueWeights(
             heads=settings.head_weights,
             liking=settings.liking,

@@ -143,7 +143,7 @@ def publish_model(settings: Settings, manifest: Manifest, files: Mapping[str, by
     """
     path = write_model(models_dir(settings), manifest, files)
     if manifest.kind == "booster":
-        compile_boosters(path, sorted(manifest.files))
+        compile_boosters(path, sorted(name for name in manifest.files if name not in START_FILES))
     load_model(path)
     activate_model(settings, manifest.id)
     return path

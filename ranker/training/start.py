@@ -17,14 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandits import Partial, Prior
+from bandits.arms import ArmPartials
 from bandits.fit import fit_discount
+from bandits.logistic import LogisticPartial
 from features.archive import read_archive
 from features.examples import examples_dir, read_examples
 from liverank.settings import Settings
 from liverank.v1.decision_pb2 import Decision, Mode
 from ranker.columns import COLUMNS
 from ranker.models import Model, load_model, write_model
-from ranker.models.store import START_FILE, file_hash
+from ranker.models.store import START_ARMS_FILE, START_FILE, START_LOGISTIC_FILE, file_hash
 from ranker.phi import DIM, SCHEMA
 from ranker.training.package import Package
 
@@ -51,6 +53,8 @@ class Slots:
         When shown, shape ``(n,)``.
     outcomes
         By head, 0 or 1; shape ``(n, n_heads)``.
+    categories
+        Name of each item's first category; empty = not known. Length ``n``.
     """
 
     x: NDArray[np.float32]
@@ -58,13 +62,15 @@ class Slots:
     position: NDArray[np.int32]
     ts_ms: NDArray[np.int64]
     outcomes: NDArray[np.float64]
+    categories: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.ts_ms)
 
 
 def with_start(settings: Settings, package: Package) -> Package:
-    """The package with its starting statistics as the file `start.partial`; unchanged where too little was served.
+    """The package with its starting statistics as files: shared, per category, logistic; unchanged where too little
+    was served.
 
     The same archive and examples give the same bytes, hence the same model id.
     """
@@ -86,14 +92,20 @@ def with_start(settings: Settings, package: Package) -> Package:
     factor = best_factor(slots, residuals, weights, prior)
     if factor == 0.0:
         return package
-    data = summed(slots, residuals).scaled(factor).to_bytes()
+    files = {
+        START_FILE: summed(slots, residuals).scaled(factor).to_bytes(),
+        START_LOGISTIC_FILE: summed_in_logits(slots, residuals).scaled(factor).to_bytes(),
+    }
+    per_category = summed_per_category(slots, residuals)
+    if len(per_category):
+        files[START_ARMS_FILE] = per_category.scaled(factor).to_bytes()
     manifest = package.manifest.model_copy(
         update={
-            "files": {**package.manifest.files, START_FILE: file_hash(data)},
+            "files": {**package.manifest.files, **{name: file_hash(data) for name, data in files.items()}},
             "parameters": {**package.manifest.parameters, "start": {"slots": len(slots), "factor": factor}},
         }
     )
-    return replace(package, manifest=manifest, files={**package.files, START_FILE: data})
+    return replace(package, manifest=manifest, files={**package.files, **files})
 
 
 def slots_of(labels: pa.Table, decisions: Iterable[Decision], heads: Sequence[str]) -> Slots:
@@ -105,7 +117,7 @@ def slots_of(labels: pa.Table, decisions: Iterable[Decision], heads: Sequence[st
             wanted.setdefault(request, []).append(row)
     positions, times = labels["position"].to_pylist(), labels["exposure_ts_ms"].to_pylist()
     outcomes: Mapping[str, list[float | None]] = {head: labels[f"outcome_{head}"].to_pylist() for head in heads}
-    found: dict[int, tuple[Sequence[float], Sequence[float]]] = {}
+    found: dict[int, tuple[Sequence[float], Sequence[float], str]] = {}
     for made in decisions:
         rows = wanted.get(made.request_id)
         served = made.mode != Mode.MODE_SHADOW and made.drawn and not made.rungs
@@ -115,7 +127,7 @@ def slots_of(labels: pa.Table, decisions: Iterable[Decision], heads: Sequence[st
             if 1 <= positions[row] <= len(made.slots):
                 slot = made.slots[positions[row] - 1]
                 if len(slot.features) == len(COLUMNS) and len(slot.phi) == DIM:
-                    found[row] = (slot.features, slot.phi)
+                    found[row] = (slot.features, slot.phi, slot.category_name)
     chosen = sorted(found)
     return Slots(
         x=np.array([found[row][0] for row in chosen], dtype=np.float32).reshape(-1, len(COLUMNS)),
@@ -123,6 +135,7 @@ def slots_of(labels: pa.Table, decisions: Iterable[Decision], heads: Sequence[st
         position=np.array([positions[row] for row in chosen], dtype=np.int32),
         ts_ms=np.array([times[row] for row in chosen], dtype=np.int64),
         outcomes=np.array([[outcomes[head][row] or 0.0 for head in heads] for row in chosen]).reshape(-1, len(heads)),
+        categories=[found[row][2] for row in chosen],
     )
 
 
@@ -137,6 +150,26 @@ def summed(slots: Slots, residuals: NDArray[np.float64], chosen: slice = slice(N
     partial = Partial(slots.phi.shape[1], residuals.shape[1])
     if len(slots.ts_ms[chosen]):
         partial.shown(slots.phi[chosen], residuals[chosen], int(slots.ts_ms[chosen].max()))
+    return partial
+
+
+def summed_per_category(slots: Slots, residuals: NDArray[np.float64]) -> ArmPartials:
+    """The sums of slots whose item has a known category, per category."""
+    table = ArmPartials(slots.phi.shape[1], residuals.shape[1])
+    rows: dict[str, list[int]] = {}
+    for row, category in enumerate(slots.categories):
+        if category:
+            rows.setdefault(category, []).append(row)
+    for category, chosen in rows.items():
+        table.shown(category, slots.phi[chosen], residuals[chosen], int(slots.ts_ms[chosen].max()))
+    return table
+
+
+def summed_in_logits(slots: Slots, residuals: NDArray[np.float64]) -> LogisticPartial:
+    """The sums of all slots for the logistic posterior."""
+    partial = LogisticPartial(slots.phi.shape[1], residuals.shape[1])
+    p = np.clip(slots.outcomes - residuals, 0.0, 1.0)
+    partial.shown(slots.phi, p, int(slots.ts_ms.max()), residuals=residuals)
     return partial
 
 

@@ -19,7 +19,7 @@ from liverank.ids import uuid7
 from liverank.settings import RankerSettings
 from liverank.v1 import decision_pb2, event_pb2
 from liverank.v1 import personalization_pb2 as pb
-from ranker.errors import NotReproducibleError
+from ranker.errors import NotReproducibleError, RankerConfigError
 from ranker.learned import LearnedReader, learned_belief
 from ranker.phi import DIM
 from ranker.posterior import believe
@@ -214,6 +214,40 @@ class TestServed:
         assert {made.policy for made in log.made} == {"thompson(n_draws=128)"}
         for made in log.made:
             assert differences(made, redraw(made, log.snapshots([made.snapshot])[made.snapshot])) == []
+
+
+class TestArmsOfSurfaces:
+    def test_BAN_1_users_are_dealt_out_by_surface(self) -> None:
+        shares = {"s0": {"linucb_hybrid": 0.5, "greedy": 0.5}, "s1": {"thompson_logistic": 1.0}}
+        ranker = RankerSettings(arms={"thompson": 0.5, "boltzmann": 0.5}, surface_arms=shares)
+        world, book = world_of({"s1/*": "linucb_disjoint"}, ranker=ranker)
+        assert set(book.priors) == {"hybrid", "logistic", "disjoint"}
+        log = serve(world, 240, 3)
+        seen: dict[str, set[tuple[str, str]]] = {}
+        for made in log.made:
+            seen.setdefault(made.surface, set()).add((made.arm, made.policy.partition("(")[0]))
+        assert seen == {
+            "s0": {("linucb_hybrid", "linucb_hybrid"), ("greedy", "greedy")},
+            "s1": {("thompson_logistic", "linucb_disjoint")},  # an entry for the surface is more exact than the arm's
+            "s2": {("thompson", "thompson"), ("boltzmann", "boltzmann")},
+        }
+
+    def test_dealt_out_anew_on_each_surface_and_as_before_elsewhere(self) -> None:
+        shares = {"a": 0.5, "b": 0.5}
+        both = {"thompson": 0.5, "greedy": 0.5}
+        book = rulebook(RankerSettings(arms=both, surface_arms=dict.fromkeys(shares, both)))
+        users = [f"u{at}" for at in range(4_000)]
+        arms = {name: np.array([book.arm(name, user).name == "greedy" for user in users]) for name in ("a", "b", "c")}
+        plain = rulebook(RankerSettings(arms=both))
+        assert [plain.arm("a", user).name == "greedy" for user in users] == arms["c"].tolist()
+        for one, other in (("a", "b"), ("a", "c"), ("b", "c")):
+            assert abs(arms[one].mean() - 0.5) < 0.03
+            assert abs((arms[one] == arms[other]).mean() - 0.5) < 0.03  # independent of each other
+
+    @pytest.mark.parametrize("shares", [{"thompson": 0.5}, {"nobody": 1.0}, {}])
+    def test_wrong_shares_are_refused(self, shares: dict[str, float]) -> None:
+        with pytest.raises(RankerConfigError):
+            rulebook(RankerSettings(), HotSettings(ranker={"surface_arms": {"home": shares}}))
 
 
 class TestBelief:

@@ -10,17 +10,21 @@ import numpy as np
 import pytest
 
 from bandits import Partial, Prior, on_phi_grid
+from bandits.arms import ArmPartials
+from bandits.logistic import LogisticPartial
 from features.archive import part_dir, write_part
 from features.examples import examples_dir, write_examples
 from liverank.kafka import Record
-from liverank.settings import Settings
+from liverank.settings import RankerSettings, Settings
 from liverank.v1.decision_pb2 import Decision, Mode
 from liverank.v1.stream_pb2 import Example, Number
 from ranker.columns import COLUMNS, FEATURE_SERVICE
+from ranker.learned import learned_belief
 from ranker.models import load_model, models_dir, rate_manifest, write_model
-from ranker.models.store import START_FILE, start_of
+from ranker.models.store import START_FILE, START_FILES, start_of
 from ranker.phi import DIM, SCHEMA
 from ranker.posterior import believe
+from ranker.serving import rulebook
 from ranker.training.dataset import Dataset
 from ranker.training.package import Package
 from ranker.training.start import LEAST_SLOTS, best_factor, residuals_of, slots_of, summed, with_start
@@ -40,7 +44,12 @@ def slots(effect: float, flips: bool = False, seed: int = 1) -> tuple[list[Examp
         )
         for position in range(1, K + 1):
             phi = on_phi_grid(rng.normal(size=DIM) / 3)
-            made.slots.add(item_id=f"i{position}", phi=phi.tolist(), features=rng.random(len(COLUMNS)).tolist())
+            made.slots.add(
+                item_id=f"i{position}",
+                phi=phi.tolist(),
+                features=rng.random(len(COLUMNS)).tolist(),
+                category_name=f"kind{position % 3}" if position % 3 < 2 else "",
+            )
             sign = -1 if flips and at >= N_SLATES // 2 else 1
             clicked = rng.random() < np.clip(0.3 + sign * phi @ direction, 0, 1)
             examples.append(
@@ -89,6 +98,33 @@ def test_the_start_is_a_file_of_the_manifest_and_the_same_every_time(tmp_path: P
     belief = believe(found.manifest.id, [start], generation=1, head_weights=[1.0, -2.0], prior=Prior())
     assert belief.posterior.n_shown == start.n_shown > 0
     assert np.abs(belief.posterior.theta).max() > 0
+
+
+def test_BAN_9_per_category_and_logistic_starts_are_the_same_slots(tmp_path: Path) -> None:
+    settings, package = world(tmp_path, *slots(effect=0.3))
+    found = with_start(settings, package)
+    path = write_model(models_dir(settings), found.manifest, found.files)
+    factor = found.manifest.parameters["start"]["factor"]
+    shared, arms, logistic = (start_of(path, name) for name in START_FILES)
+    assert shared is not None
+    assert arms is not None
+    assert logistic is not None
+    start, per_category = Partial.from_bytes(shared), ArmPartials.from_bytes(arms)
+    in_logits = LogisticPartial.from_bytes(logistic)
+    kinds = per_category.statistics()
+    assert set(kinds) == {"kind0", "kind1"}  # the items of kind2 say no category
+    assert {arm: one.n_shown for arm, one in kinds.items()} == {
+        "kind0": round(120 * factor),
+        "kind1": round(240 * factor),
+    }
+    assert in_logits.n_shown == start.n_shown
+    assert np.allclose(in_logits.slope(), start.statistics().b, atol=1e-9)
+    total = sum(one.a for one in kinds.values())
+    assert np.all(np.diag(total) <= np.diag(start.statistics().a) + 1e-9)
+    prior = rulebook(RankerSettings(arms={"linucb_hybrid": 1.0})).priors["hybrid"]
+    belief = learned_belief("m", "hybrid", per_category, generation=1, prior=prior, head_weights=[1.0, -2.0])
+    mean = belief.under([1.0, -2.0]).bind(["kind0", "new"], np.full((2, 2), 0.1)).mean(np.eye(DIM)[:2])
+    assert np.abs(mean).max() > 0
 
 
 def test_it_holds_the_new_models_own_residuals(tmp_path: Path) -> None:
