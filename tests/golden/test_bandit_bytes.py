@@ -9,6 +9,9 @@ import numpy as np
 
 from bandits import Partial, Prior
 from bandits.arms import ArmPartials
+from bandits.hybrid import HybridPrior
+from bandits.learned import LearnedSnapshot, read_snapshot
+from bandits.logistic import LogisticPartial, LogisticPrior
 from bandits.snapshot import Snapshot
 
 PARTIAL_HEX = (
@@ -17,6 +20,11 @@ PARTIAL_HEX = (
     "00000000e4bf0000000000000000a3757704"
 )
 SNAPSHOT_ID = "0e1e84d6ca9cfc1ad990816154c033584bfb146534a26e4c132a8df02ba6732e"
+LOGISTIC_SHA = "17bbfeb4936006d6515ec95c24e56e1bd6a375a19fab660852affacbc93f8a2a"
+LEARNED_IDS = (
+    "f23c9e1be27e095fb8062095ea8bf2a4baaa3fd41d426af6c04b77e083f4db5b",
+    "6561595cdeda827a65912c8599d66b5d4f79cd86c870b9be1ca71a72306ac136",
+)
 ARMS_SHA = "c5bbec09b6a2138195a79da7d3dea7e78ba9189ca3a3563578fecbabe12e9f19"
 
 
@@ -52,3 +60,32 @@ def test_arm_bytes_are_pinned() -> None:
     table.shown("b", [1.0, 0.0], [0.5, 0.0])
     table.shown("a", [0.0, 1.0], [0.0, 0.5])
     assert hashlib.sha256(table.to_bytes()).hexdigest() == ARMS_SHA
+
+
+def in_logits() -> LogisticPartial:
+    made = LogisticPartial(2, 2)
+    made.shown([[1.0, -0.5], [0.5, 1.0]], [[0.25, 0.5], [0.0, 0.25]], ts_ms=1_000)
+    made.outcome([1.0, -0.5], head=0, delta=1.0, ts_ms=900)
+    return made
+
+
+def test_logistic_bytes_are_pinned() -> None:
+    data = in_logits().to_bytes()
+    assert struct.unpack_from("<4sBBII", data) == (b"LRBL", 1, 0, 102, 194)
+    assert data[14 + 102 :][:4] == b"LRBC"
+    assert hashlib.sha256(data).hexdigest() == LOGISTIC_SHA
+    assert LogisticPartial.from_bytes(data) == in_logits()
+
+
+def test_snapshots_of_other_learners_are_pinned() -> None:
+    table = ArmPartials(2, 2)
+    table.shown("b", [1.0, 0.0], [0.5, 0.0])
+    prior = HybridPrior(shared_sd=0.3, arm_sd=0.1, noise_sd=0.5)
+    names = {"base_model": "ab" * 32, "schema": "phi-1", "generation": 1}
+    hybrid = LearnedSnapshot(**names, learner="hybrid", prior=prior, sums=table)  # type: ignore[arg-type]
+    logistic = LearnedSnapshot(**names, learner="logistic", prior=LogisticPrior(sd=0.5), sums=in_logits())  # type: ignore[arg-type]
+    assert (hybrid.id, logistic.id) == LEARNED_IDS
+    head = struct.unpack_from("<4sBBHHIdddI", hybrid.to_bytes())
+    assert head == (b"LRBX", 1, 2, 64, 5, 1, 0.3, 0.5, 0.1, len(table.to_bytes()))
+    for one in (hybrid, logistic):
+        assert read_snapshot(one.to_bytes()) == one

@@ -7,13 +7,19 @@ import os
 import secrets
 import signal
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from exploring_app import N_ITEMS, N_KINDS, SHADOW, App, K, eventually
 
 from bandits import Partial, Prior
+from bandits.arms import ArmPartials
+from bandits.learned import LearnedSnapshot
+from bandits.logistic import LogisticPartial
 from bandits.snapshot import Snapshot
 from bandits.vw_snapshot import VowpalSnapshot
 from evaluation.exploration import LogReader, arms_of, exploration_report, verify_log
@@ -32,7 +38,7 @@ from liverank.settings import (
     StreamsSettings,
     resolve,
 )
-from liverank.v1 import event_pb2
+from liverank.v1 import event_pb2, item_pb2
 from liverank.v1 import personalization_pb2 as pb
 from liverank.v1.stream_pb2 import Example
 from ranker.phi import DIM, SCHEMA
@@ -73,13 +79,19 @@ def app(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def batch_statistics(settings: Settings) -> Snapshot:
-    """The statistics that the archived log gives: a join in a few lines, over whole lists."""
+    """The shared statistics that the archived log gives."""
+    return batch_of(settings)[0]
+
+
+def batch_of(settings: Settings) -> tuple[Snapshot, ArmPartials, LogisticPartial]:
+    """All statistics that the archived log gives: a join in a few lines, over whole lists."""
     events: dict[str, event_pb2.Event] = {}
     for record in read_archive(settings, "events", generation=1):
         if record.key is not None:
             event = event_pb2.Event.FromString(record.value)
             events.setdefault(event.event_id, event)
     partial, moved, model = Partial(DIM, 2), set(), ""
+    arms, logistic = ArmPartials(DIM, 2), LogisticPartial(DIM, 2)
     exposures = {e.event_id: e for e in events.values() if e.type == event_pb2.EVENT_TYPE_EXPOSURE}
     for exposure in exposures.values():
         if exposure.exposure.drawn:
@@ -87,7 +99,12 @@ def batch_statistics(settings: Settings) -> Snapshot:
             assert list(exposure.exposure.heads) == ["click", "dismiss"]
             for slot in exposure.exposure.slots:
                 residual = [-p for p in slot.p_shown]
-                partial.shown(np.array(slot.phi, dtype=np.float64), residual, exposure.event_ts_ms)
+                phi = np.array(slot.phi, dtype=np.float64)
+                partial.shown(phi, residual, exposure.event_ts_ms)
+                if event_pb2.EXTRA_STATISTICS_ARMS in exposure.exposure.statistics:
+                    arms.shown(slot.category, phi, residual, exposure.event_ts_ms)
+                if event_pb2.EXTRA_STATISTICS_LOGISTIC in exposure.exposure.statistics:
+                    logistic.shown(phi[None], np.array([slot.p_shown]), exposure.event_ts_ms)
     heads = {event_pb2.EVENT_TYPE_CLICK: 0, event_pb2.EVENT_TYPE_DISMISS: 1}
     for event in events.values():
         shown = exposures.get(event.request_id)
@@ -99,8 +116,16 @@ def batch_statistics(settings: Settings) -> Snapshot:
                 moved.add(key)
                 phi = np.array(slot.phi, dtype=np.float64)
                 partial.outcome(phi, heads[event.type], 1.0, shown.event_ts_ms)
+                if event_pb2.EXTRA_STATISTICS_ARMS in shown.exposure.statistics:
+                    arms.outcome(slot.category, phi, heads[event.type], 1.0, shown.event_ts_ms)
+                if event_pb2.EXTRA_STATISTICS_LOGISTIC in shown.exposure.statistics:
+                    logistic.outcome(phi, heads[event.type], 1.0, shown.event_ts_ms)
     prior = Prior(sd=settings.ranker.prior_sd, noise_sd=settings.ranker.noise_sd)
-    return Snapshot(base_model=model, schema=SCHEMA, generation=1, prior=prior, partial=partial)
+    return (
+        Snapshot(base_model=model, schema=SCHEMA, generation=1, prior=prior, partial=partial),
+        arms,
+        logistic,
+    )
 
 
 def test_BAN_9_three_rankers_hold_the_batch_posterior_after_kill_9_of_every_process(app: App) -> None:
@@ -270,6 +295,52 @@ def test_BAN_8_five_dismissals_of_a_new_arm_and_of_a_kind_in_ones_own_context(ap
     assert within(apart, still), "other contexts within their interval"
 
 
+def test_BAN_11_variants_are_drawn_shown_and_learned_by_every_ranker(app: App) -> None:
+    item = item_pb2.Item(
+        item_id="poster",
+        title="Poster",
+        available=True,
+        categories=["kind1"],
+        variants=[item_pb2.ItemVariant(variant_id=name) for name in ("dark", "light", "text")],
+    )
+    change = item_pb2.ItemChange(item_id="poster", upsert=item)
+    app.producer.produce(app.settings.topic("items"), key=b"poster", value=change.SerializeToString())
+    assert app.producer.flush(10.0) == 0
+    candidates = [pb.Candidate(item_id=one) for one in ("poster", "i1", "i2")]
+
+    def poster(at: int, **fields: Any) -> tuple[pb.RankReply, pb.RankedItem]:
+        reply = app.rank(f"p{at}", surface="home", k=3, candidates=candidates, **fields)
+        return reply, next((one for one in reply.items if one.item_id == "poster"), pb.RankedItem())
+
+    for _ in range(3 * len(app.stubs)):
+        eventually(lambda: poster(0, mode=SHADOW)[1].variant_id)
+    shown: Counter[str] = Counter()
+    for at in range(90):
+        reply, placed = poster(at)
+        assert 0 < placed.variant_propensity <= 1
+        shown[placed.variant_id] += 1
+        if placed.variant_id == "light":  # nothing but the request id says which variant it was
+            app.send("click", f"p{at}", "poster", reply.request_id)
+    assert app.producer.flush(10.0) == 0
+    assert len(shown) == 3
+
+    def learned() -> bool:
+        made = [app.decision(poster(at, mode=SHADOW)[0].request_id) for at in range(6)]
+        slots = [next(one for one in each.slots if one.item_id == "poster") for each in made]
+        beliefs = {tuple((one.variant_id, one.alpha, one.beta) for one in slot.variants) for slot in slots}
+        light = [alpha for belief in beliefs for name, alpha, _ in belief if name == "light"]
+        return len(beliefs) == 1 and light[0] >= 0.5 * shown["light"]  # at the third place a look is worth half
+
+    eventually(learned, every_s=0.5)
+    after = Counter(poster(at, mode=SHADOW)[1].variant_id for at in range(60))
+    assert after["light"] >= 50
+    url = f"http://{app.settings.ranker.http}/v1/rank"
+    body = json.dumps({"userId": "p1", "k": 3, "mode": "MODE_SHADOW", "candidates": [{"itemId": "poster"}]}).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=10) as answer:
+        assert json.load(answer)["items"][0]["variantId"] in shown
+    print(json.dumps({"variants": {"shown": dict(shown), "after": dict(after)}}))
+
+
 def test_BAN_5_BAN_7_the_live_log_is_sound_and_reported(app: App) -> None:
     log = LogReader(app.settings)
     found = verify_log(log, sample=300, min_rows=200)
@@ -295,6 +366,40 @@ def test_BAN_5_BAN_7_the_live_log_is_sound_and_reported(app: App) -> None:
     assert "dismissals" in app.cli("bandit", "arms", "--top", "3")
     assert "gate" in app.cli("evaluate", "policy", "thompson", "--marginals", "0")
     print(json.dumps({"verified": found.n_decisions, "redrawn": found.n_redrawn, "explored": thompson.explored_share}))
+
+
+def test_BAN_1_BAN_2_policies_per_category_and_in_logits_learn_from_the_moment_they_are_named(app: App) -> None:
+    policies = {"pick": "linucb_disjoint", "mix": "thompson_hybrid", "bend": "thompson_logistic"}
+    app.set(policies={f"{surface}/*": policy for surface, policy in policies.items()})
+    for surface, policy in policies.items():
+        for stub in app.stubs:
+            request = pb.RankRequest(user_id="u1", k=K, mode=SHADOW, surface=surface)
+            eventually(
+                lambda stub=stub, request=request, policy=policy: stub.Rank(request, timeout=10).policy == policy
+            )
+    app.serve(25)
+
+    def cited(surface: str) -> LearnedSnapshot:
+        made = app.decision(app.rank("u1", mode=SHADOW, surface=surface).request_id)
+        return LearnedSnapshot.from_bytes(LogReader(app.settings).snapshots([made.snapshot])[made.snapshot])
+
+    def agreed() -> bool:
+        _, arms, logistic = batch_of(app.settings)
+        return arms.n_shown >= 25 * K and cited("mix").sums == arms and cited("bend").sums == logistic
+
+    eventually(agreed, timeout_s=60.0, every_s=0.5)
+    assert cited("pick").sums == cited("mix").sums
+    for surface, policy in policies.items():
+        made = app.decision(app.rank("u2", surface=surface).request_id)
+        assert made.policy.startswith(policy)
+        assert made.drawn
+        data = LogReader(app.settings).snapshots([made.snapshot])[made.snapshot]
+        assert differences(made, redraw(made, data)) == []
+    arms = cited("pick").sums
+    assert isinstance(arms, ArmPartials)
+    assert set(arms.statistics()) <= {f"kind{at}" for at in range(N_KINDS)}
+    app.set(policies={})
+    print(json.dumps({"per_category": {"arms": len(arms), "slots": arms.n_shown, "equal": "to the byte"}}))
 
 
 def test_BAN_3_one_worker_learns_vowpal_each_example_once_and_every_ranker_serves_it(app: App) -> None:

@@ -146,7 +146,7 @@ def log() -> Log:
 
 
 class TestServed:
-    def test_BAN_1_BAN_2_BAN_5_each_policy_is_served_and_drawn_again_bit_by_bit(self, log: Log) -> None:
+    def test_BAN_1_BAN_2_BAN_5_BAN_11_each_policy_is_served_and_drawn_again_bit_by_bit(self, log: Log) -> None:
         assert {made.policy.partition("(")[0] for made in log.made} == {name.partition("(")[0] for name in POLICIES}
         kinds = set()
         for made in log.made:
