@@ -13,6 +13,8 @@ from bandits import (
     GroupCaps,
     InvalidPolicyError,
     LinUCB,
+    Policy,
+    Prior,
     Problem,
     RelevanceFloor,
     Thompson,
@@ -24,7 +26,13 @@ from bandits import (
     recompute,
     specification,
 )
+from bandits.arms import ArmPartials
+from bandits.disjoint import DisjointPosterior
+from bandits.hybrid import HybridPosterior, HybridPrior
 from bandits.laws import StaticLaw, VoteLaw
+from bandits.logistic import LogisticPartial, LogisticPosterior, LogisticPrior
+from bandits.policy import learner
+from bandits.posterior import Learned
 from bandits.slates import fill_slate
 from bench.simulated_logs import SimulatedLogs, z_score
 
@@ -35,6 +43,47 @@ POLICIES = [Thompson(n_draws=16), LinUCB(), EpsilonGreedy(), Boltzmann(temperatu
 def test_BAN_5_ips_with_logged_propensities_is_unbiased(policy: object) -> None:
     case = checks.Case(policy, checks.linear())  # type: ignore[arg-type]
     assert abs(z_score(SimulatedLogs(case).errors(20_000))) < 3.3  # 5 policies, Bonferroni at 0.5 %
+
+
+def bound(policy: Policy) -> checks.Case:
+    """A policy with what it acts on in service, bound to nine candidates of four arms, one of them unknown."""
+    rng = np.random.default_rng(11)
+    phi, p = rng.normal(size=(240, checks.DIM)) * 0.5, rng.uniform(0.05, 0.4, (240, 2))
+    clicked = (rng.random((240, 2)) < p + 0.1).astype(float)
+    arms, logistic = ArmPartials(checks.DIM, 2), LogisticPartial(checks.DIM, 2)
+    logistic.shown(phi, p, residuals=clicked - p)
+    for row in range(240):
+        arms.shown(f"kind{row % 3}", phi[row], clicked[row] - p[row])
+    learned: Learned = {
+        "disjoint": lambda: DisjointPosterior(arms.statistics(), checks.WEIGHTS, Prior(sd=0.1), checks.DIM),
+        "hybrid": lambda: HybridPosterior(arms.statistics(), checks.WEIGHTS, HybridPrior(), checks.DIM),
+        "logistic": lambda: LogisticPosterior(logistic, checks.WEIGHTS, LogisticPrior()),
+    }[learner(policy)]()
+    names = [f"kind{at % 4}" for at in range(checks.N)]
+    return checks.Case(policy, learned.bind(names, rng.uniform(0.05, 0.4, (checks.N, 2))))
+
+
+LEARNERS = [
+    parse(text)
+    for text in (
+        "thompson_disjoint(n_draws=16)",
+        "thompson_hybrid(n_draws=16)",
+        "thompson_logistic(n_draws=16)",
+        "linucb_disjoint",
+        "linucb_hybrid",
+    )
+]
+
+
+@pytest.mark.parametrize("policy", LEARNERS, ids=specification)
+def test_BAN_1_BAN_2_BAN_5_propensities_are_exact_on_every_kind_of_posterior(policy: Policy) -> None:
+    case = bound(policy)
+    checks.check_probabilities(case)
+    checks.check_same_seed_same_slate(case)
+    for cap in (1.0, 0.1):
+        z_scores = checks.frequency_z_scores(case, 10, 400, cap)
+        assert np.abs(z_scores).max() < checks.z_limit(1e-3 / z_scores.size / 2 / len(LEARNERS))
+    assert abs(z_score(SimulatedLogs(case).errors(20_000))) < 3.3
 
 
 def test_BAN_5_acting_on_one_draw_and_logging_an_estimate_is_biased() -> None:
