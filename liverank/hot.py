@@ -17,7 +17,9 @@ from liverank.settings import RankerSettings
 
 __all__ = ["ANY", "COLD", "HotSettings", "policy_key", "policy_of"]
 
-COLD: Final = frozenset({"grpc", "http", "deadline_ms", "states", "exact_below", "prior_sd", "noise_sd", "arm_sd", "logit_sd"})
+COLD: Final = frozenset(
+    {"grpc", "http", "deadline_ms", "states", "exact_below", "prior_sd", "noise_sd", "arm_sd", "logit_sd"}
+)
 """Settings of `ranker` that a process reads once: addresses, and what its stores were built with."""
 ANY: Final = "*"
 """Stands for every surface, or every arm."""
