@@ -13,7 +13,7 @@ from bandits.arms import ArmPartials
 from bandits.learned import LearnedSnapshot, read_snapshot
 from bandits.logistic import LogisticPartial
 from bandits.partials import Partial
-from evaluation.exploration import verify_log
+from evaluation.exploration import exploration_report, verify_log
 from liverank.hot import HotSettings
 from liverank.ids import uuid7
 from liverank.settings import RankerSettings
@@ -164,6 +164,11 @@ class TestServed:
         assert found.faults == []
         assert found.n_redrawn == len(log.made)
         assert found.n_no_snapshot == 0
+        report = exploration_report(log)
+        assert {group.policy.partition("(")[0] for group in report.groups} == {
+            one.partition("(")[0] for one in POLICIES
+        }
+        assert all(np.isfinite(group.entropy) for group in report.groups)
 
     def test_an_altered_snapshot_or_candidate_is_found(self, log: Log) -> None:
         made = decision_pb2.Decision()
