@@ -60,7 +60,7 @@ class StreamsSettings(_Section):
     """How long after its window an exposure can still get a correction row."""
     signal_weights: dict[str, float] = {}
     """Weights of signals in a user's history that differ from the defaults (docs/specs/state.md)."""
-    linger_ms: float = Field(default=15.0, ge=0, le=1000)
+    linger_ms: float = Field(default=5.0, ge=0, le=1000)
     """How long a poll of a fold waits for company while much is coming; nothing is waited while little is."""
     cache_states: int = Field(default=20_000, ge=1)
     """States that each fold of a worker keeps in memory."""
