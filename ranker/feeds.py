@@ -268,7 +268,7 @@ class ServingFeed(Feed):
     generation
         Gives the active generation.
     space
-        Gives the active vector space.
+        Gives the active vector space; None while vectors are being read: a model waits for them.
     learned
         Reads what policies beyond the shared linear ones act on; None = nothing.
     rules
@@ -282,7 +282,7 @@ class ServingFeed(Feed):
         book: Rulebook,
         beliefs: BeliefReader,
         generation: Callable[[], int],
-        space: Callable[[], str],
+        space: Callable[[], str | None],
         *,
         learned: LearnedReader | None = None,
         rules: Callable[[], Rulebook] | None = None,
@@ -306,6 +306,8 @@ class ServingFeed(Feed):
         wanted = active_model_id(self._redis, self._settings)
         model = serving.model if serving is not None else None
         space = self._space()
+        if space is None:
+            return
         is_new = wanted is not None and (model is None or model.model_id != wanted)
         # A refused model is tried again only when the space has changed.
         if wanted is not None and is_new and self._refused[:2] != (wanted, space):

@@ -113,13 +113,14 @@ class RankerProcess:
         catalogue_feed = CatalogueFeed(
             settings, self.catalogue, redis, f"ranker-{ident}", lambda: self._load_rows(settings)
         )
+        vector_feed = VectorFeed(settings, self.catalogue, redis, catalogue_feed.loaded)
         self.serving = ServingFeed(
             settings,
             redis,
             book,
             BeliefReader(redis, settings.namespace, counts["events"], book.prior),
             lambda: generation,
-            lambda: self.catalogue.table.space,
+            lambda: self.catalogue.table.space if vector_feed.loaded.is_set() else None,
             learned=LearnedReader(
                 redis,
                 settings.namespace,
@@ -138,7 +139,7 @@ class RankerProcess:
             budget,
             vowpal,
             catalogue_feed,
-            VectorFeed(settings, self.catalogue, redis, catalogue_feed.loaded),
+            vector_feed,
             self.serving,
             IndexFeed(self.catalogue),
             RegistryFeed(

@@ -219,7 +219,7 @@ class TestServingFeed:
     def feed(self, tmp_path: Path) -> ServingFeed:
         settings = Settings(namespace="test", home=tmp_path)
         self.redis = KeyRedis()
-        self.space = ""
+        self.space: str | None = ""
         self.folder = models_dir(settings)
         world = World(20)
         beliefs = BeliefReader(self.redis, "test", 4, Prior(sd=0.05, noise_sd=0.4))  # type: ignore[arg-type]
@@ -246,6 +246,17 @@ class TestServingFeed:
         swapped = feed.current()
         assert swapped is not None
         assert swapped.model.model_id == swapped.belief.model_id == other.id != first.id
+
+    def test_a_model_waits_for_the_vectors(self, feed: ServingFeed) -> None:
+        self.space = None
+        self.activate(rate_manifest(feature_service=FEATURE_SERVICE, schema=SCHEMA))
+        feed.step()
+        assert not feed.loaded.is_set(), "nobody may be served yet"
+        assert feed.refused == ("", "")
+        self.space = ""
+        feed.step()
+        assert feed.loaded.is_set()
+        assert feed.current() is not None
 
     def test_TRN_5_mismatched_model_is_refused_and_the_old_one_stays(self, feed: ServingFeed) -> None:
         self.activate(rate_manifest(feature_service=FEATURE_SERVICE, schema=SCHEMA))
