@@ -24,13 +24,15 @@ from feast import FeatureView, OnDemandFeatureView
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.saved_dataset import SavedDatasetStorage
-from feast.types import from_feast_to_pyarrow_type
+from feast.types import Bytes, FeastType, from_feast_to_pyarrow_type
+from numpy.typing import NDArray
 
 from features.compile import compile_view
 from features.deployment import CHECKOUT
 from features.errors import PointInTimeError
 from features.hashing import item_hash
-from features.item_vectors import ItemVectors
+from features.item_vectors import VIEW as SEMANTIC
+from features.item_vectors import ItemVectors, active_space, read_vectors
 from features.near_line import VIEW as VECTORS
 from features.online import join_key_of
 from features.redis import connect
@@ -95,6 +97,8 @@ class PointInTimeJob(RetrievalJob):
     ) -> None:
         self._settings, self._question, self._ask_others = settings, question, ask_others
         self._timestamps = _timestamps(question.entity_df)
+        self._items: dict[str, NDArray[np.float32]] | None = None
+        self._space = ""
 
     @property
     def full_feature_names(self) -> bool:
@@ -231,19 +235,35 @@ class PointInTimeJob(RetrievalJob):
         keys = [key for key in dict.fromkeys(keys) if key in df.columns]
         rows = df[keys].assign(**{EVENT_TIMESTAMP: self._timestamps - _JUST_BEFORE})
         unique = rows.drop_duplicates(ignore_index=True)
-        unique[_ROW] = np.arange(len(unique))
+        unique = unique.assign(**{_ROW: np.arange(len(unique))})
         place = rows.merge(unique, on=[*keys, EVENT_TIMESTAMP], how="left")[_ROW].to_numpy()
         names = {_called(view) for view in asked.others}
         refs = [ref for ref in asked.refs if ref.split(":", 1)[0] in names]
         found = self._ask_others(asked.others, refs, unique).to_df().set_index(_ROW)
         for view in asked.others:
-            types = {field.name: from_feast_to_pyarrow_type(field.dtype) for field in view.features}
+            types = {field.name: _arrow(field.dtype) for field in view.features}
             for feature in self._features_of(_called(view)):
                 name = _name(view, feature, asked.full_feature_names)
                 values = found[name].reindex(place).tolist()
                 values = [None if not isinstance(v, list | np.ndarray) and pd.isna(v) else v for v in values]
+                if view.name == SEMANTIC and feature in ("vector", "space"):
+                    values = self._with_vectors(values, feature, df, view)
                 table = _with(table, name, pa.array(values, type=types[feature]))
         return table
+
+    def _with_vectors(self, values: list[Any], feature: str, df: pd.DataFrame, view: FeatureView) -> list[Any]:
+        """Vectors that no file held at the time, from Redis: the catalogue agent embeds new items without a file."""
+        key = view.projection.join_key_map.get("item_id", "item_id")
+        ids = [str(each) for each in df[key]]
+        if self._items is None:
+            client = connect(self._settings, retries=3)
+            space = active_space(client, self._settings)
+            self._items = {} if space is None else read_vectors(client, self._settings, sorted(set(ids)), space)
+            self._space = str(space or "")
+        known = self._items
+        if feature == "space":
+            return [self._space if v is None and item in known else v for v, item in zip(values, ids, strict=True)]
+        return [known.get(item) if v is None else v for v, item in zip(values, ids, strict=True)]
 
 
 def _replayed(settings: Settings, moments: Mapping[tuple[str, str, int], int], fields: Sequence[str]) -> Rows:
@@ -281,7 +301,7 @@ def _replayed(settings: Settings, moments: Mapping[tuple[str, str, int], int], f
 
 
 def _column(view: FeatureView, feature: str, name: str, rows: Sequence[int], found: Rows) -> pa.Array:
-    types = {field.name: from_feast_to_pyarrow_type(field.dtype) for field in view.features}
+    types = {field.name: _arrow(field.dtype) for field in view.features}
     kept: dict[int, Any] = {row: _value(found.get(row, {}).get(name)) for row in set(rows)}
     return pa.array([kept[row] for row in rows], type=types[feature])
 
@@ -326,10 +346,12 @@ def _transformed(view: OnDemandFeatureView, table: pa.Table) -> dict[str, pa.Arr
         out: Mapping[str, Any] = {name: [row[name] for row in rows] for name in names}
     else:
         out = transformation.udf(inputs)
-    return {
-        feature.name: pa.array(out[feature.name], type=from_feast_to_pyarrow_type(feature.dtype))
-        for feature in view.features
-    }
+    return {feature.name: pa.array(out[feature.name], type=_arrow(feature.dtype)) for feature in view.features}
+
+
+def _arrow(dtype: FeastType) -> pa.DataType:
+    """Arrow's type of a field; Feast's own table lacks bytes."""
+    return pa.binary() if dtype == Bytes else from_feast_to_pyarrow_type(dtype)
 
 
 def _called(view: Any) -> str:

@@ -34,6 +34,7 @@ from liverank.settings import Settings, resolve
 from liverank.v1.stream_pb2 import ItemEffect
 from streams.agents.catalogue import CATALOGUE, catalogue_row
 from streams.catalogue import Catalogue, History
+from streams.fold import Parsed
 from streams.partition_fold import PartitionFold
 from streams.past import MemoryStore, feed, imported_records, live_records, memory_part, newest_imported_ms, tick_at
 from streams.program import published_program
@@ -112,6 +113,9 @@ class Past:
         All versions of all items.
     items : collection of str
         Items whose state is kept.
+    users : collection of str, optional
+        Users whose state is wanted; what others do only moves the clock then, which is five times as fast and takes no
+        memory. None: all of them, as items and sessions need.
     """
 
     def __init__(
@@ -123,7 +127,9 @@ class Past:
         n_partitions: int,
         table: Catalogue,
         items: Collection[str] = (),
+        users: Collection[str] | None = None,
     ) -> None:
+        self._keys = None if users is None else {user.encode() for user in users}
         self._settings, self._program, self._n, self._table = settings, program, n_partitions, table
         self._fold = UserFold(settings, program, token=token, follow=False)
         self._signals = state_params(settings).signals
@@ -142,7 +148,11 @@ class Past:
 
     def feed(self, record: Record) -> None:
         """Fold one record."""
-        feed(self._fold, self._parts[record.partition], record)
+        part = self._parts[record.partition]
+        if self._keys is None or record.key is None or record.key in self._keys:
+            feed(self._fold, part, record)
+        elif self._settings.clock == "wall":  # else only ticks move the clock
+            part.feed(record, Parsed((), None, tick=True))
         self._fed += 1
         if self._fed % _TAKE_EVERY == 0:
             self._take()
@@ -286,7 +296,8 @@ def _by_time(parts: Iterable[Iterable[Record]]) -> Iterator[Record]:
 def run_job(settings: Settings, job: AsOfJob, *, on_progress: Callable[[int, int], None] | None = None) -> int:
     """Answer a job; return the number of rows.
 
-    About 5,000 records a second of archive and log up to the newest moment, whatever is asked; 6 KiB a user.
+    Everything up to the newest moment is folded once, 5,000 to 20,000 records a second, in 6 KiB a user; where only
+    users are asked for, the others cost next to nothing.
 
     Raises
     ------
@@ -313,10 +324,12 @@ def run_job(settings: Settings, job: AsOfJob, *, on_progress: Callable[[int, int
     n = partition_counts(settings.kafka.bootstrap, [topic])[topic]
     ends = end_offsets(settings.kafka.bootstrap, [Tp(topic, p) for p in range(n)])
     items = {moment.key for moment in moments if moment.entity == "item"}
+    only_users = all(moment.entity == "user" for moment in moments)
     records = catalogue_records(settings, n)
     past = Past(
         settings, program, token=namespace_token(client, settings.namespace),
         n_partitions=n, table=catalogue_table(records)[0], items=items,
+        users={moment.key for moment in moments} if only_users else None,
     )  # fmt: skip
     of_catalogue = any(name.startswith(f"{CATALOGUE}:") for name in job.fields)
     old = partitions_of(settings, "events", 0)

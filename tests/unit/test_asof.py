@@ -71,9 +71,10 @@ def answered(
     *,
     imported: Sequence[Record] = (),
     rows: CatalogueRows | None = None,
+    users: set[str] | None = None,
 ) -> dict[int, dict[str, bytes]]:
     items = {moment.key for moment in moments if moment.entity == "item"}
-    past = Past(Settings(), PROGRAM, token=b"t", n_partitions=N, table=table(), items=items)
+    past = Past(Settings(), PROGRAM, token=b"t", n_partitions=N, table=table(), items=items, users=users)
     newest = max((record.append_ts_ms for record in imported), default=0)
     given: dict[str, Any] = {"imported": imported, "live": live, "newest_imported_ms": newest, "generation": 1}
     return dict(rows_at(past, rows, moments, FIELDS, **given))
@@ -122,6 +123,13 @@ def test_FEA_3_a_planted_future_value_never_appears() -> None:
     later = [moment._replace(ts_ms=at_ms + 10) for moment in asked]
     seen = answered(records([*before, *planted]), later)
     assert all(seen[row] != answered(log, later)[row] for row in range(3))
+
+
+def test_FEA_3_other_users_may_be_left_out() -> None:
+    log = records(some(300, seed=8))
+    asked = [moment for moment in moments(log, 60, seed=9) if moment.entity == "user" and moment.key in {"u1", "u2"}]
+    assert len(asked) > 5
+    assert answered(log, asked, users={"u1", "u2"}) == answered(log, asked)
 
 
 def test_FEA_3_imported_history_goes_on_into_the_live_log() -> None:
