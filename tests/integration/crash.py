@@ -54,14 +54,15 @@ def traffic(n: int, seed: int, prefix: str = "") -> list[Event]:
                 ExposureSlot(
                     item_id=f"{prefix}i{item}", catalogue_version=-1,
                     propensity=rng.uniform(0.1, 1), p_shown=[0.2, 0.05],
-                    p_first=[0.3, 0.05], phi=[rng.gauss(0, 1) for _ in range(4)],
+                    p_first=[0.3, 0.05], phi=[rng.gauss(0, 1) for _ in range(4)], category=f"kind{item % 3}",
                 )
                 for item in rng.sample(range(N_ITEMS), 4)
             ]  # fmt: skip
             request = f"r{seed}-{len(events)}"
+            model = rng.randrange(2)
             exposure = Exposure(
-                policy="thompson", arm="a", base_model=f"m{rng.randrange(2)}", schema="s", drawn=True,
-                heads=["click", "dismiss"], slots=slots,
+                policy="thompson", arm="a", base_model=f"m{model}", schema="s", drawn=True,
+                heads=["click", "dismiss"], slots=slots, statistics=(1, 2)[: 2 * model],
             )  # fmt: skip
             events.append(
                 Event(event_id=request, type=T.EVENT_TYPE_EXPOSURE, user_id=user, event_ts_ms=ts_ms, request_id=request,
