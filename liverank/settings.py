@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,24}$")]
@@ -72,6 +72,29 @@ class StreamsSettings(_Section):
     """The archive writes a file per partition at least this often while records come."""
     archive_records: int = Field(default=50_000, ge=1)
     """Records after which the archive writes a file."""
+
+
+class Quota(_Section):
+    """Items of one kind have at least and at most a share of every slate."""
+
+    name: str = Field(min_length=1)
+    """Stands in decisions and messages."""
+    field: str = Field(pattern=r"^(category|creator|attributes\..+)$")
+    """`category` (any of an item's), `creator` or `attributes.<name>`."""
+    values: tuple[str, ...] = Field(min_length=1)
+    """The items are those whose field holds one of them."""
+    least: float = Field(default=0.0, ge=0, le=1)
+    """Share of the slots that they get at least, rounded up, while there are candidates of them."""
+    most: float = Field(default=1.0, ge=0, le=1)
+    """Share of the slots that they get at most, rounded down; 0 = never shown."""
+    surfaces: tuple[str, ...] = ()
+    """Where it holds; empty = everywhere."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Quota:
+        if self.least > self.most:
+            raise ValueError(f"least ({self.least:g}) must not exceed most ({self.most:g})")
+        return self
 
 
 class RankerSettings(_Section):
@@ -172,6 +195,9 @@ class RankerSettings(_Section):
     """Most of a slate that one first category may have."""
     duplicate_cosine: float = Field(default=0.995, gt=0)
     """Two items at least so alike do not stand in one slate."""
+    quotas: tuple[Quota, ...] = ()
+    """Business rules and fairness floors, e.g. `[{"name": "local", "field": "attributes.origin", "values": ["de"],
+    "least": 0.2}]`; see docs/ranking.md."""
     seen_policy: Literal["none", "consumed", "shown_n_times"] = "none"
     """What is excluded besides dismissed items: nothing, what was clicked or bought, what was shown 5 times."""
 

@@ -19,6 +19,7 @@ from ranker.columns import COLUMNS, FEATURE_SERVICE
 from ranker.explore import Drawn
 from ranker.inputs import Floats
 from ranker.phi import SCHEMA
+from ranker.quotas import SlateQuota
 from ranker.registered import NOTHING, Registered
 from ranker.request import RankQuery
 from ranker.variants import NO_VARIANTS, Variants
@@ -110,6 +111,7 @@ class Trace:
     k: int = 0
     config_version: int = 0
     caps: tuple[int, int] = (0, 0)
+    quotas: Sequence[SlateQuota] = ()
     reserved_share: float = 0.0
     registered: Registered = NOTHING
     statistics: Sequence[event_pb2.ExtraStatistics] = ()
@@ -196,6 +198,8 @@ def decision(query: RankQuery, trace: Trace, shown: Shown) -> decision_pb2.Decis
         reserved_share=trace.reserved_share,
         registered_names=trace.registered.names,
     )
+    for quota in trace.quotas:
+        out.quotas.add(name=quota.name, least=quota.least, most=quota.most)
     for at in range(len(shown)):
         out.slots.add(
             item_id=shown.item_ids[at],
@@ -235,7 +239,7 @@ def log_candidates(
     """Add every candidate that the policy saw, with the hard rules over them: the draw can be made again, bit by bit
     (`ranker.reproduce`).
     """
-    available = drawn.feasible
+    available = drawn.rules.available
     for at, item_id in enumerate(item_ids):
         out.candidates.add(
             item_id=item_id,
@@ -249,6 +253,8 @@ def log_candidates(
             reserved=bool(drawn.reserved[at]),
             category_name=drawn.kinds[at],
         )
+    for logged, quota in zip(out.quotas, drawn.rules.quotas, strict=True):
+        logged.members.extend(np.flatnonzero(quota.members).tolist())
     if drawn.rules.near is not None:
         pairs = np.argwhere(np.triu(drawn.rules.near, 1))
         out.near.extend(pairs.ravel().tolist())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from liverank.v1 import event_pb2
 from liverank.v1 import personalization_pb2 as pb
-from ranker.inputs import ItemsView
+from ranker.inputs import ItemsView, Rows
 
 Mask = NDArray[np.bool_]
 
@@ -45,6 +45,16 @@ class Filters:
         for condition in wanted.conditions:
             mask &= self.condition(table, condition, revision)
         return mask
+
+    def having(self, table: ItemsView, field: str, values: Sequence[str], rows: Rows, revision: int) -> Mask:
+        """Which of the rows hold one of the values, shape ``(len(rows),)``: `condition` for few rows."""
+        if field == "category":
+            codes = [code for code in map(table.category_code, values) if code > 0]
+            return np.asarray(np.isin(table.categories[rows], codes).any(axis=1))
+        if field == "creator":
+            return np.isin(table.creator[rows], [code for code in map(table.creator_code, values) if code > 0])
+        texts, _ = self._column(table, field.removeprefix("attributes."), revision)
+        return np.isin(texts[rows], [value for value in values if value])
 
     def condition(self, table: ItemsView, condition: pb.Condition, revision: int) -> Mask:
         """Items that pass one condition. An item without the field passes NOT_IN only."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,12 +41,13 @@ from ranker.inputs import UserView
 from ranker.learned import LearnedBelief
 from ranker.models import Model
 from ranker.posterior import Belief
+from ranker.quotas import bind
 from ranker.registered import NOTHING, registered
 from ranker.replies import ReplyStore
 from ranker.reply import build_reply
 from ranker.request import RankQuery, parse_rank
 from ranker.retrieval import Source
-from ranker.rules import NO_LIST_RULES
+from ranker.rules import NO_LIST_RULES, ListRules
 from ranker.scoring import FEW, Scored, score
 from ranker.serving import Rulebook, Serving, fallback_model
 from ranker.stages import Stages
@@ -250,7 +252,7 @@ class Pipeline:
                 posterior=learned_reward.model if learned_reward is not None else residual,
                 k=query.k,
                 size=size if not query.candidates else len(scored.places),
-                rules=NO_LIST_RULES if query.candidates else book.list_rules,
+                rules=NO_LIST_RULES if query.candidates else self._list_rules(book, query),
                 how=how,
             )
             variants = choose(
@@ -293,6 +295,7 @@ class Pipeline:
             k=query.k,
             config_version=book.version,
             caps=drawn.rules.caps,
+            quotas=drawn.rules.quotas,
             reserved_share=drawn.reserved_share,
             registered=beside,
             statistics=book.statistics,
@@ -368,6 +371,14 @@ class Pipeline:
             variants=variants,
         )
 
+    def _list_rules(self, book: Rulebook, query: RankQuery) -> ListRules:
+        """Hard rules of a slate, with the quotas of its surface; with the catalogue's lock held."""
+        catalogue, quotas = self._catalogue, book.settings.quotas
+        if not quotas:
+            return book.list_rules
+        bound = bind(quotas, query.surface, catalogue.table, self._filters, catalogue.revision)
+        return replace(book.list_rules, quotas=bound)
+
     # --- lower rungs ---------------------------------------------------------------------------------------------
 
     def _fallback(self, query: RankQuery, now_ms: int, stages: Stages, rungs: list[str]) -> Answer:
@@ -376,9 +387,8 @@ class Pipeline:
         if kept is not None and kept.surface != query.surface:
             kept = None
         with self._catalogue.lock:
-            slate = fallback_slate(
-                query, self._catalogue, self._sources[-1], kept, self._filters, self._rules().list_rules, now_ms
-            )
+            rules = self._list_rules(self._rules(), query)
+            slate = fallback_slate(query, self._catalogue, self._sources[-1], kept, self._filters, rules, now_ms)
         stages.done("fallback")
         return fallback_answer(slate, now_ms, stages, rungs)
 

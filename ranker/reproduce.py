@@ -32,6 +32,7 @@ from bandits.posterior import Learned
 from bandits.slates import slot_pmf
 from liverank.v1 import decision_pb2
 from ranker.errors import NotReproducibleError
+from ranker.quotas import SlateQuota
 from ranker.rules import SlateRules
 
 _TOLERANCE: Final = 1e-9
@@ -137,6 +138,7 @@ def redraw(decision: decision_pb2.Decision, snapshot: bytes, *, with_policy: Pol
         decision.k,
         (decision.creator_cap, decision.category_cap),
         np.array([not one.unavailable for one in candidates], dtype=np.bool_),
+        [_quota(one, n) for one in decision.quotas],
     )
     value = np.array([one.value for one in candidates])
     phi = np.array([list(one.phi) for one in candidates], dtype=np.float32).astype(np.float64)
@@ -246,6 +248,12 @@ def slot_laws(redrawn: Redrawn, seed: int) -> list[NDArray[np.float64]]:
         mask[list(prefix)] = False
         laws.append(slot_pmf(law, score, mask, floor=problem.floor, cap=problem.cap))
     return laws
+
+
+def _quota(logged: decision_pb2.DecisionQuota, n: int) -> SlateQuota:
+    members = np.zeros(n, dtype=np.bool_)
+    members[list(logged.members)] = True
+    return SlateQuota(name=logged.name, members=members, least=logged.least, most=logged.most)
 
 
 def _near(pairs: Sequence[int], n: int) -> NDArray[np.bool_] | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ranker.errors import RankerConfigError
 from ranker.inputs import Floats, ItemsView, Rows
+from ranker.quotas import BoundQuota, SlateQuota
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +30,15 @@ class ListRules:
         Slots that any creator or category may always hold.
     duplicate_cosine
         Two items whose vectors are at least this near never meet in a slate; 1 or more = off.
+    quotas
+        Business rules and fairness floors of the request's surface.
     """
 
     creator_share: float = 0.3
     category_share: float = 0.6
     least: int = 2
     duplicate_cosine: float = 0.995
+    quotas: tuple[BoundQuota, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("creator_share", "category_share"):
@@ -78,6 +82,10 @@ class SlateRules:
         As given.
     caps
         Most slots of one creator, of one category.
+    quotas
+        Least and most slots of kinds of items.
+    available
+        Candidates that may be shown at all, shape ``(n,)``.
     """
 
     def __init__(
@@ -88,9 +96,10 @@ class SlateRules:
         k: int,
         rules: ListRules,
         available: NDArray[np.bool_] | None = None,
+        quotas: Sequence[SlateQuota] = (),
     ) -> None:
         caps = (rules.cap(rules.creator_share, k), rules.cap(rules.category_share, k))
-        self._begin(creators, categories, near, k, caps, available)
+        self._begin(creators, categories, near, k, caps, available, quotas)
 
     @classmethod
     def capped(
@@ -101,10 +110,11 @@ class SlateRules:
         k: int,
         caps: tuple[int, int],
         available: NDArray[np.bool_] | None = None,
+        quotas: Sequence[SlateQuota] = (),
     ) -> SlateRules:
         """The same from most slots of one creator and of one category: as a decision logs them."""
         rules = cls.__new__(cls)
-        rules._begin(creators, categories, near, k, caps, available)
+        rules._begin(creators, categories, near, k, caps, available, quotas)
         return rules
 
     def _begin(
@@ -115,13 +125,19 @@ class SlateRules:
         k: int,
         caps: tuple[int, int],
         available: NDArray[np.bool_] | None,
+        quotas: Sequence[SlateQuota],
     ) -> None:
         n = len(creators)
         self.creators, self.categories, self.near, self.caps = creators, categories, near, caps
+        self.quotas, self._k = tuple(quotas), k
         self._groups = [(codes, cap) for codes, cap in zip((creators, categories), caps, strict=True) if cap < k]
-        self._start = np.ones(n, dtype=np.bool_) if available is None else available.astype(np.bool_)
+        self.available = np.ones(n, dtype=np.bool_) if available is None else available.astype(np.bool_)
+        for quota in self.quotas:
+            if quota.most == 0:
+                self.available &= ~quota.members
+        self._held = [0] * len(self.quotas)
         self._prefix: list[int] = []
-        self._mask = self._start.copy()
+        self._mask = self.available.copy()
         self._used: list[dict[int, int]] = [{} for _ in self._groups]
 
     def mask(self, prefix: Sequence[int]) -> NDArray[np.bool_]:
@@ -131,16 +147,33 @@ class SlateRules:
         """
         wanted = [int(at) for at in prefix]
         if wanted[: len(self._prefix)] != self._prefix:
-            self._prefix, self._mask, self._used = [], self._start.copy(), [{} for _ in self._groups]
+            self._prefix, self._mask, self._used = [], self.available.copy(), [{} for _ in self._groups]
+            self._held = [0] * len(self.quotas)
         for at in wanted[len(self._prefix) :]:
             self._place(at)
-        return self._mask.copy()
+        return self._owed() if self.quotas else self._mask.copy()
+
+    def _owed(self) -> NDArray[np.bool_]:
+        """The mask; only owed items where as few slots are left as are owed."""
+        owed, among = 0, np.zeros(len(self._mask), dtype=np.bool_)
+        for quota, held in zip(self.quotas, self._held, strict=True):
+            may = self._mask & quota.members
+            missing = min(quota.least - held, int(np.count_nonzero(may)))
+            if missing > 0:
+                owed += missing
+                among |= may
+        return among if owed and self._k - len(self._prefix) <= owed else self._mask.copy()
 
     def _place(self, at: int) -> None:
         self._prefix.append(at)
         self._mask[at] = False
         if self.near is not None:
             self._mask &= ~self.near[at]
+        for each, quota in enumerate(self.quotas):
+            if quota.members[at]:
+                self._held[each] += 1
+                if self._held[each] >= quota.most:
+                    self._mask &= ~quota.members
         for (codes, cap), used in zip(self._groups, self._used, strict=True):
             code = int(codes[at])
             if code > 0:
@@ -162,7 +195,8 @@ def near_duplicates(vectors: Floats, has_vector: NDArray[np.bool_], cosine: floa
 def slate_rules(table: ItemsView, rows: Rows, k: int, rules: ListRules) -> SlateRules:
     """The rules over rows of a table, k slots."""
     near = near_duplicates(table.vectors[rows], table.has_vector[rows], rules.duplicate_cosine)
-    return SlateRules(table.creator[rows], table.categories[rows, 0], near, k, rules, table.available[rows])
+    quotas = [quota.over(rows, k) for quota in rules.quotas]
+    return SlateRules(table.creator[rows], table.categories[rows, 0], near, k, rules, table.available[rows], quotas)
 
 
 def shortlist(order: NDArray[np.int64], table: ItemsView, rows: Rows, k: int, size: int, rules: ListRules) -> Rows:
@@ -187,28 +221,9 @@ def shortlist(order: NDArray[np.int64], table: ItemsView, rows: Rows, k: int, si
     if len(order) <= size:
         return order.astype(np.int32)
     head = order[:size]
-    if _fills(table, rows, head, k, rules):
+    if not rules.quotas and len(_greedy(table, rows, head, k, rules)) == min(k, size):
         return head.astype(np.int32)
-    chosen: list[int] = []
-    used: dict[tuple[int, int], int] = {}
-    caps = (rules.cap(rules.creator_share, k), rules.cap(rules.category_share, k))
-    vectors = table.vectors[rows]
-    for at in order.tolist():
-        row = int(rows[at])
-        keys = ((0, int(table.creator[row])), (1, int(table.categories[row, 0])))
-        if not table.available[row]:
-            continue
-        if any(key[1] > 0 and caps[key[0]] < k and used.get(key, 0) >= caps[key[0]] for key in keys):
-            continue
-        if rules.duplicate_cosine <= 1 and chosen and table.has_vector[row]:
-            cosines = vectors[chosen] @ vectors[at]
-            if bool((cosines[table.has_vector[rows[chosen]]] >= rules.duplicate_cosine).any()):
-                continue
-        chosen.append(at)
-        for key in keys:
-            used[key] = used.get(key, 0) + 1
-        if len(chosen) == k:
-            break
+    chosen = [int(order[at]) for at in _greedy(table, rows, order, k, rules)]
     taken = set(chosen)
     chosen.extend(at for at in order.tolist() if at not in taken)
     place = np.empty(len(order), dtype=np.int64)
@@ -217,12 +232,13 @@ def shortlist(order: NDArray[np.int64], table: ItemsView, rows: Rows, k: int, si
     return keep[np.argsort(place[keep], kind="stable")]
 
 
-def _fills(table: ItemsView, rows: Rows, head: NDArray[np.int64], k: int, rules: ListRules) -> bool:
-    feasible = slate_rules(table, rows[head].astype(np.int32), k, rules)
+def _greedy(table: ItemsView, rows: Rows, order: NDArray[np.int64], k: int, rules: ListRules) -> list[int]:
+    """The slate that greed makes of candidates in this order, as places in `order`."""
+    feasible = slate_rules(table, rows[order].astype(np.int32), k, rules)
     prefix: list[int] = []
-    while len(prefix) < min(k, len(head)):
+    while len(prefix) < k:
         mask = feasible.mask(prefix)
         if not mask.any():
-            return False
+            break
         prefix.append(int(mask.argmax()))
-    return True
+    return prefix

@@ -20,7 +20,7 @@ MODE_PREFETCH: Mode
 MODE_SHADOW: Mode
 
 class Decision(_message.Message):
-    __slots__ = ("request_id", "user_id", "decided_ts_ms", "as_of_ms", "surface", "mode", "context", "policy", "arm", "seed", "n_draws", "floor", "base_model", "schema", "snapshot", "feature_service", "feature_names", "heads", "head_weights", "feasible_size", "feasible_hash", "slots", "candidates", "rungs", "stage_ms", "newest_event_ts_ms", "drawn", "space", "user_state", "feature_ages_ms", "cap", "greedy_slots", "config_version", "k", "creator_cap", "category_cap", "near", "reserved_share", "registered_names", "variant_policy")
+    __slots__ = ("request_id", "user_id", "decided_ts_ms", "as_of_ms", "surface", "mode", "context", "policy", "arm", "seed", "n_draws", "floor", "base_model", "schema", "snapshot", "feature_service", "feature_names", "heads", "head_weights", "feasible_size", "feasible_hash", "slots", "candidates", "rungs", "stage_ms", "newest_event_ts_ms", "drawn", "space", "user_state", "feature_ages_ms", "cap", "greedy_slots", "config_version", "k", "creator_cap", "category_cap", "near", "reserved_share", "registered_names", "variant_policy", "quotas")
     class StageMsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,7 @@ class Decision(_message.Message):
     RESERVED_SHARE_FIELD_NUMBER: _ClassVar[int]
     REGISTERED_NAMES_FIELD_NUMBER: _ClassVar[int]
     VARIANT_POLICY_FIELD_NUMBER: _ClassVar[int]
+    QUOTAS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     user_id: str
     decided_ts_ms: int
@@ -115,7 +116,20 @@ class Decision(_message.Message):
     reserved_share: float
     registered_names: _containers.RepeatedScalarFieldContainer[str]
     variant_policy: str
-    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., decided_ts_ms: _Optional[int] = ..., as_of_ms: _Optional[int] = ..., surface: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., context: _Optional[_Union[_event_pb2.Context, _Mapping]] = ..., policy: _Optional[str] = ..., arm: _Optional[str] = ..., seed: _Optional[int] = ..., n_draws: _Optional[int] = ..., floor: _Optional[float] = ..., base_model: _Optional[str] = ..., schema: _Optional[str] = ..., snapshot: _Optional[str] = ..., feature_service: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., heads: _Optional[_Iterable[str]] = ..., head_weights: _Optional[_Iterable[float]] = ..., feasible_size: _Optional[int] = ..., feasible_hash: _Optional[bytes] = ..., slots: _Optional[_Iterable[_Union[DecisionSlot, _Mapping]]] = ..., candidates: _Optional[_Iterable[_Union[DecisionCandidate, _Mapping]]] = ..., rungs: _Optional[_Iterable[str]] = ..., stage_ms: _Optional[_Mapping[str, float]] = ..., newest_event_ts_ms: _Optional[int] = ..., drawn: _Optional[bool] = ..., space: _Optional[str] = ..., user_state: _Optional[str] = ..., feature_ages_ms: _Optional[_Mapping[str, int]] = ..., cap: _Optional[float] = ..., greedy_slots: _Optional[int] = ..., config_version: _Optional[int] = ..., k: _Optional[int] = ..., creator_cap: _Optional[int] = ..., category_cap: _Optional[int] = ..., near: _Optional[_Iterable[int]] = ..., reserved_share: _Optional[float] = ..., registered_names: _Optional[_Iterable[str]] = ..., variant_policy: _Optional[str] = ...) -> None: ...
+    quotas: _containers.RepeatedCompositeFieldContainer[DecisionQuota]
+    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., decided_ts_ms: _Optional[int] = ..., as_of_ms: _Optional[int] = ..., surface: _Optional[str] = ..., mode: _Optional[_Union[Mode, str]] = ..., context: _Optional[_Union[_event_pb2.Context, _Mapping]] = ..., policy: _Optional[str] = ..., arm: _Optional[str] = ..., seed: _Optional[int] = ..., n_draws: _Optional[int] = ..., floor: _Optional[float] = ..., base_model: _Optional[str] = ..., schema: _Optional[str] = ..., snapshot: _Optional[str] = ..., feature_service: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., heads: _Optional[_Iterable[str]] = ..., head_weights: _Optional[_Iterable[float]] = ..., feasible_size: _Optional[int] = ..., feasible_hash: _Optional[bytes] = ..., slots: _Optional[_Iterable[_Union[DecisionSlot, _Mapping]]] = ..., candidates: _Optional[_Iterable[_Union[DecisionCandidate, _Mapping]]] = ..., rungs: _Optional[_Iterable[str]] = ..., stage_ms: _Optional[_Mapping[str, float]] = ..., newest_event_ts_ms: _Optional[int] = ..., drawn: _Optional[bool] = ..., space: _Optional[str] = ..., user_state: _Optional[str] = ..., feature_ages_ms: _Optional[_Mapping[str, int]] = ..., cap: _Optional[float] = ..., greedy_slots: _Optional[int] = ..., config_version: _Optional[int] = ..., k: _Optional[int] = ..., creator_cap: _Optional[int] = ..., category_cap: _Optional[int] = ..., near: _Optional[_Iterable[int]] = ..., reserved_share: _Optional[float] = ..., registered_names: _Optional[_Iterable[str]] = ..., variant_policy: _Optional[str] = ..., quotas: _Optional[_Iterable[_Union[DecisionQuota, _Mapping]]] = ...) -> None: ...
+
+class DecisionQuota(_message.Message):
+    __slots__ = ("name", "least", "most", "members")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LEAST_FIELD_NUMBER: _ClassVar[int]
+    MOST_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    least: int
+    most: int
+    members: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., least: _Optional[int] = ..., most: _Optional[int] = ..., members: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DecisionSlot(_message.Message):
     __slots__ = ("item_id", "propensity", "pinned", "explored", "score", "p_shown", "p_first", "phi", "posterior_mean", "posterior_sd", "features", "sources", "effective_floor", "catalogue_version", "n_feasible", "greedy_score", "budgeted", "registered", "category_name", "variant_id", "variant_propensity", "variants")
