@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import dill
@@ -178,6 +179,27 @@ def test_a_transformation_filters_and_adds_columns() -> None:
         world.send(action(f"e{at}", "click", START_MS + at, at))
     world.flush()
     assert counters(program, "user", world.fields("u"), START_MS + 10)["doubled_1d"] == 4.0  # i1 and i5 are of c1
+
+
+def test_STR_1_counters_of_a_context_are_a_view_with_a_transformation() -> None:
+    """Clicks on one surface alone, slid by themselves, against a recount of the list."""
+    program = _program(lambda frame: frame.assign(doubled=frame["click"] * (frame["surface"] == "mail")))
+    world, rng = World(catalogue=catalogue(), program=program), random.Random(4)
+    sent = []
+    for at in range(300):
+        ts_ms = START_MS + rng.randrange(3 * DAY_MS)
+        surface = rng.choice(["home", "mail"])
+        event = action(f"e{at}", "click", ts_ms, at % 8)
+        event.surface = surface
+        world.send(event)
+        sent.append((ts_ms, surface))
+    world.flush()
+    for as_of_ms in (START_MS + 3 * DAY_MS, START_MS + 3 * DAY_MS + 10 * 3_600_000, START_MS + 9 * DAY_MS):
+        edge = as_of_ms // 3_600_000 * 3_600_000  # the slide is an hour
+        found = counters(program, "user", world.fields("u"), as_of_ms)["doubled_1d"]
+        low = edge - DAY_MS
+        expected = sum(low <= ts_ms <= as_of_ms and surface == "mail" for ts_ms, surface in sent)
+        assert found == expected, as_of_ms
 
 
 def test_a_transformation_that_raises_stops_its_view_only() -> None:
