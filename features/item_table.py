@@ -373,7 +373,7 @@ class ItemTable:
         return _variants.counts_of(self._variant_pages.get(row), self.variants.get(row, ()), device)
 
     def examined(self, as_of_ms: int) -> NDArray[np.float64]:
-        """Shown slots (each by how likely it is looked at) and clicks of every item, halved every 30 days.
+        """Seen slots (each by how likely it is looked at) and clicks of every item, halved every 30 days.
 
         Shape (len(self), 2). 3 ms for 100,000 items.
         """

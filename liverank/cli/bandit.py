@@ -138,6 +138,9 @@ def policy_list() -> None:
         table.add_row(*key.split("/"), specification, "")
     for arm in book.experiment.arms:
         table.add_row("*", arm.name, arm.policy, f"{arm.share:.0%}")
+    for surface, experiment in sorted(book.on_surfaces.items()):
+        for arm in experiment.arms:
+            table.add_row(surface, arm.name, arm.policy, f"{arm.share:.0%}")
     console = _console()
     console.print(table)
     console.print("exploration is [bold]on[/]" if hot.exploration else "exploration is [bold red]off[/] (kill switch)")

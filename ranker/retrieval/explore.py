@@ -1,6 +1,6 @@
 """Items that one Thompson draw over everybody's click rates puts first: new and uncertain ones among them.
 
-Every item is a Beta-Bernoulli arm. Its counts are the item row's own decayed sums: slots shown, each by how likely it
+Every item is a Beta-Bernoulli arm. Its counts are the item row's own decayed sums: slots seen, each by how likely it
 is looked at, and clicks on them; they add up in any order and halve every 30 days, so that an arm that nobody sees
 falls back toward its prior. The prior is the click rate of the item's kind. A source only proposes: whatever it draws,
 the slate's propensities are those of the policy, given the shortlist.
