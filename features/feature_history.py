@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,7 +42,7 @@ def read_rows(path: Path) -> pd.DataFrame:
     return rows
 
 
-def feature_history(store: FeatureStore, service: str, rows: pd.DataFrame) -> pa.Table:
+def feature_history(store: FeatureStore, service: str, rows: pd.DataFrame, *, extra: Sequence[str] = ()) -> pa.Table:
     """Rows with the features of a service, as they were strictly before each row's timestamp.
 
     Request data that the rows lack is filled in: `as_of_ms` with the timestamp, `category` with the item's main one of
@@ -55,6 +56,8 @@ def feature_history(store: FeatureStore, service: str, rows: pd.DataFrame) -> pa
         Name of a feature service of the registry.
     rows : DataFrame
         Columns `event_timestamp`, the join keys of the service's views, and request data.
+    extra : sequence of str
+        More stored features, ``view:feature``.
 
     Returns
     -------
@@ -74,11 +77,12 @@ def feature_history(store: FeatureStore, service: str, rows: pd.DataFrame) -> pa
     except FeatureServiceNotFoundException as error:
         have = ", ".join(sorted(each.name for each in store.list_feature_services()))
         raise PointInTimeError(f"there is no feature service {service!r}; the registry has {have}") from error
-    wanted = [
-        f"{projection.name_alias or projection.name}__{feature.name}"
+    refs = [
+        f"{projection.name_alias or projection.name}:{feature.name}"
         for projection in found.feature_view_projections
         for feature in projection.features
     ]
+    wanted = [ref.replace(":", "__", 1) for ref in (*refs, *extra)]
     views = {projection.name for projection in found.feature_view_projections}
     rows = rows.copy()
     for view in store.list_on_demand_feature_views():
@@ -94,5 +98,6 @@ def feature_history(store: FeatureStore, service: str, rows: pd.DataFrame) -> pa
                     rows[field.name] = (
                         float("nan") if field.dtype in (Float32, Float64) else "" if field.dtype == String else 0
                     )
-    table: pa.Table = store.get_historical_features(rows, found, full_feature_names=True).to_arrow()
+    asked: Any = [*refs, *extra] if extra else found
+    table: pa.Table = store.get_historical_features(rows, asked, full_feature_names=True).to_arrow()
     return table.select([*rows.columns, *dict.fromkeys(wanted)])

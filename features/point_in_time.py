@@ -24,7 +24,7 @@ from feast import FeatureView, OnDemandFeatureView
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.saved_dataset import SavedDatasetStorage
-from feast.types import Bytes, FeastType, from_feast_to_pyarrow_type
+from feast.types import Bytes, FeastType, Float32, Float64, from_feast_to_pyarrow_type
 from numpy.typing import NDArray
 
 from features.compile import compile_view
@@ -340,6 +340,10 @@ def _transformed(view: OnDemandFeatureView, table: pa.Table) -> dict[str, pa.Arr
             full = f"{_projected(projection)}__{feature.name}"
             known = inputs[full] if full in inputs else inputs[feature.name]
             inputs[full] = inputs[feature.name] = known
+    for source in view.source_request_sources.values():
+        for field in source.schema:
+            if field.dtype in (Float32, Float64):  # Arrow took NaN for null
+                inputs[field.name] = [np.nan if value is None else value for value in inputs[field.name]]
     transformation: Any = view.feature_transformation
     if view.singleton:
         rows = [transformation.udf({name: values[at] for name, values in inputs.items()}) for at in range(len(table))]
