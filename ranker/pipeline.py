@@ -189,7 +189,7 @@ class Pipeline:
             limit, few = SMALL_CANDIDATES, SMALL_FEW
         size = max(state.shortlist, query.k + query.k // 2 + 10)
         seed = query.shadow.seed or seed_of(query.request_id)
-        explores = book.exploring.explores(query.surface) and not query.shadow.greedy
+        explores = query.personal and book.exploring.explores(query.surface) and not query.shadow.greedy
         with self._catalogue.lock:
             table = self._catalogue.table
             gathered = gather(

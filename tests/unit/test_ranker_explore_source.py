@@ -148,3 +148,11 @@ def test_BAN_10_without_exploration_the_source_proposes_nothing(off: dict[str, o
     reply, _ = decide(world)
     assert reply.debug.counts.get("explore", 0) == 0
     assert not any("explore" in item.sources for item in reply.items)
+
+
+def test_without_consent_nothing_is_drawn_not_even_candidates() -> None:
+    world = World(300)
+    request = pb.RankRequest(user_id="u1", surface="home", k=10, debug=True, consent=pb.CONSENT_DENIED)
+    reply = pb.RankReply.FromString(world.pipeline.rank(request))
+    assert len(reply.items) == 10
+    assert reply.debug.counts.get("explore", 0) == 0
