@@ -338,7 +338,7 @@ class ServingFeed(Feed):
         if not priors or self._learned is None:
             return {}
         same = serving is not None and serving.model is model
-        return self._learned.read(
+        found = self._learned.read(
             model.model_id,
             self._generation(),
             belief.posterior.head_weights.tolist(),
@@ -346,6 +346,10 @@ class ServingFeed(Feed):
             serving.learned if same and serving is not None else {},
             start=lambda name: self._file_of(model, name),
         )
+        for name, one in found.items():
+            metrics.LEARNED_SHOWN.labels(name).set(one.n_shown)
+            metrics.LEARNED_HASH.labels(name).set(int(one.snapshot_id[:13], 16))
+        return found
 
     def _file_of(self, model: Model, name: str) -> bytes | None:
         return start_of(models_dir(self._settings) / model.model_id, name) if name in model.manifest.files else None

@@ -28,6 +28,12 @@ POSTERIOR_READ_S: Final = Gauge("liverank_posterior_read_timestamp", "When the b
 POSTERIOR_HASH: Final = Gauge(
     "liverank_posterior_hash", "First 52 bits of the hash of the bandit's statistics: equal on all replicas that agree."
 )
+LEARNED_SHOWN: Final = Gauge(
+    "liverank_learned_shown", "Shown slots in the sums of a learner beyond the shared one.", ["learner"]
+)
+LEARNED_HASH: Final = Gauge(
+    "liverank_learned_hash", "Beginning of the snapshot's id of a learner beyond the shared one.", ["learner"]
+)
 POSTERIOR_SHOWN: Final = Gauge("liverank_posterior_shown", "Shown slots in the bandit's statistics.")
 HOT_VERSION: Final = Gauge("liverank_hot_settings_version", "Version of the hot settings that is applied; 0 = none.")
 HOT_REFUSED: Final = Gauge("liverank_hot_settings_refused", "1 while the newest hot settings are invalid.")
