@@ -222,6 +222,11 @@ def _item_of_row(row: Mapping[str, Any]) -> ItemChange:
         (row.get("vectors") or []) if not isinstance(row.get("vectors"), dict) else row["vectors"].items()
     ):
         item.vectors.add(space=space, values=values)
+    if row.get("variants"):
+        try:
+            json_format.ParseDict({"variants": json.loads(row["variants"])}, item, ignore_unknown_fields=True)
+        except (ValueError, TypeError, json_format.Error) as error:
+            raise ContractError("malformed", f"column variants is a JSON list of variants: {error}") from error
     return ItemChange(item_id=item.item_id, upsert=item)
 
 
@@ -288,6 +293,8 @@ def _row_of_item(change: ItemChange) -> dict[str, Any]:
     row |= {name: list(getattr(item, name)) for name in _ITEM_LISTS}
     row |= {"item_id": change.item_id, "removed": change.WhichOneof("change") == "removed"}
     row["attributes"] = _plain_attributes(item)
+    variants = [json_format.MessageToDict(variant) for variant in item.variants]
+    row["variants"] = json.dumps(variants, ensure_ascii=False, sort_keys=True) if variants else None
     row["vectors"] = [(vector.space, list(vector.values)) for vector in item.vectors]
     return row
 
@@ -304,6 +311,7 @@ def _item_schema() -> Any:
     import pyarrow as pa
 
     types = {"price": pa.float64(), "available": pa.bool_(), "published_ts_ms": pa.int64(), "removed": pa.bool_()}
-    columns = [(name, types.get(name, pa.string())) for name in ("item_id", *_ITEM_SCALARS, "removed", "attributes")]
+    names = ("item_id", *_ITEM_SCALARS, "removed", "attributes", "variants")
+    columns = [(name, types.get(name, pa.string())) for name in names]
     lists = [(name, pa.list_(pa.string())) for name in _ITEM_LISTS]
     return pa.schema([*columns, *lists, ("vectors", pa.map_(pa.string(), pa.list_(pa.float32())))])

@@ -91,6 +91,7 @@ def _slim(made: decision_pb2.Decision) -> decision_pb2.Decision:
     for slot in made.slots:
         slim.slots.add(
             item_id=slot.item_id,
+            variant_id=slot.variant_id,
             propensity=slot.propensity,
             pinned=slot.pinned,
             explored=slot.explored,

@@ -358,7 +358,7 @@ def arms_of(source: Source, *, by: str = "item", days: float = 7.0) -> list[ArmR
     source
         The log.
     by
-        ``item``, ``position``, or ``policy``.
+        ``item``, ``position``, ``policy``, or ``variant`` (of the items that have variants).
     days
         The last so many; 0 = all.
     """
@@ -369,7 +369,10 @@ def arms_of(source: Source, *, by: str = "item", days: float = 7.0) -> list[ArmR
         thinned.offer(made)
     for made in thinned.decisions:
         for position, slot in enumerate(made.slots, 1):
-            name = {"item": slot.item_id, "position": str(position), "policy": made.policy}[by]
+            if by == "variant" and not slot.variant_id:
+                continue
+            variant = f"{slot.item_id}: {slot.variant_id}"
+            name = {"item": slot.item_id, "position": str(position), "policy": made.policy, "variant": variant}[by]
             pulls[name].append((slot, outcomes.get((made.request_id, position))))
     found = [_arm(name, one) for name, one in pulls.items()]
     return sorted(found, key=lambda arm: (-arm.pulls, arm.arm))

@@ -34,6 +34,7 @@ class By(StrEnum):
     item = "item"
     position = "position"
     policy = "policy"
+    variant = "variant"
 
 
 def register(app: typer.Typer) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from liverank.calls import new_event
+from liverank.calls import attribute, new_event
 from liverank.errors import ConfigError, ContractError
 from liverank.files import read_events, read_items, write_events, write_items
 from liverank.v1.event_pb2 import Context, Event, EventType, Exposure, ExposureSlot
-from liverank.v1.item_pb2 import Item, ItemChange, ItemRemoved, ItemVector
+from liverank.v1.item_pb2 import Item, ItemChange, ItemRemoved, ItemVariant, ItemVector
 
 KINDS = ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"]
 
@@ -47,6 +47,10 @@ def items() -> list[ItemChange]:
         creator="c",
         categories=["a", "b"],
         vectors=[ItemVector(space="own", values=[0.5, 0.25])],
+        variants=[
+            ItemVariant(variant_id="dark", attributes={"artwork": attribute("d.png")}),
+            ItemVariant(variant_id="light"),
+        ],
     )
     item.attributes["year"].number = 1999
     return [ItemChange(item_id="i", upsert=item), ItemChange(item_id="j", removed=ItemRemoved())]

@@ -7,6 +7,8 @@ import pytest
 from ranker_world import World
 
 from bandits import Thompson
+from evaluation.exploration import arms_of as reported_arms
+from evaluation.exploration import verify_log
 from features.hashing import id_hash
 from features.item_table import ItemTable
 from features.state.variants import MOST, SLACK, VariantCounts, arms_of, decode
@@ -16,6 +18,7 @@ from liverank.settings import RankerSettings
 from liverank.v1 import decision_pb2, event_pb2, item_pb2, stream_pb2
 from liverank.v1 import personalization_pb2 as pb
 from ranker.variants import belief, choose, choose_again, faults
+from tests.unit.test_exploration_log import Log
 
 NAMES = ("a", "b", "c")
 
@@ -182,3 +185,18 @@ def test_variants_that_break_the_contract_are_refused(names: list[str]) -> None:
     item = item_pb2.Item(variants=[item_pb2.ItemVariant(variant_id=name) for name in names])
     with pytest.raises(ContractError):
         validate_item(item_pb2.ItemChange(item_id="i1", upsert=item))
+
+
+def test_BAN_7_variants_are_arms_of_the_report() -> None:
+    world = world_of()
+    for _ in range(20):
+        decide(world)
+    log = Log(world)
+    shown = [slot.variant_id for made in log.made for slot in made.slots if slot.variant_id]
+    arms = reported_arms(log, by="variant")
+    assert sum(arm.pulls for arm in arms) == len(shown) > 0
+    assert {arm.arm.rpartition(": ")[2] for arm in arms} == set(shown)
+    found = verify_log(log, min_rows=100)
+    assert found.faults == [], found.lines()
+    next(slot for made in log.made for slot in made.slots if slot.variant_id).variant_propensity += 0.01
+    assert any("variant" in fault for fault in verify_log(log, min_rows=100).faults)
