@@ -168,8 +168,8 @@ def adopt(
         columns=columns,
         events=len(events),
         items=len(catalogue),
-        kinds=kinds,
-        left_out=left_out,
+        kinds=dict(kinds),
+        left_out=dict(left_out),
         ignored=tuple(str(name) for name in frame.columns if name not in used),
     )
 
