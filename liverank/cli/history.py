@@ -33,6 +33,7 @@ def import_(
         Path | None, typer.Option(exists=True, dir_okay=False, help="Catalogue to send first: JSONL or Parquet.")
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="Then embed the items' texts and train the ranker.")] = False,
+    slates: Annotated[int, typer.Option(min=40, help="With --train: slates, or choices, that become rows.")] = 5_000,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Put recorded events into the archive and fold them, before the namespace's first live event."""
@@ -59,12 +60,13 @@ def import_(
         report = import_history(settings, events(), items=changes, on_progress=progress)
         step.note(f"{report.events:,} events of {report.users:,} users")
     dead = sum(report.dead_letters.values())
-    trained = _learn(settings, steps) if train else None
+    trained = _learn(settings, steps, slates) if train else None
     if json:
         import json as encoder
 
         body = {
             "model": trained.model_id if trained else "",
+            "heads": trained.figures["heads"] if trained else {},
             "events": report.events,
             "users": report.users,
             "items": report.items,
@@ -111,10 +113,11 @@ def _enter(folder: Path, files: list[Path], items: Path | None, steps: Steps) ->
     return [folder / "events.parquet"], folder / "items.parquet"
 
 
-def _learn(settings: Settings, steps: Steps) -> TrainReport:
+def _learn(settings: Settings, steps: Steps, slates: int) -> TrainReport:
     """Vectors of the items' texts, then the heads."""
     from features.llm import job
     from ranker.training import run
+    from ranker.training.history import Sampling
 
     with steps.step("enrich") as step:
         try:
@@ -123,7 +126,7 @@ def _learn(settings: Settings, steps: Steps) -> TrainReport:
         except job.NothingToEnrichError:
             step.note("no item has a text: the ranker learns without vectors")
     with steps.step("train") as step:
-        return run.train(settings, note=step.note)
+        return run.train(settings, sampling=Sampling(slates=slates), note=step.note)
 
 
 def rebuild(
