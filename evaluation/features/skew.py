@@ -9,7 +9,7 @@ lie between the two rebuilt ones; otherwise it must equal them.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,19 +20,13 @@ from features.archive import partitions_of
 from features.columns import text_hash
 from features.errors import DriftError
 from features.program import FeatureProgram
-from features.state.item import count_effect
-from features.state.views import ViewTiles
 from features.user_row import UserRow, UserSchema
-from liverank.kafka import Record, Tp, end_offsets, partition_counts
-from liverank.partition import partition as partition_of
+from liverank.kafka import Tp, end_offsets, partition_counts
 from liverank.settings import Settings
 from liverank.v1.decision_pb2 import Decision
-from liverank.v1.stream_pb2 import ItemEffect
-from streams.catalogue import Catalogue, History
-from streams.partition_fold import PartitionFold
-from streams.past import MemoryStore, feed, imported_records, live_records, memory_part, newest_imported_ms, tick_at
-from streams.rows import state_key
-from streams.users import UserFold
+from streams.asof import Past
+from streams.catalogue import Catalogue
+from streams.past import imported_records, live_records, newest_imported_ms
 
 __all__ = ["Skew", "SkewReport", "skew"]
 
@@ -71,66 +65,20 @@ class SkewReport(NamedTuple):
 
 
 class _Rebuilt:
-    """Users and items as of the records that were fed."""
+    """Windows of decisions' rows as of the records that were fed."""
 
-    def __init__(self, settings: Settings, program: FeatureProgram, token: bytes, n: int, table: Catalogue) -> None:
-        self._settings, self._program, self._n, self._table = settings, program, n, table
+    def __init__(self, past: Past, program: FeatureProgram, table: Catalogue) -> None:
+        self._past, self._table = past, table
         self._schema = UserSchema(program)
-        self._fold = UserFold(settings, program, token=token, follow=False)
-        self._stores = [MemoryStore() for _ in range(n)]
         self._names: dict[float, str] = {}
-        self._items: dict[str, tuple[ViewTiles, dict[bytes, bytes]]] = {}
         self._item_views = [view for view in program.of_entity("item") if view.aggregates]
-        self._parts = [self._part(p, 0, History(table)) for p in range(n)]
-
-    def _part(self, partition: int, generation: int, catalogue: Catalogue | History) -> PartitionFold:
-        return memory_part(
-            self._settings, self._fold, self._stores[partition],
-            partition=partition, n_partitions=self._n, generation=generation, catalogue=catalogue,
-        )  # fmt: skip
-
-    def imported(self, newest_ms: int) -> None:
-        """Fold what was imported."""
-        for partition in partitions_of(self._settings, "events", 0):
-            for record in imported_records(self._settings, partition):
-                self.feed(record)
-        for part in self._parts:
-            tick_at(part, newest_ms)
-        self._take()
-
-    def live(self, generation: int) -> None:
-        """Go on with the live log."""
-        clocks = [part.clock_ms for part in self._parts]
-        self._take()
-        self._parts = [self._part(p, generation, self._table) for p in range(self._n)]
-        for part, clock_ms in zip(self._parts, clocks, strict=True):
-            part.resume(clock_ms, {})
-
-    def feed(self, record: Record) -> None:
-        """Fold one record."""
-        feed(self._fold, self._parts[record.partition], record)
-
-    def _take(self) -> None:
-        for store, part in zip(self._stores, self._parts, strict=True):
-            self._count(store.take(part))
-
-    def _count(self, effects: Iterable[ItemEffect]) -> None:
-        for effect in effects:
-            if effect.HasField("event") and self._item_views:
-                item_id = effect.event.item_id
-                if item_id not in self._items:
-                    self._items[item_id] = (ViewTiles(self._program, ("item",), {}), {})
-                count_effect(self._items[item_id][0], effect.event)
 
     def values(self, made: Decision) -> Values:
         """Every window of the decision's rows, shape (n_slots,) each."""
-        self._take()
         as_of_ms, n = made.as_of_ms, len(made.slots)
-        key = made.user_id
-        fields = self._stores[partition_of(key.encode(), self._n)].fields.get(state_key(key), {})
         categories = [self._category(slot.item_id, made.decided_ts_ms) for slot in made.slots]
         self._names.update({text_hash(name): name for name in categories if name})
-        user = UserRow.from_fields(self._schema, fields, category_of_hash=self._names)
+        user = UserRow.from_fields(self._schema, self._past.user(made.user_id), category_of_hash=self._names)
         out: Values = {}
         for name, value in zip(user.window_names, user.windows(as_of_ms), strict=True):
             out[f"user_windows:{name}"] = np.full(n, value)
@@ -145,11 +93,7 @@ class _Rebuilt:
         return out
 
     def _item(self, item_id: str, as_of_ms: int) -> NDArray[np.float64]:
-        if item_id in self._items:
-            views, stored = self._items[item_id]
-            stored.update(views.dirty())
-        else:
-            stored = {}
+        stored = self._past.item(item_id)
         parts = [tiles.windows(view, stored, as_of_ms) for view in self._item_views]
         return np.concatenate(parts) if parts else np.empty(0)
 
@@ -201,10 +145,14 @@ def skew(
         raise DriftError("there are no served decisions in this period; widen it")
     topic = settings.topic("events", generation)
     n = partition_counts(settings.kafka.bootstrap, [topic])[topic]
-    rebuilt = _Rebuilt(settings, program, token, n, table)
+    shown = {slot.item_id for made in decisions for slot in made.slots}
+    past = Past(settings, program, token=token, n_partitions=n, table=table, items=shown)
     if newest_ms := newest_imported_ms(settings):
-        rebuilt.imported(newest_ms)
-    rebuilt.live(generation)
+        for partition in partitions_of(settings, "events", 0):
+            for record in imported_records(settings, partition):
+                past.feed(record)
+    past.live(newest_ms, generation)
+    rebuilt = _Rebuilt(past, program, table)
     ends = end_offsets(settings.kafka.bootstrap, [Tp(topic, p) for p in range(n)])
     logs = [live_records(settings, generation, p, ends[Tp(topic, p)] - 1) for p in range(n) if ends[Tp(topic, p)]]
     records = heapq.merge(*logs, key=lambda record: (record.append_ts_ms, record.partition, record.offset))
@@ -220,7 +168,7 @@ def skew(
             _look(looks.pop(), decisions, rebuilt, early, comparison)
         if not looks:
             break
-        rebuilt.feed(record)
+        past.feed(record)
         if on_progress is not None and done % 1000 == 0:
             on_progress(done, total)
     while looks:

@@ -27,9 +27,12 @@ pytestmark = pytest.mark.filterwarnings(
 def ratings(data: Path, folder: Path) -> list[str]:
     """MovieLens: ratings in seconds and a catalogue beside them, as CSV."""
     frame = pd.read_csv(data / "ml-latest-small" / "ratings.csv")
-    log = folder / "ratings.csv"
-    frame.sort_values("timestamp").tail(4_000).to_csv(log, index=False)
-    return ["--from", str(log), "--items", str(data / "ml-latest-small" / "movies.csv")]
+    log, catalogue = folder / "ratings.csv", folder / "movies.csv"
+    frame = frame.sort_values("timestamp").tail(4_000)
+    frame.to_csv(log, index=False)
+    films = pd.read_csv(data / "ml-latest-small" / "movies.csv")
+    films[films["movieId"].isin(frame["movieId"])].to_csv(catalogue, index=False)
+    return ["--from", str(log), "--items", str(catalogue)]
 
 
 def shown(data: Path, folder: Path) -> list[str]:
@@ -42,7 +45,7 @@ def shown(data: Path, folder: Path) -> list[str]:
 
 def purchases(data: Path, folder: Path) -> list[str]:
     """Online Retail: lines of invoices, as JSON lines."""
-    frame = pd.read_parquet(data / "online-retail-2011" / "online_retail.parquet").head(6_000)
+    frame = pd.read_parquet(data / "online-retail-2011" / "online_retail.parquet").head(12_000)
     log = folder / "invoices.jsonl"
     frame.assign(InvoiceDate=frame["InvoiceDate"].astype(str)).to_json(log, orient="records", lines=True)
     return ["--from", str(log)]
