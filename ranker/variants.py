@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from bandits import BanditsError, Greedy, Policy, generator, parse, specificatio
 from bandits.beta import BetaPosterior
 from bandits.variants import draw_variants
 from liverank.v1 import decision_pb2
-from ranker.inputs import ItemsView
 
 BASE_RATE: Final = 0.05
 STRENGTH: Final = 10.0
@@ -100,8 +99,18 @@ def belief(counts: Floats, *, on_device: bool) -> tuple[Floats, Floats]:
     return alpha, beta
 
 
+class Counted(Protocol):
+    """What is read of the catalogue: `ranker.inputs.ItemsView` has it."""
+
+    variants: dict[int, tuple[str, ...]]
+
+    def variant_counts(self, row: int, device: str) -> Floats:
+        """See `ItemsView.variant_counts`."""
+        ...
+
+
 def choose(
-    table: ItemsView, rows: Sequence[int], device: str, *, policy: Policy | None, floor: float, seed: int
+    table: Counted, rows: Sequence[int], device: str, *, policy: Policy | None, floor: float, seed: int
 ) -> Variants:
     """One variant of each placed item that has several; 0.2 ms for ten items with four, nothing without.
 
