@@ -23,7 +23,6 @@ N_SEEDS: Final = 64
 K: Final = 10
 LONG: Final = 50
 """Length of a slate that must hold some items of a kind, where a short one has too few."""
-N_OTHERS: Final = 40
 POLICY: Final = "thompson"
 _LAYER: Final = {
     "posterior": pb.LAYER_POSTERIOR,
@@ -72,6 +71,8 @@ class Probe:
         Logged bandit features of those slots.
     as_of_ms : int
         Fixed instant of all readings.
+    near_slate : tuple of str
+        Items whose scores are compared, layer by layer: what stood in or near the slate before the action.
     """
 
     user_id: str
@@ -81,6 +82,7 @@ class Probe:
     request_id: str
     phi: NDArray[np.float64]
     as_of_ms: int
+    near_slate: tuple[str, ...] = ()
 
 
 class Meter:
@@ -210,15 +212,15 @@ class Meter:
             model = reply.model
         return np.array(out), tuple(slates), model
 
-    def supply(self, probe: Probe) -> int:
-        """Items of the kind in a long greedy slate: what can move up."""
+    def near_slate(self, probe: Probe) -> tuple[str, ...]:
+        """Items of a long greedy slate: what may move up or down."""
         options = pb.ShadowOptions(as_of_ms=probe.as_of_ms, seed=1, greedy=True)
         reply = self._ask(probe, LONG, options, exclude_item_ids=probe.shown)
-        return sum(self.kind(item.item_id) == probe.kind for item in reply.items)
+        return tuple(item.item_id for item in reply.items)
 
     def part(self, probe: Probe, layer: str) -> float:
-        """How much the kind's items score above the others with only one layer on; the same candidates always."""
-        candidates = self._candidates(probe)
+        """How much the kind's items near the slate score above the others there, with only one layer on."""
+        candidates = [item for item in probe.near_slate if item not in probe.shown]
         options = pb.ShadowOptions(
             as_of_ms=probe.as_of_ms,
             seed=1,
@@ -252,12 +254,6 @@ class Meter:
             if time.monotonic() - since_s > timeout_s:
                 return None
             time.sleep(_POLL_S)
-
-    def _candidates(self, probe: Probe) -> list[str]:
-        mine = [item for item in self._kinds.items(probe.kind) if item not in probe.shown][:20]
-        others = [item for item in sorted(self._kinds.of_item) if self._kinds.of_item[item] != probe.kind]
-        step = max(1, len(others) // N_OTHERS)
-        return [*mine, *others[::step][:N_OTHERS]]
 
     def _leaning(self, vectors: NDArray[np.float64], item_id: str) -> NDArray[np.float64]:
         item = self._kinds.vector.get(item_id)

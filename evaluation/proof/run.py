@@ -29,7 +29,8 @@ MOST_ROUNDS: Final = 3
 """Users are asked in eight at a time, up to three times, until one has a kind with room to move."""
 ROOM_DOWN: Final = (0.25, 0.45)
 ROOM_UP: Final = (0.05, 0.35)
-SUPPLY: Final = 6
+SUPPLY: Final = 12
+"""Items of the kind in or near the slate, at least: nothing else can move up, or stay."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +112,13 @@ class _Prover:
 
     def good_news(self, action: str, which: Sequence[str]) -> None:
         """A fresh user does something positive to one item of the kind: everything moves the other way."""
-        probe = self._begin(ROOM_UP, SUPPLY)
+        probe = self._begin(ROOM_UP)
         before = self._meter.read(probe)
         after, delays = self._act(probe, action, 0, before)
         self._judge(f" ({action})", before, after, delays, +1, which)
         self.lines.append(lines.model(f"e ({action})", before, after))
 
-    def _begin(self, room: tuple[float, float], supply: int = 0) -> Probe:
+    def _begin(self, room: tuple[float, float]) -> Probe:
         """Ask some users in, show each an item of a kind; the one whose kind has most room to move is the probe.
 
         They come by first and leave (a click on something of a kind that they do not get, end of session): what moves
@@ -128,15 +129,14 @@ class _Prover:
         ----------
         room : (float, float)
             Least and largest share of the kind before the action.
-        supply : int
-            Items of the kind that a long slate should hold: nothing else can move up.
         """
         found: list[tuple[bool, bool, float, int, Probe]] = []
         for _ in range(MOST_ROUNDS):
-            for probe in self._ask_in(room):
+            for asked in self._ask_in(room):
+                probe = replace(asked, near_slate=self._meter.near_slate(asked))
                 share = float(self._meter.shares(probe, range(1, 9))[0].mean())
                 outside = not room[0] <= share <= room[1]
-                short = supply > 0 and self._meter.supply(probe) < supply
+                short = sum(self._meter.kind(item) == probe.kind for item in probe.near_slate) < SUPPLY
                 found.append((outside, short, _distance(share, room), len(found), probe))
             if found and min(found)[:2] == (False, False):
                 break
