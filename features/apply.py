@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -283,7 +283,8 @@ def _inside(repo: Path, settings: Settings) -> Iterator[None]:
     names = {".".join(path.relative_to(repo).with_suffix("").parts) for path in repo.rglob("*.py")}
     environment, path = dict(os.environ), list(sys.path)
     os.environ.update(settings.environment())
-    sys.path.append(str(repo))
+    sys.path.insert(0, str(repo))  # before other repos that this process has read
+    _forget(names)
     try:
         with contextlib.chdir(repo):
             yield
@@ -291,8 +292,13 @@ def _inside(repo: Path, settings: Settings) -> Iterator[None]:
         os.environ.clear()
         os.environ.update(environment)
         sys.path[:] = path
-        for name in names & sys.modules.keys():
-            del sys.modules[name]
+        _forget(names)
+
+
+def _forget(names: Set[str]) -> None:
+    """Definitions of one repo must not be taken for those of another that has files of the same names."""
+    for name in names & sys.modules.keys():
+        del sys.modules[name]
 
 
 def main() -> int:

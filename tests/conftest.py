@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,16 @@ def data_folder() -> Path:
 def data() -> Path:
     """The folder of public data sets, for tests marked `data`."""
     return data_folder()
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """A command run in this process may set variables for the rest of its life; the next test has none of them."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("LIVERANK_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("LIVERANK_") and name not in before]:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
