@@ -11,8 +11,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bandits.errors import CorruptStatisticsError, InvalidStatisticsError
-from bandits.partials import Partial, Statistics
+from bandits.errors import CorruptStatisticsError
+from bandits.partials import Partial, Statistics, check_alike
 
 Ints: TypeAlias = NDArray[np.int64]
 
@@ -106,10 +106,7 @@ class ArmPartials:
         InvalidStatisticsError
             Another shape or half-life than the table's. Nothing was set.
         """
-        mine = (self.dim, self.n_heads, self.half_life_ms)
-        theirs = (partial.dim, partial.n_heads, partial.half_life_ms)
-        if mine != theirs:
-            raise InvalidStatisticsError(f"(dim, n_heads, half_life_ms) {mine} wanted, got {theirs}; nothing was added")
+        check_alike(self, partial)
         if arm not in self._arms and len(self._arms) >= MAX_ARMS:
             last = max(self._arms, key=arm_rank)
             if arm_rank(arm) > arm_rank(last):
@@ -133,9 +130,7 @@ class ArmPartials:
         InvalidStatisticsError
             Different shape or half-life. Nothing was added.
         """
-        mine, theirs = (self.dim, self.n_heads, self.half_life_ms), (other.dim, other.n_heads, other.half_life_ms)
-        if mine != theirs:
-            raise InvalidStatisticsError(f"(dim, n_heads, half_life_ms) {mine} wanted, got {theirs}; nothing was added")
+        check_alike(self, other)
         for arm, partial in other._arms.items():
             if arm in self._arms:
                 self._arms[arm].merge(partial)

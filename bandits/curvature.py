@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bandits.errors import CorruptStatisticsError, InvalidStatisticsError
-from bandits.partials import Partial
+from bandits.partials import Partial, check_alike
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -112,9 +112,7 @@ class Curvature:
         InvalidStatisticsError
             Different shape or half-life. Nothing was added.
         """
-        mine, theirs = (self.dim, self.n_heads, self.half_life_ms), (other.dim, other.n_heads, other.half_life_ms)
-        if mine != theirs:
-            raise InvalidStatisticsError(f"(dim, n_heads, half_life_ms) {mine} wanted, got {theirs}; nothing was added")
+        check_alike(self, other)
         for one, another in zip(self._heads, other._heads, strict=True):
             one.merge(another)
 

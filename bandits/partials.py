@@ -13,7 +13,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -101,6 +101,38 @@ class Statistics:
     def n_heads(self) -> int:
         """Number of heads."""
         return int(self.b.shape[0])
+
+
+class Summed(Protocol):
+    """What sums that add up have in common."""
+
+    @property
+    def dim(self) -> int:
+        """Length of phi."""
+        ...
+
+    @property
+    def n_heads(self) -> int:
+        """Number of heads."""
+        ...
+
+    @property
+    def half_life_ms(self) -> int:
+        """Half-life of a slot's weight; 0 = none."""
+        ...
+
+
+def check_alike(one: Summed, other: Summed) -> None:
+    """Sums of another shape or half-life cannot be added.
+
+    Raises
+    ------
+    InvalidStatisticsError
+        They differ.
+    """
+    mine, theirs = (one.dim, one.n_heads, one.half_life_ms), (other.dim, other.n_heads, other.half_life_ms)
+    if mine != theirs:
+        raise InvalidStatisticsError(f"(dim, n_heads, half_life_ms) {mine} wanted, got {theirs}; nothing was added")
 
 
 class Partial:
@@ -224,9 +256,7 @@ class Partial:
         InvalidStatisticsError
             Different shape or half-life. Nothing was added.
         """
-        mine, theirs = (self.dim, self.n_heads, self.half_life_ms), (other.dim, other.n_heads, other.half_life_ms)
-        if mine != theirs:
-            raise InvalidStatisticsError(f"(dim, n_heads, half_life_ms) {mine} wanted, got {theirs}; nothing was added")
+        check_alike(self, other)
         self._move_epoch(other._epoch)
         scale = math.exp2(max(other._epoch - self._epoch, -1000))
         self._a += other._a * scale

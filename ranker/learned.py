@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 from bandits.arms import ArmPartials
 from bandits.learned import AnyPrior, AnySums, LearnedSnapshot
 from bandits.logistic import LogisticPartial
-from bandits.partials import Partial
 from bandits.policy import LOGISTIC
 from bandits.posterior import Learned
 from bandits.snapshot import snapshot_id
+from bandits.stored import read_stored
 from features.redis import translated
 from ranker.models.store import START_ARMS_FILE, START_LOGISTIC_FILE
 from ranker.phi import DIM, SCHEMA
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 READ_EVERY_S: Final = 2.0
 """A reward is in the posterior at most this and half a second (the fold's publishing) after it was folded."""
-_ARM: Final = b"a:"
-_LOGISTIC: Final = b"l"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +175,7 @@ class LearnedReader:
         if asked == self._of and before.keys() == priors.keys() and not moved:
             return before
         for p, fields in rows.items():
-            self._read[p] = _parsed(fields)
+            self._read[p] = _Read(fields.get(b"v", b""), *read_stored(fields))
         self._of = asked
         n_heads, found = len(head_weights), {}
         for learner, prior in priors.items():
@@ -202,15 +200,3 @@ class LearnedReader:
             if (one := self._read[p].logistic) is not None:
                 total.merge(one)
         return total
-
-
-def _parsed(fields: Mapping[bytes, bytes]) -> _Read:
-    arms: ArmPartials | None = None
-    for name, data in fields.items():
-        if name.startswith(_ARM) and data:  # empty = no longer kept
-            one = Partial.from_bytes(data)
-            if arms is None:
-                arms = ArmPartials(one.dim, one.n_heads, one.half_life_ms)
-            arms.put(name.removeprefix(_ARM).decode(), one)
-    logistic = fields.get(_LOGISTIC)
-    return _Read(fields.get(b"v", b""), arms, LogisticPartial.from_bytes(logistic) if logistic else None)

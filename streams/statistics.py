@@ -12,6 +12,7 @@ from bandits.arms import ArmPartials
 from bandits.errors import InvalidStatisticsError
 from bandits.logistic import LogisticPartial
 from bandits.partials import Partial
+from bandits.stored import ARM, LOGISTIC, read_stored
 from features.redis import VersionedValue, parse_version
 from liverank.v1.event_pb2 import Exposure, ExtraStatistics
 
@@ -20,8 +21,6 @@ __all__ = ["PREFIX", "StatisticsState", "statistics_key"]
 PREFIX: Final = "#stats:"
 _SUMS: Final = b"d"
 _PARTITION: Final = b"p"
-_LOGISTIC: Final = b"l"
-_ARM: Final = b"a:"
 
 _ARMS_WANTED: Final = int(ExtraStatistics.EXTRA_STATISTICS_ARMS)
 _LOGISTIC_WANTED: Final = int(ExtraStatistics.EXTRA_STATISTICS_LOGISTIC)
@@ -51,16 +50,9 @@ class StatisticsState:
         self._name = _Name(base_model, schema)
         stored = fields.get(_SUMS)
         self.partial = Partial.from_bytes(stored) if stored else None
-        self.arms: ArmPartials | None = None
-        for name in sorted(name for name, data in fields.items() if data and name.startswith(_ARM)):
-            one = Partial.from_bytes(fields[name])
-            if self.arms is None:
-                self.arms = ArmPartials(one.dim, one.n_heads, one.half_life_ms)
-            self.arms.put(name.removeprefix(_ARM).decode(), one)
+        self.arms, self.logistic = read_stored(fields)
         if self.arms is not None:
             self.arms.take_changes()
-        logistic = fields.get(_LOGISTIC)
-        self.logistic = LogisticPartial.from_bytes(logistic) if logistic else None
         self._partition = int(fields.get(_PARTITION, b"0"))
         self._changed = self._logistic_changed = False
 
@@ -135,10 +127,10 @@ class StatisticsState:
         fields = {_SUMS: self.partial.to_bytes(), _PARTITION: b"%d" % self._partition}
         if self.arms is not None:
             for arm, one in self.arms.take_changes().items():
-                fields[_ARM + arm.encode()] = b"" if one is None else one.to_bytes()
+                fields[ARM + arm.encode()] = b"" if one is None else one.to_bytes()
         if self.logistic is not None and self._logistic_changed:
             self._logistic_changed = False
-            fields[_LOGISTIC] = self.logistic.to_bytes()
+            fields[LOGISTIC] = self.logistic.to_bytes()
         return fields
 
     def value(self, namespace: str, fields: Mapping[bytes, bytes], version: bytes) -> VersionedValue:

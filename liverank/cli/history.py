@@ -42,10 +42,10 @@ def import_(
     from liverank.settings import Settings, resolve
     from streams.history import import_history
 
-    steps = Steps()
+    steps, settings = Steps(), Settings()
     if folder := next((path for path in files if path.is_dir()), None):
-        files, items = _enter(folder, files, items, steps)
-    settings = resolve(Settings())
+        files, items, settings = _enter(folder, files, items, steps)
+    settings = resolve(settings)
 
     def events() -> Iterator[Event]:
         for path in files:
@@ -89,10 +89,11 @@ def import_(
         typer.echo(f"next         cd {folder} && liverank up")
 
 
-def _enter(folder: Path, files: list[Path], items: Path | None, steps: Steps) -> tuple[list[Path], Path | None]:
-    """Settings and files of a folder that `init` wrote; starts the stores and applies its feature repo."""
-    import os
-    import tomllib
+def _enter(
+    folder: Path, files: list[Path], items: Path | None, steps: Steps
+) -> tuple[list[Path], Path | None, Settings]:
+    """Files and settings of a folder that `init` wrote; starts the stores and applies its feature repo."""
+    from contextlib import chdir
 
     from infra.stack import Stack, parse_parts
     from liverank.errors import ConfigError
@@ -100,17 +101,12 @@ def _enter(folder: Path, files: list[Path], items: Path | None, steps: Steps) ->
 
     if len(files) > 1 or items is not None:
         raise ConfigError(f"{folder} is a folder: it brings its own events and items, give it alone")
-    path = folder / "liverank.toml"
-    if not path.exists():
+    if not (folder / "liverank.toml").exists():
         raise ConfigError(f"{folder} has no liverank.toml: `liverank init --from FILE` writes such a folder")
-    given = tomllib.loads(path.read_text())
-    for name, value in given.items():
-        for variable, text in (
-            [(f"{name}__{key}", each) for key, each in value.items()] if isinstance(value, dict) else [(name, value)]
-        ):
-            os.environ.setdefault(f"LIVERANK_{variable.upper()}", str(text))
-    Stack(Settings(), steps).up(parse_parts("kafka,redis,namespace,features"))
-    return [folder / "events.parquet"], folder / "items.parquet"
+    with chdir(folder):
+        settings = Settings()
+    Stack(settings, steps).up(parse_parts("kafka,redis,namespace,features"))
+    return [folder / "events.parquet"], folder / "items.parquet", settings
 
 
 def _learn(settings: Settings, steps: Steps, slates: int) -> TrainReport:

@@ -1,0 +1,33 @@
+"""Names of the fields in which a partition's sums beside the shared ones are stored: folds write, rankers read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from bandits.arms import ArmPartials
+from bandits.logistic import LogisticPartial
+from bandits.partials import Partial
+
+ARM: Final = b"a:"
+"""Prefix; the arm's name follows. The value is a `Partial`; empty = no longer kept."""
+LOGISTIC: Final = b"l"
+"""A `LogisticPartial`."""
+
+
+def read_stored(fields: Mapping[bytes, bytes]) -> tuple[ArmPartials | None, LogisticPartial | None]:
+    """Sums per arm and logistic sums among stored fields; None = there are none.
+
+    Raises
+    ------
+    CorruptStatisticsError
+        A field cannot be read.
+    """
+    arms: ArmPartials | None = None
+    for name in sorted(name for name, data in fields.items() if data and name.startswith(ARM)):
+        one = Partial.from_bytes(fields[name])
+        if arms is None:
+            arms = ArmPartials(one.dim, one.n_heads, one.half_life_ms)
+        arms.put(name.removeprefix(ARM).decode(), one)
+    logistic = fields.get(LOGISTIC)
+    return arms, LogisticPartial.from_bytes(logistic) if logistic else None
