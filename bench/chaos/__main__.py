@@ -51,7 +51,7 @@ def attack(plan: Plan, home: Path) -> tuple[Attack, Traffic, Report | None, dict
         workers = [Worker(settings, number, logs) for number in range(plan.workers)]
         for worker in workers:
             cleanup.callback(worker.kill)
-        traffic = Traffic(settings, seed=plan.seed, rate=plan.rate)
+        traffic = Traffic(settings, seed=plan.seed, rate=plan.rate, users=plan.users, skew=plan.skew)
         traffic.catalogue()
         for worker in workers:
             worker.start()

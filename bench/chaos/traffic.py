@@ -23,7 +23,7 @@ __all__ = ["MOVERS", "Traffic"]
 
 _T = EventType
 _DAY_MS = 86_400_000
-N_USERS, N_ITEMS = 300, 150
+N_ITEMS = 150
 MOVERS = 15
 """Items `i0`..: their categories change, they leave and come back. Others change price and availability only."""
 _OUTCOMES = (
@@ -62,15 +62,19 @@ class Traffic(threading.Thread):
         Resolved.
     rate : float
         Events a second, repeats not counted.
+    users : int
+    skew : float
+        See `Plan`.
     """
 
-    def __init__(self, settings: Settings, *, seed: int, rate: float) -> None:
+    def __init__(self, settings: Settings, *, seed: int, rate: float, users: int, skew: float) -> None:
         super().__init__(daemon=True)
         self.sent: Counter[str] = Counter()
         self.ids: set[str] = set()
         self.many_ids: set[str] = set()
         self.failed: list[LiverankError] = []
         self._settings, self._rate, self._seed = settings, rate, seed
+        self._users, self._skew = users, skew
         self._rng = random.Random(seed)
         self._window_ms = settings.streams.attribution_window_s * 1000
         self._topic = settings.topic("events", 1)
@@ -163,7 +167,7 @@ class Traffic(threading.Thread):
             self._n += 1
             now_ms = int(time.time() * 1000)
             # A few users do much, most little.
-            user = f"u{int(N_USERS * rng.random() ** 2.5)}"
+            user = f"u{int(self._users * rng.random() ** self._skew)}"
             who = ("", f"s-{user}") if rng.random() < 0.01 else (user, "")
             if rng.random() < 0.3:
                 yield from self._exposure(rng, who, now_ms, waiting)
