@@ -134,10 +134,10 @@ class Memory:
     # -- what serving reads
 
     def user(self, user_id: str, as_of_ms: int) -> UserRow:
-        """The user's row now, with vectors for `as_of_ms`. About 0.3 ms."""
+        """The user's row now, with vectors for `as_of_ms`; later events do not change it. About 0.3 ms."""
         state, fields = self._user(user_id), self._fields[user_id]
         fields.update(state.dirty())
-        row = self._row(user_id, fields)
+        row = self._row(user_id, dict(fields))
         if self.table.space:
             row.vectors, row.space = user_vectors(row.history, self._lookup, as_of_ms), self.table.space
         return row
