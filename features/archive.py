@@ -9,7 +9,7 @@ offset once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +19,18 @@ from liverank.settings import Settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["TOPICS", "last_offset", "part_dir", "partitions_of", "read_archive", "read_part", "write_part"]
+__all__ = [
+    "TOPICS",
+    "files_of",
+    "last_offset",
+    "part_dir",
+    "partitions_of",
+    "read_archive",
+    "read_part",
+    "rewrite_file",
+    "rewriting",
+    "write_part",
+]
 
 #: What is archived, and whether the topic has generations.
 TOPICS: Final = {"events": True, "items": False, "decisions": False, "policy-snapshots": False}
@@ -60,6 +71,25 @@ def last_offset(folder: Path) -> int:
     return max((last for _, last, _ in _files(folder)), default=-1)
 
 
+def files_of(settings: Settings, topic: str) -> list[tuple[int, int, Path]]:
+    """Return (generation, partition, file) of everything the archive holds of a topic, in order."""
+    base = settings.home / "archive" / settings.namespace / topic
+    if not base.is_dir():
+        return []
+    generations = sorted(int(path.name) for path in base.iterdir() if path.name.isdecimal())
+    return [
+        (generation, partition, path)
+        for generation in generations
+        for partition in partitions_of(settings, topic, generation)
+        for _, _, path in _files(base / str(generation) / str(partition))
+    ]
+
+
+def rewriting(settings: Settings) -> Path:
+    """Return the file that is there while `events` is rewritten after an erase: state cannot be built then."""
+    return settings.home / "archive" / settings.namespace / "erased" / "unfinished"
+
+
 def _schema() -> pa.Schema:
     import pyarrow as pa
 
@@ -85,11 +115,42 @@ def write_part(folder: Path, records: Sequence[Record]) -> Path:
     OSError
         The disk refuses; nothing can be seen of it.
     """
+    if not records:
+        raise ValueError("an archive file needs at least one record")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{records[0].offset:016d}-{records[-1].offset:016d}.parquet"
+    _write(path, records)
+    return path
+
+
+def rewrite_file(path: Path, change: Callable[[Record], Record | None]) -> int:
+    """Replace records of a file, under its name; return how many changed.
+
+    Parameters
+    ----------
+    change : callable
+        Returns the record itself, another one, or None: it goes.
+
+    Raises
+    ------
+    OSError
+        The disk refuses; the file is as it was.
+    """
+    kept, n = [], 0
+    for record in _read(path, "", int(path.parent.name)):
+        new = change(record)
+        n += new is not record
+        if new is not None:
+            kept.append(new)
+    if n:
+        _write(path, kept)
+    return n
+
+
+def _write(path: Path, records: Sequence[Record]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not records:
-        raise ValueError("an archive file needs at least one record")
     table = pa.Table.from_pydict(
         {
             "offset": [record.offset for record in records],
@@ -100,15 +161,28 @@ def write_part(folder: Path, records: Sequence[Record]) -> Path:
         },
         schema=_schema(),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{records[0].offset:016d}-{records[-1].offset:016d}.parquet"
-    staging = folder / f".{path.name}.{os.getpid()}.tmp"
+    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         pq.write_table(table, staging, compression="zstd")
         staging.rename(path)
     finally:
         staging.unlink(missing_ok=True)
-    return path
+
+
+def _read(path: Path, topic: str, partition: int) -> Iterator[Record]:
+    import pyarrow.parquet as pq
+
+    columns = pq.read_table(path, schema=_schema()).to_pydict()
+    for offset, ts_ms, key, value, headers in zip(
+        columns["offset"],
+        columns["append_ts_ms"],
+        columns["key"],
+        columns["value"],
+        columns["headers"],
+        strict=True,
+    ):
+        pairs = tuple((header["name"], header["value"]) for header in headers) if headers else ()
+        yield Record(topic, partition, offset, key, value or b"", pairs, ts_ms)
 
 
 def read_part(folder: Path, topic: str, partition: int, *, start: int = 0) -> Iterator[Record]:
@@ -123,24 +197,13 @@ def read_part(folder: Path, topic: str, partition: int, *, start: int = 0) -> It
     -----
     One file is in memory at a time. Offsets that no file holds are left out; the caller decides whether a gap matters.
     """
-    import pyarrow.parquet as pq
-
     following = start
     for _, last, path in _files(folder):
         if last < following:
             continue
-        columns = pq.read_table(path, schema=_schema()).to_pydict()
-        for offset, ts_ms, key, value, headers in zip(
-            columns["offset"],
-            columns["append_ts_ms"],
-            columns["key"],
-            columns["value"],
-            columns["headers"],
-            strict=True,
-        ):
-            if offset >= following:
-                pairs = tuple((header["name"], header["value"]) for header in headers) if headers else ()
-                yield Record(topic, partition, offset, key, value or b"", pairs, ts_ms)
+        for record in _read(path, topic, partition):
+            if record.offset >= following:
+                yield record
         following = last + 1
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -81,9 +83,48 @@ def write_examples(folder: Path, partition: int, first: int, last: int, examples
         Where in the topic the rows lie.
     """
     path = folder / str(partition) / f"{first:016d}-{last:016d}.parquet"
-    _write(path, table_of(examples))
-    _merge(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(path.parent):
+        _write(path, table_of(examples))
+        _merge(path.parent)
     return path
+
+
+def remove_users(folder: Path, gone: Mapping[str, int]) -> tuple[int, int]:
+    """Delete the rows of users whose exposure is not later than the time given; return numbers of rows and files.
+
+    Parameters
+    ----------
+    gone : mapping of str to int
+        Newest exposure time that goes, ms, by user id.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    rows = files = 0
+    for part in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not part.is_dir():
+            continue
+        with _alone(part):
+            for path in sorted(part.glob("*.parquet")):
+                table = pq.read_table(path, schema=schema())
+                until = [gone.get(user, -1) for user in table["user_id"].to_pylist()]
+                keep = pc.greater(table["exposure_ts_ms"], pa.array(until, pa.int64()))
+                kept = table.filter(keep)
+                if kept.num_rows < table.num_rows:
+                    rows += table.num_rows - kept.num_rows
+                    files += 1
+                    _write(path, kept)
+    return rows, files
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else writes or merges files of this folder meanwhile."""
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _write(path: Path, table: pa.Table) -> None:

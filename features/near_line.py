@@ -76,13 +76,17 @@ class NearLine:
     def write(self, changes: Mapping[str, Change]) -> int:
         """Compute and write the vectors of users; returns how many rows were taken.
 
+        A user without any history field was erased meanwhile and gets none.
+
         Raises
         ------
         RedisUnavailableError
             Repeat the call.
         """
-        users = list(changes)
-        histories = [decode(*map(unpack_bytes, pages)) for pages in self._read(users, _PAGES)]
+        stored = zip(changes, self._read(list(changes), _PAGES), strict=True)
+        held = [(user, pages) for user, pages in stored if any(page is not None for page in pages)]
+        users = [user for user, _ in held]
+        histories = [decode(*map(unpack_bytes, pages)) for _, pages in held]
         wanted = np.unique(np.concatenate([np.empty(0, np.int64), *(entries["item_hash"] for entries in histories)]))
         space = self._items.refresh(wanted.tolist())
         name = pack_string(str(space) if space else "")

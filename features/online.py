@@ -23,7 +23,7 @@ from features.wire import (
     version_field,
 )
 
-__all__ = ["SESSION_ROW_TTL_S", "EntityRow", "OnlineWriter", "Row", "join_key_of"]
+__all__ = ["SESSION_ROW_TTL_S", "EntityRow", "OnlineWriter", "Row", "Tombstone", "join_key_of"]
 
 SESSION_ROW_TTL_S: Final = 8 * 86_400
 """TTL of a session's row, renewed by every write: a day more than the fold keeps the session."""
@@ -92,22 +92,63 @@ class Row(NamedTuple):
     version: bytes
 
 
+class Tombstone(NamedTuple):
+    """An entity was erased: nothing of its row is left but versions, which keep older writers out for a while.
+
+    Parameters
+    ----------
+    join_key, entity_id : str
+        As in `Row`.
+    views : tuple of str
+        Views that may write the row; those that it holds already are kept out too.
+    version : bytes
+        Of the record that erased it. A row that holds a newer version stays: this is a repeat.
+    ttl_s : int
+        How long the versions are kept; the first newer row makes them last.
+    """
+
+    join_key: str
+    entity_id: str
+    views: tuple[str, ...]
+    version: bytes
+    ttl_s: int
+
+
 # KEYS[1] an entity's hash; ARGV[1] its TTL in seconds (0 = none), then per view: how many arguments follow, the version
 # field, the version, fields and values.
 _WRITE: Final = """
-local out, at = {}, 2
+local out, at, wrote = {}, 2, false
 while at <= #ARGV do
   local n = tonumber(ARGV[at])
   local have = redis.call('HGET', KEYS[1], ARGV[at + 1])
   if have and have > ARGV[at + 2] then out[#out + 1] = 0
   else
     redis.call('HSET', KEYS[1], unpack(ARGV, at + 1, at + n))
-    out[#out + 1] = 1
+    out[#out + 1], wrote = 1, true
   end
   at = at + 1 + n
 end
-if ARGV[1] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
+if wrote then
+  if ARGV[1] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[1]) else redis.call('PERSIST', KEYS[1]) end
+end
 return out
+"""
+
+# KEYS[1] an entity's hash; ARGV: version, seconds, version fields
+_ERASE: Final = """
+local old = redis.call('HKEYS', KEYS[1])
+local versions = {}
+for i = 3, #ARGV do versions[ARGV[i]] = true end
+for _, field in ipairs(old) do
+  if string.sub(field, 1, 4) == '_lr:' then
+    if redis.call('HGET', KEYS[1], field) > ARGV[1] then return 0 end
+    versions[field] = true
+  end
+end
+redis.call('DEL', KEYS[1])
+for field in pairs(versions) do redis.call('HSET', KEYS[1], field, ARGV[1]) end
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return 1
 """
 
 
@@ -134,6 +175,7 @@ class OnlineWriter:
 
     def __init__(self, client: Redis, project: str, *, ttl_s: int = 0) -> None:
         self._script = Script(client, _WRITE)
+        self._eraser = Script(client, _ERASE)
         self._project = project
         self._ttl = str(ttl_s).encode()
         # A session's row has nobody to delete it: what is left of it a week after its last event is empty.
@@ -152,6 +194,28 @@ class OnlineWriter:
             self.write([row for entity in entities for row in entity.rows()])
         else:
             self._script.run_packed(list(self._packed(entities)), "writing online rows")
+
+    def erase(self, tombstones: Sequence[Tombstone]) -> None:
+        """Empty the rows of erased entities, unless they were written anew since.
+
+        Raises
+        ------
+        RedisUnavailableError
+            Redis is away; repeat the call.
+        """
+        calls: list[tuple[int, list[bytes | str | int]]] = [
+            (
+                1,
+                [
+                    entity_key(self._project, (each.join_key,), (each.entity_id,)),
+                    each.version,
+                    each.ttl_s,
+                    *map(version_field, each.views),
+                ],
+            )
+            for each in tombstones
+        ]
+        self._eraser.run_many(calls, "erasing online rows")
 
     def _packed(self, entities: Iterable[EntityRow]) -> Iterable[bytes]:
         for join_key, entity_id, fields, event_ts_ms, version in entities:

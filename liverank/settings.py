@@ -72,6 +72,8 @@ class StreamsSettings(_Section):
     """The archive writes a file per partition at least this often while records come."""
     archive_records: int = Field(default=50_000, ge=1)
     """Records after which the archive writes a file."""
+    tombstone_s: int = Field(default=3600, ge=1)
+    """How long the empty row of an erased user keeps late writers out; then Redis forgets its key, which is the id."""
 
 
 class Quota(_Section):

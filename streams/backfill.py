@@ -20,13 +20,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from features.archive import last_offset, part_dir, partitions_of
+from features.archive import last_offset, part_dir, partitions_of, rewriting
 from features.program import FeatureProgram, ViewProgram
 from features.redis import connect, namespace_token, translated
 from features.state.item import count_effect
 from features.state.views import ViewTiles
 from liverank import log
-from liverank.errors import CorruptError, LiverankError
+from liverank.errors import CorruptError, LiverankError, UnavailableError
 from liverank.kafka import Record
 from liverank.partition import partition as partition_of
 from liverank.settings import Settings, resolve
@@ -200,6 +200,8 @@ def stage(
     OSError
         The disk refuses.
     """
+    if rewriting(settings).exists():
+        raise UnavailableError("files are half rewritten after an erase: run `liverank erase --rewrite` to its end")
     started_s = time.monotonic()
     tell = on_progress or (lambda _done, _total: None)
     program = FeatureProgram(project=job.project, views=tuple(view for _, view in job.views))

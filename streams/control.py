@@ -8,8 +8,8 @@ of items are told to the item fold by the user fold, numbered like any effect, s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
@@ -26,9 +26,12 @@ __all__ = [
     "KINDS",
     "Activate",
     "Command",
+    "Erase",
+    "Erased",
     "Merge",
     "Remove",
     "Sweep",
+    "Void",
     "apply_control",
     "control",
     "parse_control",
@@ -70,8 +73,43 @@ class Sweep:
     sha256: str
 
 
-Command = Activate | Remove | Merge | Sweep
-KINDS: Final = ("activate", "merge", "remove", "sweep")
+@dataclass(frozen=True, kw_only=True)
+class Erase:
+    """Delete everything of a user and of these sessions; `job` names the request, which is done once."""
+
+    user_id: str
+    sessions: tuple[str, ...]
+    job: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erased:
+    """What stands in the archive where an `Erase` stood: the sums that its user left, without an id.
+
+    Attributes
+    ----------
+    keys : tuple of int
+        Hashes of the state keys that were erased.
+    at_ms : int
+        Newest event time of what was erased.
+    path, sha256 : str
+        File of effects on items and of statistics (`streams.erasure`).
+    """
+
+    keys: tuple[int, ...]
+    at_ms: int
+    job: str
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Void:
+    """What stands in the archive where an event of an erased user stood. Does nothing."""
+
+
+Command = Activate | Remove | Merge | Sweep | Erase | Erased | Void
+KINDS: Final = ("activate", "merge", "remove", "sweep", "erase", "erased", "void")
 
 
 @runtime_checkable
@@ -94,6 +132,8 @@ def control(command: Command) -> Control:
             body = {"activations": list(activations), "path": command.path, "sha256": command.sha256}
         case Sweep(tiles_id=tiles_id):
             body = {"tiles_id": tiles_id, "path": command.path, "sha256": command.sha256}
+        case Erase() | Erased() | Void():
+            body = asdict(command)
     payload = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
     return Control(kind=type(command).__name__.lower(), payload=payload)
 
@@ -118,9 +158,29 @@ def parse_control(record: Control) -> Command:
                 return Merge(activations=names, path=str(body["path"]), sha256=str(body["sha256"]))
             case "sweep":
                 return Sweep(tiles_id=str(body["tiles_id"]), path=str(body["path"]), sha256=str(body["sha256"]))
+            case "erase":
+                sessions = tuple(map(str, body["sessions"]))
+                return Erase(user_id=_named(body["user_id"]), sessions=sessions, job=_job(body["job"]))
+            case "erased":
+                keys, path, digest = tuple(map(int, body["keys"])), str(body["path"]), str(body["sha256"])
+                return Erased(keys=keys, at_ms=int(body["at_ms"]), job=_job(body["job"]), path=path, sha256=digest)
+            case "void":
+                return Void()
     except (KeyError, TypeError, ValueError, ProgramError) as error:
         raise ContractError("bad_control", f"the body of {record.kind!r} cannot be read: {error}") from error
     raise ContractError("bad_control", f"kind must be one of {', '.join(KINDS)}, got {record.kind[:32]!r}")
+
+
+def _named(user_id: object) -> str:
+    if not isinstance(user_id, str) or not user_id:
+        raise ValueError("user_id is a text that is not empty")
+    return user_id
+
+
+def _job(job: object) -> str:
+    if not isinstance(job, str) or len(bytes.fromhex(job)) != 8:
+        raise ValueError("job is 16 hex digits")
+    return job
 
 
 def staged(path: Path, digest: str) -> list[tuple[str, dict[bytes, bytes]]]:
@@ -148,7 +208,14 @@ def staged(path: Path, digest: str) -> list[tuple[str, dict[bytes, bytes]]]:
 
 
 def apply_control(
-    command: Command, state: ProgramState, ctx: Context, *, home: Path, offset: int, source: int | None = None
+    command: Command,
+    state: ProgramState,
+    ctx: Context,
+    *,
+    home: Path,
+    offset: int,
+    source: int | None = None,
+    gone: Callable[[str, int], bool] = lambda _key, _offset: False,
 ) -> None:
     """Apply a control record to a partition.
 
@@ -165,6 +232,8 @@ def apply_control(
     source : int, optional
         Item fold: source partition from which the view counts; the caller has called `Context.reload` then. None = the
         record stands in the fold's own log.
+    gone : callable
+        Whether a key was erased after an offset: what was staged of it before stays out.
 
     Raises
     ------
@@ -205,18 +274,21 @@ def apply_control(
             if not wanted:
                 return
             fields = {field for each in wanted for field in each.view.page_fields}
+            since = min(each.offset for each in wanted)
             for key, pages in _chunks(command, state, ctx, home):
                 own = {field: page for field, page in pages.items() if field in fields}
-                if own:
+                if own and not gone(key, since):
                     _merging(ctx.state(key), key).merge(own)
             state.merged(activations)
         case Sweep(tiles_id=tiles_id):
-            gone = {field.encode() for field in state.leaving.get(tiles_id, ())}
-            if not gone:
+            left = {field.encode() for field in state.leaving.get(tiles_id, ())}
+            if not left:
                 return
             for key, pages in _chunks(command, state, ctx, home):
-                ctx.erase(key, [field for field in pages if field in gone])
+                ctx.erase(key, [field for field in pages if field in left])
             state.swept(tiles_id)
+        case Erase() | Erased() | Void():
+            raise ContractError("bad_control", f"{type(command).__name__.lower()} is for the user fold alone")
 
 
 def _chunks(

@@ -20,7 +20,10 @@ from liverank.kafka import Record
 from liverank.partition import partition as partition_of
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType
+from streams.control import Erase, Erased
+from streams.erasure import ErasedKeys
 from streams.partition_fold import ItemVersions
+from streams.rows import state_key
 from streams.users import UserFold
 
 __all__ = ["DirectPast", "is_direct"]
@@ -56,6 +59,8 @@ class DirectPast:
         self._wall = settings.clock == "wall"
         self._by_category = bool(program.of_entity("user_category"))
         self._users: dict[str, tuple[Dedup, ViewTiles]] = {}
+        self._newest_ms: dict[str, int] = {}
+        self._erased = ErasedKeys({})
         self._own: dict[bytes, bool] = {}
         self._clock_ms = 0
 
@@ -72,9 +77,14 @@ class DirectPast:
             return
         self._advance(record, tick=parsed.tick)
         event = parsed.body
+        if isinstance(event, Erase | Erased):
+            self._erase(event, record.offset)
+            return
         if not isinstance(event, Event) or not self._is_own(parsed.route):
             return
         key = parsed.keys[0]
+        if self._erased and self._erased.holds_back(key, event.event_ts_ms):
+            return
         found = self._users.get(key)
         if found is None:
             found = self._users[key] = (parts.Dedup({}), ViewTiles(self._program, ("user", "user_category"), {}))
@@ -83,6 +93,7 @@ class DirectPast:
         if dedup.judge(hashed, ts_ms, self._clock_ms) is not Verdict.NEW:
             return
         dedup.add(hashed, ts_ms, self._clock_ms)
+        self._newest_ms[key] = max(ts_ms, self._newest_ms.get(key, 0))
         if event.type == _EXPOSURE:
             return
         category = ""
@@ -90,6 +101,19 @@ class DirectPast:
             item = catalogue.at(event.item_id, record.append_ts_ms)
             category = item.category if item is not None else ""
         views.add(event, category)
+
+    def _erase(self, command: Erase | Erased, offset: int) -> None:
+        """Forget a user, as the fold does (`streams.erasure`)."""
+        if self._erased.knows(command.job):
+            return
+        if isinstance(command, Erase):
+            key = state_key(command.user_id)
+            self._users.pop(key, None)
+            keys: tuple[int, ...] = (id_hash(key),)
+            at_ms = max(self._clock_ms, self._newest_ms.pop(key, 0))
+        else:
+            keys, at_ms = command.keys, command.at_ms
+        self._erased.add(keys, at_ms, offset, command.job, self._clock_ms)
 
     def pages(self) -> list[tuple[str, dict[bytes, bytes]]]:
         """Pages by state key."""

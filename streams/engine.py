@@ -400,6 +400,8 @@ class FoldEngine:
                 if call.end.step:
                     self._failpoints.hit("in_record")
             refused |= self._patience.insist(partial(self._fence_now, epochs, calls[-1:]), "fencing")
+            if calls[-1].end.step:
+                self._failpoints.hit("in_record")
         else:
             refused = self._patience.insist(partial(self._fence_now, epochs, calls), "fencing")
         for partition, error in refused.items():

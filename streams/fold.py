@@ -22,7 +22,7 @@ from liverank.kafka import Record
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from features.online import EntityRow, Row
+    from features.online import EntityRow, Row, Tombstone
     from features.redis import VersionedValue
     from liverank.v1.stream_pb2 import ItemEffect
 
@@ -158,6 +158,18 @@ class Context(Protocol):
         """
         ...
 
+    def drop(self, key: str) -> None:
+        """Delete everything of a key, its due time included; asked for again it is new. Only in records with
+        `Parsed.alone`.
+        """
+        ...
+
+    def write_now(self) -> None:
+        """Write and publish what waits, this record's changes so far included, before anything later is folded. Only in
+        records with `Parsed.alone`, whose state says how far it is.
+        """
+        ...
+
     def prefetch(self, keys: Sequence[str]) -> None:
         """Load the missing states among `keys` in one round trip."""
         ...
@@ -262,7 +274,7 @@ class Fold(Protocol):
 
     def rows(
         self, key: str, fields: Mapping[bytes, bytes], state: KeyState, version: bytes
-    ) -> Sequence[EntityRow | Row | VersionedValue | Feed]:
+    ) -> Sequence[EntityRow | Row | Tombstone | VersionedValue | Feed]:
         """Return what readers see of the changed public `fields`: Feast rows, or values of their own for keys that
         begin with ``#``.
 

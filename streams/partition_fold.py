@@ -236,12 +236,30 @@ class PartitionFold(Outgoing):
 
     def reload(self) -> None:
         """See `Context.reload`."""
+        self.write_now()
+        self._cache.clear()
+
+    def write_now(self) -> None:
+        """See `Context.write_now`."""
         self._finish_touched()
         self._settle()
         if self._call.holds_anything:
             self._close_step()
         self._spill()
-        self._cache.clear()
+
+    def drop(self, key: str) -> None:
+        """See `Context.drop`."""
+        self._finish_touched()
+        self._settle()
+        fields = set(self._reader.load(self.partition, [key])[0])
+        for call in (*self.calls, self._call):  # not in the store yet
+            fields.update(call.pages.get(key, ()))
+        self._cache.pop(key, None)
+        self.adopt(key, {})
+        if fields:
+            self._call.pages[key] = dict.fromkeys(fields, b"")
+            self._call.states[key] = self._cache[key].state
+            self._due.put(key, None)
 
     def prefetch(self, keys: Sequence[str]) -> None:
         """See `Context.prefetch`."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from features.online import EntityRow, OnlineWriter, Row
+from features.online import EntityRow, OnlineWriter, Row, Tombstone
 from features.redis import Redis, VersionedSet, VersionedValue, translated
 from liverank.errors import LiverankError
 from liverank.kafka import Producer
@@ -47,6 +47,7 @@ class Visible(NamedTuple):
     rows: list[Row]
     values: list[VersionedValue]
     feed: list[Output]
+    erased: list[Tombstone]
 
 
 def merge_calls(calls: Sequence[Call]) -> dict[tuple[int, str], Pending]:
@@ -89,10 +90,13 @@ class RowSink:
         rows: list[Row] = []
         values: list[VersionedValue] = []
         feed: list[Output] = []
+        erased: list[Tombstone] = []
         for (_, key), change in pending.items():
             for row in self._fold.rows(key, change.fields, change.state, change.version):
                 if isinstance(row, VersionedValue):
                     values.append(row)
+                elif isinstance(row, Tombstone):
+                    erased.append(row)
                 elif isinstance(row, Feed):
                     message = row.message
                     packed = message if isinstance(message, bytes) else message.SerializeToString()
@@ -101,7 +105,7 @@ class RowSink:
                     entities.append(row)
                 else:
                     rows.append(row)
-        return Visible(entities, rows, values, feed)
+        return Visible(entities, rows, values, feed, erased)
 
     def write(self, visible: Visible) -> None:
         """Set rows and values; those of which a newer version is stored stay as they are. The feed is the caller's.
@@ -111,6 +115,8 @@ class RowSink:
         RedisUnavailableError
             Repeat the call.
         """
+        if visible.erased:
+            self._rows.erase(visible.erased)
         if visible.entities:
             self._rows.write_entities(visible.entities)
         if visible.rows:

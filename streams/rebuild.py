@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from features.archive import part_dir, partitions_of, read_archive, read_part
+from features.archive import part_dir, partitions_of, read_archive, read_part, rewriting
 from features.redis import connect, namespace_token, translated
 from liverank.errors import ConfigError, ContractError, CorruptError
 from liverank.kafka import BEGINNING, LogReader, Record, Tp, end_offsets, partition_counts
@@ -108,6 +108,8 @@ def rebuild(settings: Settings, *, on_progress: Callable[[str, int], None] | Non
         raise ConfigError(
             f"the archive under {settings.home / 'archive' / settings.namespace} holds no events: nothing to rebuild"
         )
+    if rewriting(settings).exists():
+        raise ConfigError("files are half rewritten after an erase: run `liverank erase --rewrite` to its end first")
     n_partitions = partition_counts(settings.kafka.bootstrap, [topic]).get(topic, settings.stack.partitions)
     with maintenance(client, settings, "rebuild"):
         # Every view of the registry counts from the first record, so nothing is left to be backfilled.

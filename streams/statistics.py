@@ -115,6 +115,25 @@ class StatisticsState:
             self.logistic.outcome(phi, head, delta, exposure_ts_ms)
             self._logistic_changed = True
 
+    def merge(self, key: str, fields: Mapping[bytes, bytes]) -> None:
+        """Add sums that were counted apart, in the stored form."""
+        other = StatisticsState(key, fields)
+        if other.partial is None:
+            return
+        if self.partial is None:
+            self.partial, self._partition = Partial(other.partial.dim, other.partial.n_heads), other._partition
+        self.partial.merge(other.partial)
+        self._changed = True
+        if other.arms is not None:
+            if self.arms is None:
+                self.arms = ArmPartials(other.partial.dim, other.partial.n_heads)
+            self.arms.merge(other.arms)
+        if other.logistic is not None:
+            if self.logistic is None:
+                self.logistic = LogisticPartial(other.partial.dim, other.partial.n_heads)
+            self.logistic.merge(other.logistic)
+            self._logistic_changed = True
+
     def due_ms(self) -> int | None:
         """Statistics are never due."""
         return None

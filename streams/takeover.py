@@ -102,8 +102,8 @@ class Takeover:
             outputs += owed
         pending: dict[tuple[int, str], Pending] = {}
         for (key, wanted), stored in zip(dirty.items(), self._store.load(partition, list(dirty)), strict=True):
-            if not stored:
-                continue
+            if not stored and (key.startswith("#") or self._setup.fold.kind != "u"):
+                continue  # a user or session without state was erased: its row goes too
             public = dict(stored) if wanted is None else {name: stored.get(name, b"") for name in wanted}
             pending[partition, key] = Pending(self._setup.fold.load(key, stored), public, meta.version)
         visible = self._rows.build(pending)

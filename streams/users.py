@@ -12,7 +12,7 @@ from prometheus_client import Counter
 from bandits.errors import InvalidStatisticsError
 from features import native
 from features.item_version import CatalogueItem
-from features.online import EntityRow
+from features.online import EntityRow, Tombstone
 from features.program import FeatureProgram
 from features.redis import VersionedValue
 from features.state.effects import item_event, item_pairs
@@ -23,7 +23,8 @@ from liverank.contract import decode_event, event_key, header, validate_event
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType, Exposure
 from liverank.v1.stream_pb2 import UserChange
-from streams.control import Command, apply_control, parse_control
+from streams.control import Command, Erase, Erased, Void, apply_control, parse_control
+from streams.erasure import ERASED_KEY, ErasedKeys, apply_erase
 from streams.errors import FoldBugError
 from streams.fold import Context, KeyState, Parsed, Record
 from streams.program import PROGRAM_KEY, ProgramState
@@ -36,6 +37,8 @@ _TICK: Final = int(EventType.EVENT_TYPE_TICK)
 _CONTROL: Final = int(EventType.EVENT_TYPE_CONTROL)
 _EXPOSURE: Final = int(EventType.EVENT_TYPE_EXPOSURE)
 _ANY_TIME_MS: Final = 1 << 62
+_VIEWS: Final = ("user_history", "user_session", "user_seen", "user_vectors")
+"""Views of a user's row that no program lists."""
 
 plain_event: Callable[[bytes, int], bool] = (
     (lambda _value, _now_ms: False) if native.core is None else (native.core.plain_event)
@@ -61,7 +64,8 @@ class UserFold:
     token : bytes
         The namespace's token: ticks and control records carry it in the header ``liverank-internal``.
     follow : bool
-        Follow control records. False: they only move the clock, `program` holds to the end (rebuild, backfill).
+        Follow control records that change the program. False: those only move the clock, `program` holds to the end
+        (rebuild, backfill). Erasures are always followed.
     """
 
     name = "users"
@@ -76,6 +80,7 @@ class UserFold:
         self._params = state_params(settings)
         self._token = token
         self._follow = follow
+        self._erased: ErasedKeys | None = None
 
     def for_partition(self, program: Mapping[bytes, bytes]) -> UserFold:
         """See `Fold.for_partition`."""
@@ -96,7 +101,10 @@ class UserFold:
             return Parsed((), None, tick=True)
         if event.type == _CONTROL:
             command = parse_control(event.control)
-            return Parsed((PROGRAM_KEY,), command, alone=True) if self._follow else Parsed((), None)
+            if isinstance(command, Erase | Erased):
+                return Parsed((ERASED_KEY,), command, alone=True)
+            follow = self._follow and not isinstance(command, Void)
+            return Parsed((PROGRAM_KEY,), command, alone=True) if follow else Parsed((), None)
         key = event_key(event)
         return Parsed((state_key(key.decode()),), event, key)
 
@@ -110,25 +118,47 @@ class UserFold:
             return StatisticsState(key, fields)
         if key == PROGRAM_KEY:
             return self._program
+        if key == ERASED_KEY:
+            if self._erased is None:
+                self._erased = ErasedKeys(fields)
+            return self._erased
         if key.startswith(SESSION):
             return SessionViews(plain_key(key), fields, self._program.program)
         return UserState(plain_key(key), fields, self._program.program, self._params)
 
     def apply(self, record: Record, body: object, ctx: Context) -> None:
         """Fold one event; see `Fold.apply`."""
+        if self._erased is None:
+            ctx.state(ERASED_KEY)
         if isinstance(body, Command):
-            apply_control(body, self._program, ctx, home=self._settings.home, offset=record.offset)
+            self._control(body, record, ctx)
             return
         if body is None:
             return  # a control record that is not followed
         if not isinstance(body, Event):
             raise FoldBugError(f"the user fold folds events, got {type(body).__name__}")
-        state = _user(ctx, state_key(body.user_id or body.session_id))
+        key = state_key(body.user_id or body.session_id)
+        if self._erased and self._erased.holds_back(key, body.event_ts_ms):
+            _COUNTED.labels("erased").inc()
+            return
+        state = _user(ctx, key)
         outlet = _Outlet(ctx, state.user_id)
         counted = state.observe(body, append_ts_ms=record.append_ts_ms, clock_ms=ctx.clock_ms, emit=outlet)
         if counted and self._program.has_sessions and body.session_id and body.type != _EXPOSURE:
             self._session(body, record, ctx, outlet)
         outlet.close()
+
+    def _control(self, command: Command, record: Record, ctx: Context) -> None:
+        """Follow a control record."""
+        home, erased = self._settings.home, self._erased
+        if erased is None:
+            raise FoldBugError(f"{ERASED_KEY} was not loaded")
+        if isinstance(command, Erase | Erased):
+            user = ctx.state(state_key(command.user_id)) if isinstance(command, Erase) else None
+            newest_ms = user.newest_event_ts_ms if isinstance(user, UserState) else 0
+            apply_erase(command, erased, ctx, home=home, offset=record.offset, newest_ms=newest_ms)
+        else:
+            apply_control(command, self._program, ctx, home=home, offset=record.offset, gone=erased.gone_since)
 
     def _session(self, event: Event, record: Record, ctx: Context, outlet: _Outlet) -> None:
         """Count an event in the views of its session."""
@@ -153,17 +183,27 @@ class UserFold:
 
     def rows(
         self, key: str, fields: Mapping[bytes, bytes], state: KeyState, version: bytes
-    ) -> Sequence[EntityRow | VersionedValue]:
+    ) -> Sequence[EntityRow | Tombstone | VersionedValue]:
         """Feast rows of a user, or the statistics' partial; see `Fold.rows`."""
         if isinstance(state, StatisticsState):
             return [state.value(self._namespace, fields, version)]
-        if isinstance(state, ProgramState):
+        if isinstance(state, ProgramState | ErasedKeys):
             return []
         if isinstance(state, SessionViews):
+            if not state.newest_event_ts_ms and not any(fields.values()):
+                return [self._tombstone("session_id", state.session_id, ("session",), version)]
             return [EntityRow("session_id", state.session_id, fields, state.newest_event_ts_ms, version)]
         if not isinstance(state, UserState):
             raise FoldBugError(f"state of {key!r} is a {type(state).__name__}")
+        if not state.newest_event_ts_ms and not any(fields.values()):
+            return [self._tombstone("user_id", state.user_id, ("user", "user_category"), version)]
         return [EntityRow("user_id", state.user_id, fields, state.newest_event_ts_ms, version)]
+
+    def _tombstone(self, join_key: str, entity_id: str, entities: Sequence[str], version: bytes) -> Tombstone:
+        """What is left of the row of a user or session that has no state any more."""
+        views = [view.name for view in self._program.program.views if view.entity in entities]
+        known = _VIEWS if join_key == "user_id" else ()
+        return Tombstone(join_key, entity_id, (*known, *views), version, self._settings.streams.tombstone_s)
 
 
 def _user(ctx: Context, key: str) -> UserState:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from features.item_version import CatalogueItem
-from features.online import EntityRow
+from features.online import EntityRow, Tombstone
 from features.program import FeatureProgram
 from features.redis import VersionedValue
 from liverank.kafka import Record
@@ -144,6 +144,8 @@ class Runner:
                 self.rows.setdefault(row.key, {}).update(row.fields)
             elif isinstance(row, Feed):
                 self._feeds.append(row)
+            elif isinstance(row, Tombstone):
+                self.rows.pop(row.entity_id, None)
             else:
                 for each in row.rows() if isinstance(row, EntityRow) else [row]:
                     for name, value in each.values.items():
@@ -233,6 +235,10 @@ class World:
     def item_fields(self, item_id: str) -> dict[bytes, bytes]:
         """Stored fields of an item."""
         return self.items.store.fields.get(item_id, {})
+
+    def rows_of_users(self) -> dict[str, dict[str, bytes]]:
+        """Features of users as readers see them."""
+        return self.users.rows
 
     def _messages(self, topic: str, kind: Any) -> list[Any]:
         return [kind.FromString(output.value) for output in self.users.outputs if output.topic == topic]
