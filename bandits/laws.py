@@ -145,11 +145,12 @@ class TwoLevelLaw:
         Candidates whose mean speaks for their arm in a draw.
     """
 
-    __slots__ = ("_inner", "_last", "_members", "_top", "_worth")
+    __slots__ = ("_arm_of", "_inner", "_last", "_members", "_top", "_worth")
 
     def __init__(self, scores: Floats, arms: NDArray[np.int64], top: int) -> None:
         self._top = top
-        grouped = [np.flatnonzero(arms == arm) for arm in np.unique(arms)]
+        names, self._arm_of = np.unique(arms, return_inverse=True)
+        grouped = [np.flatnonzero(self._arm_of == arm) for arm in range(len(names))]
         self._members = [(places, scores[:, places]) for places in grouped]
         self._worth: Floats = np.full((scores.shape[0], len(self._members)), -np.inf)
         self._inner: Floats = np.zeros(scores.shape[1])
@@ -158,17 +159,18 @@ class TwoLevelLaw:
     def weights(self, feasible: Bools) -> Floats:
         """See `Law.weights`; arms whose feasible candidates did not change are not looked at again."""
         last = self._last
-        for arm, (places, scores) in enumerate(self._members):
+        everyone = range(len(self._members))
+        for arm in everyone if last is None else sorted(set(self._arm_of[feasible != last].tolist())):
+            places, scores = self._members[arm]
             here = feasible[places]
-            if last is None or not np.array_equal(here, last[places]):
+            if here.all():
+                self._look(arm, places, scores)
+            else:
                 self._look(arm, places[here], scores[:, here])
                 self._inner[places[~here]] = 0.0
         self._last = feasible.copy()
         winners = np.bincount(self._worth.argmax(axis=1), minlength=len(self._members))
-        weights = np.zeros(feasible.shape[0])
-        for arm in winners.nonzero()[0].tolist():
-            places = self._members[arm][0]
-            weights[places] = winners[arm] * self._inner[places]
+        weights: Floats = winners[self._arm_of] * self._inner
         return weights
 
     def _look(self, arm: int, places: NDArray[np.int64], scores: Floats) -> None:
@@ -177,5 +179,5 @@ class TwoLevelLaw:
             self._worth[:, arm] = -np.inf
             return
         best = scores if n <= self._top else np.partition(scores, n - self._top, axis=1)[:, n - self._top :]
-        self._worth[:, arm] = best.mean(axis=1)
+        self._worth[:, arm] = np.add.reduce(best, axis=1) / best.shape[1]
         self._inner[places] = np.bincount(scores.argmax(axis=1), minlength=n) / n_draws

@@ -156,6 +156,12 @@ class Runner:
         """Item rows that were announced."""
         return [ItemRow.FromString(bytes(feed.message)) for feed in self._feeds]  # type: ignore[arg-type]
 
+    def take_feeds(self) -> list[ItemRow]:
+        """Item rows announced since the last call."""
+        found = self.feeds
+        self._feeds.clear()
+        return found
+
     def crash(self) -> None:
         """Lose the memory and go on from the store."""
         self.partition = self._open()
@@ -227,6 +233,13 @@ class World:
         self.items.write()
 
     # -- what came out
+
+    def take_outputs(self) -> list[Output]:
+        """What the user fold sent since the last call; `flush` has folded its item effects."""
+        found = self.users.outputs[: self._sent]
+        del self.users.outputs[: self._sent]
+        self._sent = 0
+        return found
 
     def fields(self, user_id: str) -> dict[bytes, bytes]:
         """Stored fields of a user."""

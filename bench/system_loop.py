@@ -1,0 +1,228 @@
+"""Issue 5: exploration on, off and uniform through liverank's own code, over rounds of a simulated world.
+
+    python -m bench.system_loop [--seeds 6] [--rounds 20] [--requests 150] [--worlds moving null] [--out FOLDER]
+
+`bench.loop` asks the same of a small stand-in; here the ranker's pipeline, the folds, training and posterior are the
+real ones (`bench.system_loop_stack` says which). A world's first days are imported history and train the first model.
+Then come 45 days in rounds: users ask for slates, react, and at the end of each round the model is trained anew on
+history and everything served, its bandit statistics are re-scored, and it serves. `on` is `thompson` with the default
+settings, `off` is the kill switch (greed, no source `explore`; learning goes on), `uniform` is `epsilon_greedy` over
+the same shortlist with the share that `on` explored in the same round. All arms see the same users at the same times
+with the same luck. Rewards are expected clicks a slot under the world's true probabilities; intervals are two standard
+errors over worlds (seeds). In the moving world half of the items appear over time and tastes drift; in the null world
+neither happens, and the past is three times as long. Last line: one JSON object (bench/README.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.loop import Outcome, compare
+from bench.loop_system import gini, some_users
+from bench.plots import draw_curves
+from bench.report import Figure, finish
+from bench.system_loop_stack import SURFACE, Past, Stack
+from evaluation.simulator import Effects, World, WorldParams
+from liverank.hot import HotSettings
+from liverank.settings import RankerSettings
+
+Floats = NDArray[np.float64]
+START_MS, DAY_MS = 1_757_000_000_000, 86_400_000
+LOOP_DAYS = 45.0
+HISTORY_DAYS = {"moving": 15.0, "null": 45.0}
+HISTORY_SLATES = {"moving": 1_500, "null": 4_500}
+ARMS = {"moving": ("off", "on", "uniform"), "null": ("off", "on")}
+FOUND, LATE = 10, 5
+"""Greedy exposures after which a new item is found; rounds that an item needs to have time to be found."""
+GREEDY_SLOTS = RankerSettings().greedy_slots
+_OF_ARM = {
+    "on": RankerSettings(arms={"thompson": 1.0}),
+    "off": RankerSettings(arms={"thompson": 1.0}),
+    "uniform": RankerSettings(arms={"epsilon_greedy": 1.0}, floor=0.0, explore_cap=1.0),
+}
+
+
+def world_of(kind: str, seed: int) -> World:
+    """The moving world, or one without new items and drift."""
+    effects = replace(Effects(), freshness=False, satiation=False)
+    params = WorldParams(
+        seed=seed, n_items=300, n_users=100, published_share=0.5, sessions_per_user=35.0, effects=effects
+    )
+    if kind == "null":
+        params = replace(params, published_share=1.0, effects=replace(effects, drift=False))
+    return World.build(params, START_MS)
+
+
+def hot_of(arm: str, share: float) -> HotSettings:
+    """Hot settings of an arm; `share` of all slots is what `uniform` is to explore."""
+    if arm == "off":
+        return HotSettings(exploration=False)
+    if arm == "on":
+        return HotSettings()
+    epsilon = min(1.0, share / (1.0 - GREEDY_SLOTS / 10))
+    return HotSettings(policies={"*/*": f"epsilon_greedy(epsilon={epsilon:.6f})"})
+
+
+def play(
+    past: Past,
+    kind: str,
+    arm: str,
+    n_rounds: int,
+    n_requests: int,
+    explored: Floats | None,
+    *,
+    settings: RankerSettings | None = None,
+) -> Outcome:
+    """Run one arm; `explored` is the share a round that `uniform` is to explore, `settings` others than its own."""
+    world = past.world
+    seed, k = world.params.seed, world.params.slate
+    behaviour, users = world.behaviour(), world.population.users
+    begin_ms = world.start_ms + int(HISTORY_DAYS[kind] * DAY_MS)
+    round_ms = int(LOOP_DAYS / n_rounds * DAY_MS)
+    shares: dict[str, list[float]] = {name: [] for name in ("reward", "explored", "coverage", "gini")}
+    by_greed = np.zeros((n_rounds, len(world.catalogue.items)), dtype=np.int64)
+    with tempfile.TemporaryDirectory() as home:
+        stack = Stack(past, Path(home), settings or _OF_ARM[arm], hot_of(arm, 0.0), seed)
+        for round_ in range(n_rounds):
+            stack.change(hot_of(arm, float(explored[round_]) if explored is not None else 0.0))
+            rng = np.random.default_rng([seed, round_ + 1, 31])
+            rewards, n_explored = [], 0
+            exposures = np.zeros(len(world.catalogue.items))
+            for index, at in enumerate(some_users(world, n_requests, rng).tolist()):
+                user, at_ms = users[at], begin_ms + int((round_ + index / n_requests) * round_ms)
+                made = stack.rank(user, behaviour.context(user), k, at_ms)
+                if made.rungs or len(made.slots) != k:
+                    raise RuntimeError(f"not in full service: {list(made.rungs)}, {len(made.slots)} slots")
+                ids = [slot.item_id for slot in made.slots]
+                rows = np.array([world.catalogue.row(item_id) for item_id in ids], dtype=np.int64)
+                was_explored = np.array([slot.explored for slot in made.slots])
+                n_explored += int(was_explored.sum())
+                np.add.at(by_greed[round_], rows[~was_explored], 1)
+                np.add.at(exposures, rows, 1.0)
+                rewards.append(world.slate_value(world.utility.click_probability(user, rows, at_ms)))
+                luck = np.random.default_rng([seed, round_, index, 7])
+                stack.send(
+                    behaviour.react(
+                        user, ids, request_id=made.request_id, session_id=f"s-{round_}-{index}", surface=SURFACE,
+                        at_ms=at_ms, rng=luck, ids=stack.ids,
+                    ).events
+                )  # fmt: skip
+            if round_ + 1 < n_rounds:
+                stack.advance(begin_ms + (round_ + 1) * round_ms)
+                stack.train()
+            on_sale = world.live_rows(begin_ms + (round_ + 1) * round_ms)
+            shares["reward"].append(float(np.mean(rewards)))
+            shares["explored"].append(n_explored / (n_requests * k))
+            shares["coverage"].append(float((exposures[on_sale] > 0).mean()))
+            shares["gini"].append(gini(exposures[on_sale]))
+    after, found = discovery(world, by_greed, begin_ms, round_ms)
+    return Outcome(**{name: np.array(values) for name, values in shares.items()}, found_after=after, found=found)
+
+
+def discovery(
+    world: World, by_greed: NDArray[np.int64], begin_ms: int, round_ms: int
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """(rounds until found, whether found) of the new items whose true worth lies above the new items' median."""
+    n_rounds = by_greed.shape[0]
+    born = (world.catalogue.published_ms - begin_ms) // round_ms
+    new = np.flatnonzero((born >= 0) & (born < n_rounds - LATE))
+    if not len(new):
+        return np.zeros(0), np.zeros(0, dtype=np.bool_)
+    at_ms = begin_ms + n_rounds * round_ms // 2
+    worth = np.mean([world.utility.click_probability(user, new, at_ms) for user in world.population.users], axis=0)
+    good = new[worth > np.median(worth)]
+    shown = by_greed[:, good].cumsum(axis=0) >= FOUND
+    found = np.asarray(shown.any(axis=0), dtype=np.bool_)
+    first = np.where(found, shown.argmax(axis=0), n_rounds)
+    return (first - born[good]).astype(np.float64), found
+
+
+def play_world(kind: str, seed: int, n_rounds: int, n_requests: int, kept: Path) -> None:
+    """All arms in one world; what is in the folder already is not played again."""
+    past: Past | None = None
+    for arm in ARMS[kind]:
+        path = kept_in(kept, kind, seed, arm, n_rounds, n_requests)
+        if path.exists():
+            continue
+        past = past or Past.of(world_of(kind, seed), HISTORY_DAYS[kind], HISTORY_SLATES[kind])
+        on = kept_in(kept, kind, seed, "on", n_rounds, n_requests)
+        explored = read(on).explored if arm == "uniform" else None
+        one = play(past, kind, arm, n_rounds, n_requests, explored)
+        np.savez(path, **{item.name: getattr(one, item.name) for item in fields(one)})
+        sys.stderr.write(
+            f"{kind} {seed} {arm}: reward {one.reward.mean():.4f}, late {one.reward[-LATE:].mean():.4f}, "
+            f"explored {one.explored.mean():.3f}\n"
+        )
+
+
+def kept_in(folder: Path, kind: str, seed: int, arm: str, n_rounds: int, n_requests: int) -> Path:
+    """Where an outcome is kept."""
+    return folder / f"{kind}-{seed}-{arm}-{n_rounds}-{n_requests}.npz"
+
+
+def read(path: Path) -> Outcome:
+    """A kept outcome."""
+    with np.load(path) as found:
+        return Outcome(**{item.name: found[item.name] for item in fields(Outcome)})
+
+
+def main() -> int:
+    """Play all arms in all worlds, print the tables and the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--first-seed", type=int, default=0, help="those from 100 on were tuned upon")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--requests", type=int, default=150)
+    parser.add_argument("--kept", type=Path, help="folder where outcomes are kept and not played again")
+    parser.add_argument("--worlds", nargs="+", choices=tuple(ARMS), default=tuple(ARMS))
+    parser.add_argument("--out", type=Path, help="folder for the plot and the figures")
+    args = parser.parse_args()
+    figures: dict[str, Figure] = {"seeds": args.seeds, "rounds": args.rounds, "requests": args.requests}
+    lines: dict[str, dict[str, list[float]]] = {}
+    errors: dict[str, dict[str, list[float]]] = {}
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    kept = args.kept or Path(tempfile.mkdtemp(prefix="system-loop-"))
+    kept.mkdir(parents=True, exist_ok=True)
+    for kind in args.worlds:
+        for seed in seeds:
+            play_world(kind, seed, args.rounds, args.requests, kept)
+        outcomes = {
+            arm: [read(kept_in(kept, kind, seed, arm, args.rounds, args.requests)) for seed in seeds]
+            for arm in ARMS[kind]
+        }
+        if args.seeds < 2:
+            continue  # an interval needs two
+        compare(kind, outcomes, figures)
+        curves = {arm: np.stack([one.reward for one in found]) for arm, found in outcomes.items()}
+        lines[kind] = {arm: curve.mean(axis=0).round(5).tolist() for arm, curve in curves.items()}
+        errors[kind] = {
+            arm: (2 * (curve - curves["off"]).std(axis=0, ddof=1) / np.sqrt(args.seeds)).round(5).tolist()
+            for arm, curve in curves.items()
+        }
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "system-loop.json").write_text(json.dumps({"figures": figures, "reward": lines}) + "\n")
+        draw_curves(
+            args.out / "system-loop.svg", np.arange(args.rounds), lines, errors, y_label="expected clicks a slot"
+        )
+    bounds: dict[str, tuple[str, float | bool]] = {
+        "moving.late_on_minus_off.low": (">=", 0.0),
+        "moving.late_on_minus_uniform.low": (">=", 0.0),
+        "moving.rounds_sooner_than_off.low": (">=", 0.0),
+        "null.late_on_minus_off.low": ("<=", 0.0),
+    }
+    return finish(
+        "system_loop", figures, {name: bound for name, bound in bounds.items() if name.partition(".")[0] in args.worlds}
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
