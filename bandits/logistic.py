@@ -235,8 +235,8 @@ class BoundLogistic:
         """Standard deviations by the delta method, shape (n,)."""
         x = phi_of(phi, self._thetas.shape[1])
         q = _sigmoid(self._logits + x @ self._thetas.T)
-        spread = np.einsum("hij,nj->nhi", self._factors, x)
-        variance = np.einsum("nhi,nhi->nh", spread, spread) * (q * (1.0 - q)) ** 2
+        spread = np.matmul(self._factors, x.T)
+        variance = np.einsum("hin,hin->nh", spread, spread) * (q * (1.0 - q)) ** 2
         sd: Floats = np.sqrt(variance @ self._weights**2)
         return sd
 
@@ -245,9 +245,14 @@ class BoundLogistic:
         x = phi_of(phi, self._thetas.shape[1])
         drawn: Floats = np.zeros((n_draws, x.shape[0]))
         for head, weight in enumerate(self._weights):
-            noise = rng.standard_normal((n_draws, x.shape[1]))
-            shift = noise @ (self._factors[head] @ x.T) + x @ self._thetas[head]
-            drawn += weight * (_sigmoid(self._logits[:, head] + shift) - self._p[:, head])
+            shifted = rng.standard_normal((n_draws, x.shape[1])) @ (self._factors[head] @ x.T)
+            shifted += self._logits[:, head] + x @ self._thetas[head]
+            # The sigmoid in place: 0.5 (1 + tanh(z / 2)), times the weight.
+            shifted *= 0.5
+            np.tanh(shifted, out=shifted)
+            shifted *= 0.5 * weight
+            shifted += weight * (0.5 - self._p[:, head])
+            drawn += shifted
         return drawn
 
 
