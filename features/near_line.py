@@ -10,8 +10,7 @@ import numpy as np
 from features.item_vectors import ItemVectors
 from features.online import OnlineWriter, Row
 from features.redis import VERSION_ZERO, Redis, translated
-from features.state.history import FIELDS as HISTORY_FIELDS
-from features.state.history import decode
+from features.state.history import SIGNAL_FIELDS, decode_signals
 from features.vectors import NAMES, user_vectors
 from features.wire import (
     entity_key,
@@ -29,7 +28,7 @@ from liverank.settings import Settings
 VIEW: Final = "user_vectors"
 JOIN_KEY: Final = "user_id"
 _HISTORY: Final = "user_history"
-_PAGES: Final = [feature_field(*name.decode().split(":")) for name in HISTORY_FIELDS]
+_PAGES: Final = [feature_field(*name.decode().split(":")) for name in SIGNAL_FIELDS]
 _STATUS: Final = [timestamp_field(_HISTORY), version_field(_HISTORY), version_field(VIEW)]
 _BATCH: Final = 500
 
@@ -86,7 +85,7 @@ class NearLine:
         stored = zip(changes, self._read(list(changes), _PAGES), strict=True)
         held = [(user, pages) for user, pages in stored if any(page is not None for page in pages)]
         users = [user for user, _ in held]
-        histories = [decode(*map(unpack_bytes, pages)) for _, pages in held]
+        histories = [decode_signals(*map(unpack_bytes, pages)) for _, pages in held]
         wanted = np.unique(np.concatenate([np.empty(0, np.int64), *(entries["item_hash"] for entries in histories)]))
         space = self._items.refresh(wanted.tolist())
         name = pack_string(str(space) if space else "")

@@ -36,8 +36,7 @@ from features.item_vectors import ItemVectors, active_space, read_vectors
 from features.near_line import VIEW as VECTORS
 from features.online import join_key_of
 from features.redis import connect
-from features.state.history import FIELDS as HISTORY_FIELDS
-from features.state.history import decode
+from features.state.history import SIGNAL_FIELDS, decode_signals
 from features.vectors import NAMES, user_vectors
 from features.wire import pack_floats, pack_int64, pack_string, unpack_bytes
 from liverank.settings import Settings
@@ -183,7 +182,7 @@ class PointInTimeJob(RetrievalJob):
         of_vectors = [name for name in fields if name.startswith(f"{VECTORS}:")]
         asked = set(fields).difference(of_vectors)
         if of_vectors:
-            asked.update(name.decode() for name in HISTORY_FIELDS)
+            asked.update(name.decode() for name in SIGNAL_FIELDS)
         moments: dict[tuple[str, str, int], int] = {}
         rows_of: dict[tuple[str, str], list[int]] = {}
         for pair, own in numbers.items():
@@ -212,12 +211,12 @@ class PointInTimeJob(RetrievalJob):
 
         names = {item_hash(item_id): item_id for item_id in items_of_topic(self._settings)}
         items = ItemVectors(connect(self._settings, retries=3), self._settings, names.get, capacity=1_000_000)
-        pages = [name.decode() for name in HISTORY_FIELDS]
+        pages = [name.decode() for name in SIGNAL_FIELDS]
         for (entity, _, ts_ms), row in moments.items():
             values = found.get(row, {})
             if entity != "user" or not any(page in values for page in pages):
                 continue
-            history = decode(*(unpack_bytes(values.get(page)) for page in pages))
+            history = decode_signals(*(unpack_bytes(values.get(page)) for page in pages))
             space = items.refresh(history["item_hash"].tolist())
             vectors = user_vectors(history, items.lookup, ts_ms)
             values |= {f"{VECTORS}:{name}": pack_floats(vector) for name, vector in zip(NAMES, vectors, strict=True)}

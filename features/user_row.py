@@ -174,6 +174,11 @@ class UserRow:
         return _history.decode(*(self._fields.get(name) for name in self._schema.history_fields))
 
     @cached_property
+    def signals(self) -> NDArray[np.void]:
+        """The history, and after it the sample of what came before, each entry of which weighs what it stands for."""
+        return _history.decode_signals(*(self._fields.get(name) for name in _history.SIGNAL_FIELDS))
+
+    @cached_property
     def seen(self) -> NDArray[np.void]:
         """What is known per item: `features.state.seen.SEEN`, by item hash."""
         get = self._fields.get

@@ -236,7 +236,7 @@ def _fill_cosines(out: Floats, user: UserView, table: ItemsView, rows: Rows, as_
 
 def _settled_vectors(user: UserView, table: ItemsView, as_of_ms: int) -> Floats:
     """The user's vectors without what they rejected in the last day; 60 us where there is something."""
-    history = user.history
+    history = user.signals
     age_ms = as_of_ms - history["event_ts_ms"].astype(np.int64)
     rejected = (history["weight"] < 0) & (age_ms > 0) & (age_ms < _DAY_MS)
     if not rejected.any():

@@ -36,6 +36,11 @@ class UserView(Protocol):
         ...
 
     @property
+    def signals(self) -> NDArray[Any]:
+        """The history and a sample of what came before it, an entry of which weighs what it stands for."""
+        ...
+
+    @property
     def seen(self) -> NDArray[Any]:
         """Structured ``(item_hash, shown, clicked, consumed, dismissed, ...)``, one entry per item."""
         ...

@@ -31,6 +31,7 @@ class Nobody:
     window_names: Sequence[str] = ()
     category_window_names: Sequence[str] = ()
     history: NDArray[Any] = np.empty(0, dtype=_HISTORY)
+    signals: NDArray[Any] = np.empty(0, dtype=_HISTORY)
     seen: NDArray[Any] = np.empty(0, dtype=_SEEN)
     vectors: Floats = _NO_VECTORS
     space: str = ""
@@ -68,6 +69,7 @@ class Without:
         self.window_names = counted.window_names
         self.category_window_names = counted.category_window_names
         self.history = counted.history
+        self.signals = counted.signals
         self.seen = counted.seen
         self.newest_event_ts_ms = counted.newest_event_ts_ms
         self.windows = counted.windows

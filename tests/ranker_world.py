@@ -143,6 +143,7 @@ class MemoryUser(Nobody):
         self.history = np.zeros(len(signals), dtype=HISTORY)
         for at, (item_id, kind, weight) in enumerate(signals):
             self.history[at] = (hash_of(item_id), NOW_MS - age_ms * (at + 1), kind, weight, 0)
+        self.signals = self.history
         marks = sorted({*(shown or {}), *dismissed, *consumed})
         self.seen = np.zeros(len(marks), dtype=SEEN)
         for at, item_id in enumerate(marks):

@@ -27,7 +27,7 @@ from features.vectors import NEGATIVE_SHARE, WINDOWS_MS
 from liverank.kafka import Record, Tp, end_offsets
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import DeadLetter
-from tests.recount.expected import Recount, WindowSums
+from tests.recount.expected import Recount, WindowSums, stands_for
 from tests.recount.live import Log, live_differences, logged, recount_of
 from tests.recount.namespace import (
     Found,
@@ -255,21 +255,22 @@ def _vectors(report: Report, settings: Settings, counted: Recount, reader: UserR
         vectors = read_vectors(client, settings, sorted(counted.items), space)
     moving = {item_hash(f"i{number}") for number in range(MOVERS)}
     for user, count in counted.users.items():
-        entries = [*count.history.elements(), *count.abandoned.elements()]
+        entries = [(entry[:4], 1.0) for entry in (*count.history.elements(), *count.abandoned.elements())]
+        entries += [entry for week in count.older.values() for entry in stands_for(week)]
         if not entries:
             continue
-        if any(entry[1] in moving or not _settled(names.get(entry[1], "")) for entry in entries):
+        if any(entry[1] in moving or not _settled(names.get(entry[1], "")) for entry, _ in entries):
             report.checked["vectors of changing items, left out"] += 1
             continue
         row = reader.read(user)
         wanted = np.zeros((3, space.dim))
-        for ts_ms, hashed, _, sixteenths, _, _ in entries:
+        for (ts_ms, hashed, _, sixteenths), share in entries:
             vector = vectors.get(names.get(hashed, ""))
             if vector is None:
                 continue
             for at, window_ms in enumerate(WINDOWS_MS):
                 if 0 <= row.computed_ms - ts_ms < window_ms:
-                    weight = sixteenths / 16 * (NEGATIVE_SHARE if sixteenths < 0 else 1.0)
+                    weight = share * sixteenths / 16 * (NEGATIVE_SHARE if sixteenths < 0 else 1.0)
                     wanted[at] += weight * vector.astype(np.float64)
         length = np.linalg.norm(wanted, axis=1, keepdims=True)
         wanted = np.where(length < 1e-9, 0.0, wanted / (length + 1.0))

@@ -71,13 +71,14 @@ user_category_activity = StreamFeatureView(
 
 user_history = StreamFeatureView(
     name="user_history",
-    description="The newest 128 events of a user with item, kind, weight and time (features/state/history.py).",
+    description="The newest 128 signals of a user and a sample of those before (features/state/history.py, older.py).",
     entities=[user],
     source=events,
     timestamp_field="event_timestamp",
     schema=[
         *(Field(name=f"page_{page}", dtype=Bytes, tags={"liverank.last_k": "128"}) for page in range(3)),
         Field(name="page_3", dtype=Bytes, tags={"liverank.last_k": "16"}),
+        *(Field(name=f"older_{page}", dtype=Bytes, tags={"liverank.last_k": "75"}) for page in range(9)),
     ],
     owner="liverank",
 )

@@ -1,19 +1,21 @@
-"""What a user did with items: the newest 128 signals, 24 bytes each.
+"""What a user did with items: the newest 128 signals, 24 bytes each, and a sample of what came before.
 
 The kept set is the 128 largest entries in the order (event time, then the rest of the entry), so it does not depend on
 the order of arrival. Entries lie in slots; a new one takes the slot of the one that leaves, so that one page changes.
+What leaves goes to `features.state.older`.
 """
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_right, insort
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features.state.entries import HISTORY, SIZE, Entry, decode_entries, pack, unpack
+from features.state.older import OLDER_FIELDS, Older, decode_older
 from features.state.pages import HEAD, body
 
 __all__ = [
@@ -22,9 +24,11 @@ __all__ = [
     "EVENT_FIELDS",
     "FIELDS",
     "HISTORY",
+    "SIGNAL_FIELDS",
     "Entry",
     "History",
     "decode",
+    "decode_signals",
     "next_leaving_ms",
     "pack",
     "unpack",
@@ -36,57 +40,10 @@ EVENT_FIELDS: Final = (b"user_history:page_0", b"user_history:page_1", b"user_hi
 DERIVED_FIELD: Final = b"user_history:page_3"
 FIELDS: Final = (*EVENT_FIELDS, DERIVED_FIELD)
 """Three pages of events, and one of derived abandonments (features/state/session.py)."""
+SIGNAL_FIELDS: Final = (*FIELDS, *OLDER_FIELDS)
+"""And those of the sample of what came before."""
 
-_ENTRY: Final = struct.Struct("<IHBbiIq")
-SIZE: Final = _ENTRY.size
 _NEVER: Final = 1 << 62
-_PACKED: Final = np.dtype(
-    [
-        ("low", "<u4"),
-        ("high", "<u2"),
-        ("kind", "u1"),
-        ("sixteenths", "i1"),
-        ("version", "<i4"),
-        ("category", "<u4"),
-        ("item", "<i8"),
-    ]
-)
-
-HISTORY: Final = np.dtype(
-    [
-        ("item_hash", "<i8"),
-        ("event_ts_ms", "<i8"),
-        ("kind", "u1"),
-        ("weight", "<f4"),
-        ("version", "<i8"),
-        ("category", "<u4"),
-    ]
-)
-"""Decoded entries: item (features.hashing.item_hash), event time, EventType, signed weight in clicks, offset of the
-catalogue record (-1 = unknown then), main category (features.hashing.category_hash)."""
-
-
-class Entry(NamedTuple):
-    """One signal; tuples compare in the order in which entries are kept."""
-
-    event_ts_ms: int
-    item_hash: int
-    kind: int
-    sixteenths: int
-    version: int
-    category: int
-
-
-def pack(entry: Entry) -> bytes:
-    """24 bytes of an entry."""
-    ts, item, kind, sixteenths, version, category = entry
-    return _ENTRY.pack(ts & 0xFFFF_FFFF, ts >> 32, kind, sixteenths, version, category, item)
-
-
-def unpack(entries: bytes | bytearray) -> Iterator[Entry]:
-    """Entries of packed bytes, in order."""
-    for low, high, kind, sixteenths, version, category, item in _ENTRY.iter_unpack(entries):
-        yield Entry(high << 32 | low, item, kind, sixteenths, version, category)
 
 
 def decode(*pages: bytes | None) -> NDArray[np.void]:
@@ -107,29 +64,31 @@ def decode(*pages: bytes | None) -> NDArray[np.void]:
     StateFormatError
         If a page has another version.
     """
-    packed = np.frombuffer(b"".join([body(b"user_history", page, SIZE) for page in pages if page]), _PACKED)
-    ts = packed["low"] | packed["high"].astype(np.int64) << 32
-    order = np.lexsort((packed["item"], ts))[::-1]
-    out = np.empty(len(packed), HISTORY)
-    packed = packed[order]
-    out["item_hash"] = packed["item"]
-    out["event_ts_ms"] = ts[order]
-    out["kind"] = packed["kind"]
-    out["weight"] = packed["sixteenths"] / np.float32(16)
-    out["version"] = packed["version"]
-    out["category"] = packed["category"]
-    return out
+    return decode_entries(b"user_history", pages)
+
+
+def decode_signals(*pages: bytes | None) -> NDArray[np.void]:
+    """Everything kept: the newest entries, then the sample of the older ones, which weighs what it stands for.
+
+    Parameters
+    ----------
+    *pages : bytes or None
+        Stored pages of `SIGNAL_FIELDS`, in that order.
+    """
+    newest, older = decode(*pages[: len(FIELDS)]), pages[len(FIELDS) :]
+    return np.concatenate([newest, decode_older(older)]) if any(older) else newest
 
 
 class History:
-    """The newest signals of one user. `add` costs about 2 us."""
+    """The newest signals of one user, and the sample of the older ones. `add` costs about 2 us."""
 
-    __slots__ = ("_dirty", "_intent", "_intent_from_ms", "_order", "_slots", "_times")
+    __slots__ = ("_dirty", "_intent", "_intent_from_ms", "_older", "_order", "_slots", "_times")
 
     def __init__(self, fields: Mapping[bytes, bytes]) -> None:
         self._slots = bytearray(b"".join(body(n, fields[n], SIZE) for n in EVENT_FIELDS if fields.get(n)))
         self._order: list[tuple[Entry, int]] = sorted((entry, at) for at, entry in enumerate(unpack(self._slots)))
         self._times = [entry.event_ts_ms for entry, _ in self._order]
+        self._older = Older(fields)
         self._dirty: set[int] = set()
         self._intent: dict[int, int] = {}
         self._intent_from_ms = _NEVER
@@ -138,7 +97,7 @@ class History:
         return len(self._order)
 
     def add(self, entry: Entry) -> bool:
-        """Keep an entry if it is among the newest; False if it is not."""
+        """Keep an entry; False if it is too old to be counted anywhere."""
         order = self._order
         if len(order) < CAPACITY:
             slot = len(order)
@@ -146,7 +105,8 @@ class History:
         else:
             oldest, slot = order[0]
             if entry <= oldest:
-                return False
+                return self._older.add(entry)
+            self._older.add(oldest)
             if oldest.event_ts_ms >= self._intent_from_ms:
                 self._weigh(oldest, -1)
             del order[0], self._times[0]
@@ -188,14 +148,15 @@ class History:
 
     def next_leaving_ms(self, after_ms: int, windows_ms: tuple[int, ...], grain_ms: int) -> int | None:
         """See `next_leaving_ms`."""
-        return next_leaving_ms(self._times, after_ms, windows_ms, grain_ms)
+        found = (next_leaving_ms(of, after_ms, windows_ms, grain_ms) for of in (self._times, self._older.times_ms))
+        return min((each for each in found if each is not None), default=None)
 
     def dirty(self) -> dict[bytes, bytes]:
         """Fields changed since the last call."""
         step = PER_PAGE * SIZE
         changed = {EVENT_FIELDS[page]: HEAD + self._slots[page * step : (page + 1) * step] for page in self._dirty}
         self._dirty.clear()
-        return changed
+        return changed | self._older.dirty()
 
 
 def next_leaving_ms(times_ms: Sequence[int], after_ms: int, windows_ms: tuple[int, ...], grain_ms: int) -> int | None:

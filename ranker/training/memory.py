@@ -139,7 +139,7 @@ class Memory:
         fields.update(state.dirty())
         row = self._row(user_id, dict(fields))
         if self.table.space:
-            row.vectors, row.space = user_vectors(row.history, self._lookup, as_of_ms), self.table.space
+            row.vectors, row.space = user_vectors(row.signals, self._lookup, as_of_ms), self.table.space
         return row
 
     def _row(self, user_id: str, fields: Mapping[bytes, bytes]) -> UserRow:

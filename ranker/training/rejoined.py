@@ -21,7 +21,7 @@ from features.hashing import item_hash
 from features.item_vectors import ItemVectors
 from features.llm.catalogue import items_of_topic
 from features.redis import connect
-from features.state.history import FIELDS, decode
+from features.state.history import SIGNAL_FIELDS, decode_signals
 from features.vectors import user_vectors
 from liverank.settings import Settings
 from liverank.v1.decision_pb2 import Decision
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["rejoined"]
 
-_EXTRA: Final = (*(name.decode() for name in FIELDS), "item_semantic:vector")
+_EXTRA: Final = (*(name.decode() for name in SIGNAL_FIELDS), "item_semantic:vector")
 _DAY_MS: Final = 86_400_000
 
 
@@ -90,7 +90,7 @@ def _settle_cosines(X: NDArray[np.float32], settings: Settings, table: pa.Table)
     times, vectors = table["as_of_ms"].to_pylist(), table["item_semantic__vector"].to_pylist()
     items: ItemVectors | None = None
     for row, (as_of_ms, vector) in enumerate(zip(times, vectors, strict=True)):
-        history = decode(*(page[row] for page in pages))
+        history = decode_signals(*(page[row] for page in pages))
         age_ms = as_of_ms - history["event_ts_ms"].astype(np.int64)
         rejected = (history["weight"] < 0) & (age_ms > 0) & (age_ms < _DAY_MS)
         if not rejected.any():

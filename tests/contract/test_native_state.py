@@ -20,6 +20,7 @@ from features.state.dedup import Dedup, Verdict
 from features.state.exposures import Exposures
 from features.state.history import Entry, History
 from features.state.neighbours import Neighbours
+from features.state.older import OLDER_FIELDS
 from features.state.pairs import Good, Pairs
 from features.state.params import RewardWeights, StateParams
 from features.state.seen import Seen
@@ -183,13 +184,14 @@ def test_history(seed: int) -> None:
     twins = Twins(History, core.History)
     windows = (7 * DAY, 30 * DAY, 180 * DAY)
     now, start = T0, T0
+    pace = (2 * HOUR, 2 * HOUR, 12 * HOUR, 2 * MINUTE)[seed]  # 12 h: weeks leave; 2 min: weeks are full
     for _ in range(1500):
-        now += rng.randrange(2 * HOUR)
+        now += rng.randrange(pace)
         if rng.random() < 0.1:
             start = now - rng.randrange(DAY)
         entry = Entry(
-            now - int(40 * DAY * rng.random() ** 6), item_hash(item(rng)), rng.choice([2, 3, 10]),
-            rng.choice([-32, 16, 16, 8]), rng.randrange(-1, 100), rng.randrange(4),
+            now - int((400 if seed == 2 else 40) * DAY * rng.random() ** 6), item_hash(item(rng)),
+            rng.choice([2, 3, 10]), rng.choice([-32, 16, 16, 8]), rng.randrange(-1, 100), rng.randrange(4),
         )  # fmt: skip
         twins.both("add", entry)
         twins.both("__len__")
@@ -337,6 +339,11 @@ def test_exposures(seed: int) -> None:
 def test_pages_that_cannot_be_read_are_refused_alike() -> None:
     with pytest.raises(StateFormatError, match="liverank rebuild"):
         core.History({b"user_history:page_0": b"\x02" + bytes(24)})
+    for name in OLDER_FIELDS:
+        fields = {name: b"\x02" + bytes(16)}
+        for kind in (History, core.History):
+            with pytest.raises(StateFormatError, match=name.decode()):
+                kind(fields)
     with pytest.raises(StateFormatError, match="version 1 and 3 bytes"):
         core.Dedup({b"_d0": b"\x01abc"})
     with pytest.raises(StateFormatError, match="sessions cannot be read"):

@@ -13,6 +13,7 @@ from features.state.exposure import Outcome, pack_outcome
 from features.state.exposures import Exposures
 from features.state.history import Entry, History
 from features.state.neighbours import Neighbours
+from features.state.older import WEEK_MS, Older, priority
 from features.state.pairs import Good, Pairs
 from features.state.params import StateParams
 from features.state.seen import CLICKED, DISMISSED, Seen
@@ -43,6 +44,17 @@ def test_history_pages() -> None:
     entry = struct.pack("<IHBbiIq", T0 & 0xFFFFFFFF, T0 >> 32, 10, -32, 7, 5, ITEM)
     assert history.dirty() == {b"user_history:page_0": b"\x01" + entry}
     assert entry.hex() == "0068e5cf8b010ae00700000005000000e4eb9d5aadb5a874"
+
+
+def test_older_pages() -> None:
+    older, week = Older({}), 1_699_488_000_000
+    assert week % WEEK_MS == 0
+    for n in range(30):
+        older.add(Entry(week + 1000 * n, ITEM, 2, 16, 7, 5))
+    kept = sorted((priority(ITEM, week + 1000 * n, 16), week + 1000 * n) for n in range(30))[5:]
+    entries = b"".join(struct.pack("<IHbBq", ts & 0xFFFFFFFF, ts >> 32, 16, 2, ITEM) for _, ts in kept)
+    assert older.dirty() == {b"user_history:older_2": b"\x01" + entries}
+    assert priority(ITEM, T0, 16) == 4 * priority(ITEM, T0, -16) == 84.67878420215452
 
 
 def test_seen_pages() -> None:

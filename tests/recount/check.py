@@ -37,6 +37,7 @@ def user_differences(
             found.append(f"user {user_id}: {name}: got {got!r}, wanted {wanted!r}")
 
     same("history", decoded.history_entries(fields), count.history)
+    same("older", decoded.older_weeks(fields), count.older)
     same("abandonments", decoded.abandonments(fields), count.abandoned)
     same("seen", decoded.seen_items(fields), count.seen)
     session = decoded.last_session(fields)

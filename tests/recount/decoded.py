@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from features.category_tiles import category_windows
 from features.columns import text_hash
 from features.program import FeatureProgram
-from features.state import history, neighbours, seen, session, trend
+from features.state import history, neighbours, older, seen, session, trend
 from features.tiles import windows
 
 Fields = Mapping[bytes, bytes]
@@ -28,6 +29,16 @@ def history_entries(fields: Fields, names: tuple[bytes, ...] = history.EVENT_FIE
         )
         for each in history.decode(*(fields.get(name) for name in names))
     )
+
+
+def older_weeks(fields: Fields) -> dict[int, Counter[tuple[int, ...]]]:
+    """Week -> its kept entries as (time, item, kind, sixteenths)."""
+    out: dict[int, Counter[tuple[int, ...]]] = {}
+    for name in older.OLDER_FIELDS:
+        for low, high, sixteenths, kind, item in struct.iter_unpack("<IHbBq", (fields.get(name) or b" ")[1:]):
+            ts_ms = high << 32 | low
+            out.setdefault(ts_ms // older.WEEK_MS, Counter())[ts_ms, item, kind, sixteenths] += 1
+    return out
 
 
 def abandonments(fields: Fields) -> Counter[tuple[int, ...]]:

@@ -70,6 +70,7 @@ class UserCount:
 
     facts: list[Fact] = field(default_factory=list)
     history: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    older: dict[int, Counter[tuple[int, ...]]] = field(default_factory=dict)
     abandoned: Counter[tuple[int, ...]] = field(default_factory=Counter)
     sessions: list[dict[str, Any]] = field(default_factory=list)
     seen: dict[int, tuple[int, bool, bool, bool]] = field(default_factory=dict)
@@ -174,7 +175,9 @@ class Recount:
             if act:
                 key = (item_hash(item_id), act)
                 acts[key] = max(acts.get(key, 0), ts_ms // 1000)
-        user.history = Counter(sorted(entries)[-128:])
+        entries.sort()
+        user.history = Counter(entries[-128:])
+        user.older = _by_week(entries[:-128])
         self._count_sessions(user_id, user, arrived, clocks[-1])
         self._count_exposures(user, arrived, clocks[-1], marks, bot_until_ms)
         for hashed in {each for each, _ in marks} | {each for each, _ in acts}:
@@ -393,3 +396,33 @@ def value_of(fact: Fact, column: str) -> float:
         case _:
             name = {"abandonment": "ABANDON"}.get(column, column.upper())
             return float(EventType.Name(fact.kind) == f"EVENT_TYPE_{name}")
+
+
+def priority_of(entry: tuple[int, ...]) -> float:
+    """Of a signal (time, item, kind, sixteenths): magnitude over SplitMix64 of item and time, in (0, 1]."""
+    x = (entry[1] * 0x9E3779B97F4A7C15 + entry[0]) % 2**64
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
+    x ^= x >> 31
+    return (entry[3] * 4 if entry[3] > 0 else -entry[3]) / (((x >> 11) + 1) / 2**53)
+
+
+def stands_for(week: Counter[tuple[int, ...]]) -> list[tuple[tuple[int, ...], float]]:
+    """Kept entries of a week, and how much of themselves they weigh: all, or what a priority sample says."""
+    kept = sorted(week.elements(), key=lambda entry: (priority_of(entry), entry))
+    if len(kept) < 25:
+        return [(entry, 1.0) for entry in kept]
+    threshold = priority_of(kept[0])
+    sizes = [abs(entry[3]) * (4 if entry[3] > 0 else 1) for entry in kept]
+    return [(entry, max(size, threshold) / size) for entry, size in zip(kept[1:], sizes[1:], strict=True)]
+
+
+def _by_week(entries: list[tuple[int, ...]]) -> dict[int, Counter[tuple[int, ...]]]:
+    """Signals before the newest, of each of the newest 27 weeks the 25 of the largest priority, as (time, item, kind,
+    sixteenths).
+    """
+    weeks: dict[int, list[tuple[int, ...]]] = {}
+    for entry in entries:
+        weeks.setdefault(entry[0] // 604_800_000, []).append(entry[:4])
+    newest = sorted(weeks)[-27:]
+    return {week: Counter(sorted(weeks[week], key=lambda entry: (priority_of(entry), entry))[-25:]) for week in newest}

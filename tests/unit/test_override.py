@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
+import pytest
 
 from bench.override import WEIGHTS, memory_of, score, trained
 from evaluation.simulator import World, WorldParams, history
@@ -12,6 +13,12 @@ from liverank.v1.event_pb2 import Context, Event, EventType
 from ranker.training.history import Sampling, exposure_dataset, in_order
 
 START_MS = 1_750_000_000_000
+
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Stream feature views are experimental",
+    "ignore:On demand feature view is an experimental",
+)
 
 
 def test_FEA_5_one_event_changes_the_ranking_and_not_the_model() -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from features.errors import SpaceError
 from features.hashing import item_hash
 from features.item_vectors import ItemVectors, Space, active_space
-from features.state.history import HISTORY
+from features.state.history import HISTORY, SIGNAL_FIELDS, Entry, History, decode_signals
 from features.vectors import DAY_MS, NEGATIVE_SHARE, user_vectors
 from features.wire import entity_key, feature_field, pack_floats, pack_string
 from liverank.settings import Settings
@@ -48,6 +48,59 @@ def test_EMB_1_an_event_moves_the_windows_of_its_age_alone(n_newer: int, age_day
     assert changed.tolist() == [bool(x) for x in moved]
     if n_newer == 0:
         assert after.any(axis=1).tolist() == [bool(x) for x in moved]
+
+
+def test_EMB_1_an_old_event_counts_behind_a_thousand_newer_ones() -> None:
+    """Through the state: only 128 signals are kept whole, of each older week a sample that stands for all."""
+
+    def vectors(age_days: float | None) -> NDArray[np.float32]:
+        kept = History({})
+        if age_days is not None:
+            kept.add(Entry(NOW - int(age_days * DAY_MS), 300, 2, 16, 0, 0))
+        for n in range(1_000):
+            kept.add(Entry(NOW - n * 60_000, n % 90, 2, 16, 0, 0))
+        return user_vectors(decode_signals(*map(kept.dirty().get, SIGNAL_FIELDS)), lookup, NOW)
+
+    without = vectors(None)
+    for age_days, moved in ((8, [0, 1, 1]), (32, [0, 0, 1]), (190, [0, 0, 0])):
+        assert (vectors(age_days) != without).any(axis=1).tolist() == [bool(x) for x in moved]
+
+
+@pytest.mark.parametrize("drift", [False, True])
+def test_EMB_3_vectors_of_ten_thousand_events_from_what_is_kept(
+    drift: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cosine to the recomputation over all events, of a person with three of twelve kinds, the same ones or others
+    every month; and equality with the recomputation over the kept entries by hand.
+    """
+    rng = np.random.default_rng(17)
+    kinds = rng.normal(size=(12, 64))
+    items = kinds[np.arange(600) % 12] + 0.5 * rng.normal(size=(600, 64))
+    items = (items / np.linalg.norm(items, axis=1, keepdims=True)).astype(np.float32)
+
+    def find(hashes: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        return items[hashes], np.ones(len(hashes), dtype=bool)
+
+    times = np.sort(NOW - rng.integers(0, 180 * DAY_MS, 10_000))
+    month = (NOW - times) // (30 * DAY_MS) if drift else np.zeros(10_000, dtype=np.int64)
+    rows = (rng.integers(0, 3, 10_000) + 3 * month) % 12 + 12 * rng.integers(0, 50, 10_000)
+    weights = rng.choice([-32, -8, 16, 16, 16, 32, 80], 10_000)
+    kept, everything = History({}), np.zeros(10_000, HISTORY)
+    for at in rng.permutation(10_000).tolist():
+        kept.add(Entry(int(times[at]), int(rows[at]), 2, int(weights[at]), 0, 0))
+    everything["item_hash"], everything["event_ts_ms"], everything["weight"] = rows, times, weights / 16
+    entries = decode_signals(*map(kept.dirty().get, SIGNAL_FIELDS))
+    assert len(entries) <= 128 + 27 * 24
+    got, wanted = user_vectors(entries, find, NOW), user_vectors(everything, find, NOW)
+    cosines = (got * wanted).sum(axis=1) / np.linalg.norm(got, axis=1) / np.linalg.norm(wanted, axis=1)
+    with capsys.disabled():
+        print(f" [cosines {cosines.round(4).tolist()} from {len(entries)} of 10,000]", end="")
+    assert cosines.min() >= 0.98
+    for window, days in enumerate((7, 30, 180)):
+        mine = entries[NOW - entries["event_ts_ms"] < days * DAY_MS]
+        weight = np.where(mine["weight"] < 0, NEGATIVE_SHARE, 1.0) * mine["weight"].astype(np.float64)
+        total = weight @ items[mine["item_hash"]].astype(np.float64)
+        np.testing.assert_allclose(got[window], total / (np.linalg.norm(total) + 1.0), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("window", "days"), [(0, 7), (1, 30), (2, 180)])

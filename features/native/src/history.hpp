@@ -2,49 +2,10 @@
 #pragma once
 
 #include "base.hpp"
+#include "entry.hpp"
+#include "older.hpp"
 
 namespace lr {
-
-struct Entry {
-  i64 ts_ms, item;
-  i64 kind, sixteenths, version, category;
-
-  auto key() const { return std::tie(ts_ms, item, kind, sixteenths, version, category); }
-  bool operator<(const Entry& other) const { return key() < other.key(); }
-  bool operator==(const Entry& other) const { return key() == other.key(); }
-
-  static constexpr size_t kSize = 24;
-
-  static Entry of(PyObject* tuple) {
-    if (!PyTuple_Check(tuple) || PyTuple_GET_SIZE(tuple) != 6) raise(PyExc_TypeError, "an entry has six fields");
-    auto at = [&](Py_ssize_t field) { return integer(PyTuple_GET_ITEM(tuple, field)); };
-    return {at(0), at(1), at(2), at(3), at(4), at(5)};
-  }
-
-  static Entry unpack(const char* data) {
-    i64 low = load<u32>(data), high = load<u16>(data + 4);
-    return {high << 32 | low, load<i64>(data + 16), load<u8>(data + 6), load<signed char>(data + 7),
-            load<std::int32_t>(data + 8), load<u32>(data + 12)};
-  }
-
-  void pack_into(char* out) const {
-    auto set = [&](size_t at, auto value) { std::memcpy(out + at, &value, sizeof(value)); };
-    set(0, static_cast<u32>(ts_ms));
-    set(4, static_cast<u16>(ts_ms >> 32));
-    set(6, static_cast<u8>(kind));
-    set(7, static_cast<signed char>(sixteenths));
-    set(8, static_cast<std::int32_t>(version));
-    set(12, static_cast<u32>(category));
-    set(16, item);
-  }
-
-  Ref object() const {
-    Ref values[] = {py(ts_ms), py(item), py(kind), py(sixteenths), py(version), py(category)};
-    PyObject* args[6];
-    for (int at = 0; at < 6; ++at) args[at] = values[at].get();
-    return Ref(checked(PyObject_Vectorcall(imported.entry, args, 6, nullptr)));
-  }
-};
 
 // First multiple of the grain above `after_ms` by which something has left a window that it was in; -1 = never.
 template <class Times>
@@ -73,6 +34,7 @@ class History {
   History(Arguments args, Py_ssize_t n) {
     expect(n, 1, 1);
     Fields fields(args[0]);
+    older_ = Older(fields);
     for (size_t page = 0; page < kPages; ++page) slots_ += fields.body(name(page), Entry::kSize);
     for (size_t at = 0; at * Entry::kSize < slots_.size(); ++at)
       order_.push_back({Entry::unpack(&slots_[at * Entry::kSize]), at});
@@ -81,7 +43,7 @@ class History {
 
   Py_ssize_t size() const { return static_cast<Py_ssize_t>(order_.size()); }
 
-  // add(entry) -> whether it is kept
+  // add(entry) -> whether it counts anywhere
   PyObject* add(Arguments args, Py_ssize_t n) {
     expect(n, 1, 1);
     return PyBool_FromLong(add_one(Entry::of(args[0])));
@@ -113,6 +75,10 @@ class History {
     expect(n, 3, 3);
     i64 due = next_leaving([&](size_t at) { return order_[at].first.ts_ms; }, order_.size(), integer(args[0]), args[1],
                            integer(args[2]));
+    const auto& older = older_.times_ms();
+    i64 later = next_leaving([&](size_t at) { return older[at]; }, older.size(), integer(args[0]), args[1],
+                             integer(args[2]));
+    if (due < 0 || (later >= 0 && later < due)) due = later;
     if (due < 0) Py_RETURN_NONE;
     return PyLong_FromLongLong(due);
   }
@@ -123,6 +89,7 @@ class History {
       put(changed, name(page), page_bytes(std::string_view(slots_).substr(page * kStep, kStep)));
       dirty_[page] = false;
     }
+    older_.gather(changed);
   }
 
  private:
@@ -140,7 +107,8 @@ class History {
     } else {
       const Entry oldest = order_.front().first;
       slot = order_.front().second;
-      if (entry < oldest || entry == oldest) return false;
+      if (entry < oldest || entry == oldest) return older_.add(entry);
+      older_.add(oldest);
       order_.erase(order_.begin());
       if (oldest.ts_ms >= intent_from_ms_) weigh(oldest, -1);
     }
@@ -169,6 +137,7 @@ class History {
     intent_.emplace_back(entry.category, sign * entry.sixteenths);
   }
 
+  Older older_;
   std::string slots_;
   std::vector<std::pair<Entry, size_t>> order_;
   bool dirty_[kPages] = {};
