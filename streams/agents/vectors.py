@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from features.item_vectors import ItemVectors
 from features.near_line import Change, NearLine
 from features.redis import connect, format_version
+from liverank.calls import now_ms
 from liverank.kafka import Record
 from liverank.v1.stream_pb2 import UserChange
 from streams.agents.batches import Pace
@@ -26,7 +27,7 @@ REPLAY_PACE: Final = Pace(records=1_000, within_s=0.005)
 
 
 class VectorHandler:
-    """Each user of a batch is computed once, for the last change; late or repeated changes lose against their row."""
+    """Each user of a batch is computed once, for the last change; `NearLine` passes over what a row knows already."""
 
     name = "vectors"
 
@@ -73,6 +74,7 @@ def register(app: faust.App, services: AgentServices) -> None:
     """Add the agent to the worker."""
     settings = services.settings
     client = connect(settings)
-    near_line = NearLine(client, settings, ItemVectors(client, settings, services.name_of))
+    clock_ms = now_ms if settings.clock == "wall" else None
+    near_line = NearLine(client, settings, ItemVectors(client, settings, services.name_of), clock_ms)
     handler = VectorHandler(near_line, DeadLetterWriter(settings))
     host(app, services, "user-changes", handler, PACE if settings.clock == "wall" else REPLAY_PACE)

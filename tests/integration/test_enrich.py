@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -15,11 +17,16 @@ from features.near_line import Change, NearLine
 from features.online import OnlineWriter, Row
 from features.redis import connect, format_version
 from features.state.history import Entry, History
+from features.user_row import UserRowReader
+from features.vectors import user_vectors
 from features.wire import pack_bytes
-from liverank.kafka import Producer
+from liverank.kafka import Producer, Record
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import EventType
 from liverank.v1.item_pb2 import Item, ItemChange, ItemRemoved
+from liverank.v1.stream_pb2 import Number, UserChange
+from streams.agents.dead import DeadLetterWriter
+from streams.agents.vectors import PACE, VectorHandler
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stream feature views are experimental")
 TITLES = ["Alien horror in space", "Space horror aliens", "Romantic comedy in Paris", "A love story in France"]
@@ -100,3 +107,73 @@ def test_EMB_1_near_line_vectors_are_written_once_and_never_by_an_older_change(n
     total = vectors["i0"] + vectors["i2"]
     np.testing.assert_allclose(month, total / (np.linalg.norm(total) + 1), atol=1e-6)
     np.testing.assert_array_equal(month, np.asarray(row["vector_6m"][0]))
+
+
+def test_EMB_8_a_backlog_is_drained_with_one_row_a_user(
+    namespace: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten minutes of changes at 100/s that waited for the agent, while the folds went on: each user's vectors are
+    written once, for the last state; a change after that is written again.
+    """
+    apply(namespace)
+    send_catalogue(namespace)
+    items = job.catalogue(namespace, None)
+    job.enrich(namespace, items)
+    client = connect(namespace)
+    rng, now_ms, n_users, n_changes = random.Random(8), time.time_ns() // 1_000_000, 300, 60_000
+    last = {}
+    backlog = []
+    for offset in range(n_changes):
+        user, at_ms = f"u{int(n_users * rng.random() ** 2)}", now_ms - 600_000 + 10 * offset
+        last[user] = (offset, at_ms)
+        number = Number(generation=1, partition=0, offset=offset)
+        value = UserChange(number=number, user_id=user, clock_ms=at_ms, newest_event_ts_ms=at_ms).SerializeToString()
+        backlog.append(Record("t", 0, offset, b"", value, (), at_ms))
+    writer = OnlineWriter(client, namespace.feast_project)
+
+    def state(user: str, offset: int, at_ms: int) -> None:
+        history = History({})
+        for n in range(5):
+            history.add(Entry(at_ms - n, item_hash(f"i{(offset + n) % 4}"), 2, 16, 0, 0))
+        pages = {name.decode().split(":")[1]: pack_bytes(data) for name, data in history.dirty().items()}
+        writer.write([Row("user_history", "user_id", user, pages, at_ms, format_version(1, offset, 0))])
+
+    for user, (offset, at_ms) in last.items():
+        state(user, offset, at_ms)
+    names = {item_hash(item.item_id): item.item_id for item in items}
+    vectors = ItemVectors(client, namespace, names.get)
+    near_line = Counting(client, namespace, vectors, lambda: time.time_ns() // 1_000_000)
+    handler = VectorHandler(near_line, DeadLetterWriter(namespace))
+    start_s = time.monotonic()
+    for start in range(0, n_changes, PACE.records):
+        handler.handle(backlog[start : start + PACE.records])
+    seconds = time.monotonic() - start_s
+    assert near_line.taken == len(last)
+    with capsys.disabled():
+        print(f" [{n_changes:,} changes of {len(last)} users in {seconds:.1f} s, {near_line.taken} rows]", end="")
+    replayed = NearLine(client, namespace, vectors)
+    reader = UserRowReader(open_store(namespace))
+    got = {user: reader.read(user) for user in last}
+    for user, (offset, at_ms) in last.items():
+        assert got[user].computed_ms >= now_ms
+        wanted = user_vectors(got[user].signals, vectors.lookup, got[user].computed_ms)
+        np.testing.assert_allclose(got[user].vectors, wanted, atol=1e-6)
+        # As exact as computing every change: the last one has nothing to add.
+        assert replayed.write({user: Change(format_version(1, offset - 1, 0), at_ms, at_ms)}) == 0
+    state("u0", n_changes, now_ms + 1)
+    number = Number(generation=1, partition=0, offset=n_changes)
+    change = UserChange(number=number, user_id="u0", clock_ms=now_ms + 1, newest_event_ts_ms=now_ms + 1)
+    handler.handle([Record("t", 0, n_changes, b"", change.SerializeToString(), (), now_ms)])
+    assert near_line.taken == len(last) + 1
+
+
+class Counting(NearLine):
+    """Counts the rows that were taken."""
+
+    taken = 0
+
+    def write(self, changes: Mapping[str, Change]) -> int:
+        """See `NearLine.write`."""
+        written = super().write(changes)
+        self.taken += written
+        return written
