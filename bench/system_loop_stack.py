@@ -64,6 +64,7 @@ from tests.recount.world import World as Folds
 SPACE = "local/64/t1"
 SURFACE = "home"
 NO_DEADLINE_MS = 1e9
+FAR_AHEAD_MS = 1 << 60
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,10 @@ class Stack:
         self.settings = Settings(namespace="loop", home=home, ranker=ranker)
         self.ids = random.Random(seed + 1)
         self._unpublished = sorted((int(at), row) for row, at in enumerate(past.world.catalogue.published_ms))
-        self.folds = Folds(self.settings, program=program(), catalogue=Versions(past.world), write_rate=0.0)  # type: ignore[arg-type]
+        versions: Any = Versions(past.world)
+        self.folds = Folds(
+            self.settings, program=program(), catalogue=versions, write_rate=0.0, horizon_ms=FAR_AHEAD_MS
+        )
         self._schema = UserSchema(program())
         self.table = ItemTable(program(), capacity=max(1024, len(past.world.catalogue.items)))
         self.catalogue = Catalogue(self.table, VectorIndex())

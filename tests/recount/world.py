@@ -16,6 +16,7 @@ from liverank.settings import Settings
 from liverank.v1.event_pb2 import DeadLetter, Event, EventType
 from liverank.v1.stream_pb2 import Example, ItemEffects, ItemRow, UserChange
 from streams.calls import LIMITS, Limits, Position
+from streams.dues import HORIZON_MS
 from streams.fold import Feed, Fold, KeyState
 from streams.items import ItemFold
 from streams.outbox import Output
@@ -68,10 +69,17 @@ class Runner:
     """One partition of one fold, with its store; `crash` drops everything that is not stored."""
 
     def __init__(
-        self, fold: Fold, catalogue: Catalogue | None, *, clock: str, numbered: bool, limits: Limits = LIMITS
+        self,
+        fold: Fold,
+        catalogue: Catalogue | None,
+        *,
+        clock: str,
+        numbered: bool,
+        limits: Limits = LIMITS,
+        horizon_ms: int = HORIZON_MS,
     ) -> None:
         self.fold = fold
-        self._limits = limits
+        self._limits, self._horizon_ms = limits, horizon_ms
         self.store = Store()
         self.rows: dict[str, dict[str, bytes]] = {}
         self.outputs: list[Output] = []
@@ -100,6 +108,7 @@ class Runner:
             spill=self.write,
             cache_states=10_000,
             limits=self._limits,
+            horizon_ms=self._horizon_ms,
         )
 
     def feed(self, record: Record) -> None:
@@ -176,6 +185,8 @@ class World:
         Probability to lose all memory after a write.
     write_rate : float
         Probability to write after a record (else it waits in an open call).
+    horizon_ms : int
+        How far ahead due keys are held in memory; a log of sparse events is folded faster with more.
     """
 
     def __init__(
@@ -188,6 +199,7 @@ class World:
         write_rate: float = 1.0,
         seed: int = 0,
         limits: Limits = LIMITS,
+        horizon_ms: int = HORIZON_MS,
     ) -> None:
         self.settings = settings or Settings()
         self.catalogue = catalogue or Catalogue()
@@ -195,8 +207,10 @@ class World:
         self._crash_rate, self._write_rate = crash_rate, write_rate
         clock = self.settings.clock
         users, items = UserFold(self.settings, program, token=TOKEN), ItemFold(self.settings, program, token=TOKEN)
-        self.users = Runner(users, self.catalogue, clock=clock, numbered=False, limits=limits)
-        self.items = Runner(items, self.catalogue, clock=clock, numbered=True, limits=limits)
+        self.users, self.items = (
+            Runner(fold, self.catalogue, clock=clock, numbered=numbered, limits=limits, horizon_ms=horizon_ms)
+            for fold, numbered in ((users, False), (items, True))
+        )
         self._offset = self._effects_offset = 0
         self._sent = 0
 
