@@ -59,7 +59,7 @@ class SourceMark(NamedTuple):
 class Limits(NamedTuple):
     """How much one call may move. Only a record that alone touches more takes several calls."""
 
-    keys: int = 100
+    keys: int = 400
     size_bytes: int = 256 * 1024
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from features.online import EntityRow, Row, Tombstone
     from features.redis import VersionedValue
+    from features.state.effects import PySink
     from liverank.v1.stream_pb2 import ItemEffect
 
 __all__ = ["CatalogueItem", "Context", "Feed", "Fold", "KeyState", "Number", "Parsed", "Record"]
@@ -103,6 +104,11 @@ class KeyState(Protocol):
 
 class Context(Protocol):
     """What the engine gives a fold while it handles one record of one partition."""
+
+    @property
+    def sink(self) -> PySink:
+        """Takes effects on items from native code; `effect` puts them there too."""
+        ...
 
     @property
     def generation(self) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
+from features import native
 from features.online import EntityRow
 from features.program import FeatureProgram
 from features.redis import VersionedValue, parse_version
@@ -26,6 +27,7 @@ __all__ = ["ItemFold"]
 
 _ROWS: Final = "item-rows"
 _NONE: Final = (-1, -1, -1, -1)
+_BATCH: Any = None if native.core is None else native.core.EffectBatch
 
 
 class ItemFold:
@@ -60,6 +62,10 @@ class ItemFold:
     def parse(self, record: Record) -> Parsed:
         """Decode a record of packed effects; see `Fold.parse`."""
         try:
+            if _BATCH is not None:
+                batch = _BATCH(record.value)
+                if batch.simple:
+                    return Parsed(batch.keys, batch)
             effects = read_effects(record.value)
         except ValueError as error:
             raise ContractError("corrupt_effects", f"not a protobuf ItemEffects ({error}); report it") from error
@@ -97,6 +103,15 @@ class ItemFold:
         if isinstance(body, Command):
             apply_control(body, self._program, ctx, home=self._settings.home, offset=record.offset)
             return
+        if _BATCH is not None and isinstance(body, _BATCH):
+            source = body.source_partition
+            if not self._program.skipped(source):
+                before = ctx.taken(source) or _NONE
+                after = body.apply(ctx, tuple(before))
+                if after != before:
+                    ctx.take(source, Number(*after))
+                return
+            body = read_effects(record.value)
         if not isinstance(body, Effects):
             raise FoldBugError(f"the item fold folds effects, got {type(body).__name__}")
         generation, source, effects, _ = body

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from features.state.effects import numbered_effect
+from features.state.effects import Sink
 from liverank.kafka import Record
 from liverank.partition import partition as partition_of
 from liverank.v1.event_pb2 import DeadLetter
@@ -24,7 +24,6 @@ __all__ = ["FORWARDED", "Outgoing"]
 FORWARDED: Final = ("liverank-forwarded", b"1")
 #: At most this many bytes of a poison record are kept in its dead letter.
 _DEAD_VALUE_BYTES: Final = 256 * 1024
-_MOST_TARGETS: Final = 200_000
 
 
 class Outgoing:
@@ -36,27 +35,27 @@ class Outgoing:
         self.n_partitions = n_partitions
         self._call = call
         self._record: Record | None = None
-        self._offset = 0
-        self._step = step
-        self._place = 0
-        self._targets: dict[str, int] = {}
+        self.sink = Sink(n_partitions, partition_of)
+        self.sink.step = step
+        self.sink.effects = call.effects
 
     def emit(
         self, topic: str, message: Message | bytes, *, key: bytes | None = None, partition: int | None = None
     ) -> None:
         """See `Context.emit`."""
+        sink = self.sink
         if isinstance(message, bytes):
-            value = numbered(self.generation, self.partition, self._offset, self._step, self._place, message)
-            self._place += 1
+            value = numbered(self.generation, self.partition, sink.offset, sink.step, sink.place, message)
+            sink.place += 1
         else:
             if "number" in message.DESCRIPTOR.fields_by_name:
                 number = message.number  # type: ignore[attr-defined]
                 number.generation = self.generation
                 number.partition = self.partition
-                number.offset = self._offset
-                number.step = self._step
-                number.index = self._place
-                self._place += 1
+                number.offset = sink.offset
+                number.step = sink.step
+                number.index = sink.place
+                sink.place += 1
             value = message.SerializeToString()
         call = self._call
         call.outputs.append(Output(topic, -1 if partition is None else partition, key, value))
@@ -64,17 +63,12 @@ class Outgoing:
 
     def effect(self, item_id: str, effect: ItemEffect | bytes) -> None:
         """See `Context.effect`."""
-        target = self._targets.get(item_id)
-        if target is None:
-            if len(self._targets) > _MOST_TARGETS:
-                self._targets.clear()
-            target = self._targets[item_id] = partition_of(item_id.encode(), self.n_partitions)
-        self._number(effect, target)
+        self.sink.effect(item_id, effect if isinstance(effect, bytes) else effect.SerializeToString())
 
     def broadcast(self, make: Callable[[], ItemEffect]) -> None:
         """See `Context.broadcast`."""
         for target in range(self.n_partitions):
-            self._number(make(), target)
+            self.sink.number(target, make().SerializeToString())
 
     def dead_letter(self, reason: str, detail: str) -> None:
         """See `Context.dead_letter`."""
@@ -101,14 +95,3 @@ class Outgoing:
             raise FoldBugError("a record without a key cannot be forwarded")
         target = partition_of(key, self.n_partitions)
         self._call.outputs.append(Output("events", target, key, record.value, (*record.headers, FORWARDED)))
-
-    def _number(self, effect: ItemEffect | bytes, target: int) -> None:
-        packed = effect if isinstance(effect, bytes) else effect.SerializeToString()
-        entry = numbered_effect(self._offset, self._step, self._place, packed)
-        self._place += 1
-        effects = self._call.effects
-        entries = effects.get(target)
-        if entries is None:
-            effects[target] = [entry]
-        else:
-            entries.append(entry)

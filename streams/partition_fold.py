@@ -158,8 +158,8 @@ class PartitionFold(Outgoing):
     def feed(self, record: Record, parsed: Parsed | ContractError) -> None:
         """Fold one record; closed calls are appended to `calls`."""
         self._record = record
-        self._offset = record.offset
-        self._place = 0
+        self.sink.offset = record.offset
+        self.sink.place = 0
         if isinstance(parsed, Parsed) and (parsed.alone or self._n_keys() + len(parsed.keys) > self._limits.keys):
             self.close()
         if isinstance(parsed, ContractError):
@@ -332,7 +332,7 @@ class PartitionFold(Outgoing):
 
         Those are cut by their exact size, so that the numbers of what they send are a function of the log alone.
         """
-        alone = len(found) > _DUE_INLINE or self._step > 0
+        alone = len(found) > _DUE_INLINE or self.sink.step > 0
         if alone or self._n_keys() + len(found) > self._limits.keys:
             self.close()
         if alone:
@@ -384,8 +384,8 @@ class PartitionFold(Outgoing):
         call = self._call
         call.n_records += 1
         call.end = self.position = Position(self.generation, record.offset, 0)
-        self._version_step = self._step
-        self._step = 0
+        self._version_step = self.sink.step
+        self.sink.step = 0
         self._record = None
         limits = self._limits
         if self._n_keys() >= limits.keys:
@@ -427,10 +427,10 @@ class PartitionFold(Outgoing):
         """Close a call in the middle of a record: the offset stays, the step moves."""
         call = self._call
         offset = self._record.offset if self._record else 0
-        call.version = format_version(self.generation, offset, self._step)
-        self._step += 1
-        self._place = 0
-        call.end = self.position = Position(self.generation, call.start.offset, self._step)
+        call.version = format_version(self.generation, offset, self.sink.step)
+        self.sink.step += 1
+        self.sink.place = 0
+        call.end = self.position = Position(self.generation, call.start.offset, self.sink.step)
         self._append(call)
         if len(self.calls) >= _SPILL_CALLS:
             self._spill()
@@ -440,6 +440,7 @@ class PartitionFold(Outgoing):
         call.clock_ms = self.clock_ms
         self.calls.append(call)
         self._call = self._open()
+        self.sink.effects = self._call.effects
 
     def _open(self) -> Call:
         return Call(partition=self.partition, start=self.position, end=self.position, clock_ms=self.clock_ms)

@@ -11,7 +11,6 @@ from prometheus_client import Counter
 
 from bandits.errors import InvalidStatisticsError
 from features import native
-from features.item_version import CatalogueItem
 from features.online import EntityRow, Tombstone
 from features.program import FeatureProgram
 from features.redis import VersionedValue
@@ -143,7 +142,11 @@ class UserFold:
             return
         state = _user(ctx, key)
         outlet = _Outlet(ctx, state.user_id)
-        counted = state.observe(body, append_ts_ms=record.append_ts_ms, clock_ms=ctx.clock_ms, emit=outlet)
+        # JSON comes with a header; without one the value is the encoded event.
+        packed = None if record.headers else record.value
+        counted = state.observe(
+            body, append_ts_ms=record.append_ts_ms, clock_ms=ctx.clock_ms, emit=outlet, packed=packed
+        )
         if counted and self._program.has_sessions and body.session_id and body.type != _EXPOSURE:
             self._session(body, record, ctx, outlet)
         outlet.close()
@@ -216,12 +219,13 @@ def _user(ctx: Context, key: str) -> UserState:
 class _Outlet:
     """`features.state.emitter.Emitter` over the engine's context, for one record or one due action."""
 
-    __slots__ = ("_changed", "_clock_ms", "_ctx", "_key", "_user_id")
+    __slots__ = ("_changed", "_clock_ms", "_ctx", "_user_id", "item", "sink")
 
     def __init__(self, ctx: Context, user_id: str, clock_ms: int | None = None) -> None:
         self._ctx = ctx
         self._user_id = user_id
-        self._key = user_id.encode()
+        self.item = ctx.item
+        self.sink = ctx.sink
         self._clock_ms = ctx.clock_ms if clock_ms is None else clock_ms
         self._changed = 0
 
@@ -229,13 +233,10 @@ class _Outlet:
         """Send what is sent once a record."""
         if self._changed:
             change = UserChange(user_id=self._user_id, newest_event_ts_ms=self._changed, clock_ms=self._clock_ms)
-            self._ctx.emit("user-changes", change, key=self._key)
-
-    def item(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
-        return self._ctx.item(item_id, append_ts_ms)
+            self._ctx.emit("user-changes", change, key=self._user_id.encode())
 
     def example(self, row: bytes) -> None:
-        self._ctx.emit("examples", row, key=self._key)
+        self._ctx.emit("examples", row, key=self._user_id.encode())
 
     def item_event(
         self,

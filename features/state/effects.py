@@ -134,6 +134,7 @@ def _read_effects(packed: bytes) -> Effects:
     return Effects(record.generation, record.source_partition, effects, control)
 
 
+_MOST_TARGETS: Final = 200_000
 _core = native.core
 
 item_event: Final[Callable[[str, int, int, float, float, str, float, int], bytes]] = (
@@ -150,6 +151,52 @@ numbered_effect: Final[Callable[[int, int, int, bytes], bytes]] = (
     _numbered_effect if _core is None else _core.numbered_effect
 )
 """`numbered_effect(offset, step, place, effect)`: one entry of `ItemEffects.effects`, its tag included."""
+
+
+class PySink:
+    """Effects on items, numbered by their place in the log and collected by target partition.
+
+    Parameters
+    ----------
+    n_partitions : int
+        Of the item fold's input.
+    partition_of : callable
+        Partition of a key.
+
+    Attributes
+    ----------
+    offset, step, place : int
+        Of the next effect; `place` is raised by each.
+    effects : dict
+        Entries by target partition; replaced by whoever collects them.
+    """
+
+    __slots__ = ("_n_partitions", "_partition_of", "_targets", "effects", "offset", "place", "step")
+
+    def __init__(self, n_partitions: int, partition_of: Callable[[bytes, int], int]) -> None:
+        self._n_partitions = n_partitions
+        self._partition_of = partition_of
+        self._targets: dict[str, int] = {}
+        self.offset = self.step = self.place = 0
+        self.effects: dict[int, list[bytes]] = {}
+
+    def effect(self, item_id: str, packed: bytes) -> None:
+        """Add an encoded effect on an item."""
+        target = self._targets.get(item_id)
+        if target is None:
+            if len(self._targets) > _MOST_TARGETS:
+                self._targets.clear()
+            target = self._targets[item_id] = self._partition_of(item_id.encode(), self._n_partitions)
+        self.number(target, packed)
+
+    def number(self, target: int, packed: bytes) -> None:
+        """Add an encoded effect for a partition."""
+        entry = numbered_effect(self.offset, self.step, self.place, packed)
+        self.place += 1
+        self.effects.setdefault(target, []).append(entry)
+
+
+Sink: type[PySink] = PySink if _core is None else _core.Sink
 
 
 def read_effects(packed: bytes) -> Effects:

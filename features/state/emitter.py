@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,13 @@ __all__ = ["Emitter", "NullEmitter"]
 
 class Emitter(Protocol):
     """Takes what a user's state emits, and answers what it asks of the catalogue."""
+
+    @property
+    def sink(self) -> Any:
+        """Where native code puts item events and pairs (`features.state.effects.Sink`); None = call `item_event` and
+        `pairs`.
+        """
+        ...
 
     def item(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
         """Return the newest catalogue version appended at or before `append_ts_ms`; None = unknown or removed."""
@@ -85,6 +92,8 @@ class Emitter(Protocol):
 
 class NullEmitter:
     """Forgets everything; knows no item. For uses that only want the state."""
+
+    sink = None
 
     def item(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
         return None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Mapping
-from typing import Final, cast
+from typing import Any, Final, cast
 
+from features import native
 from features.columns import Fact
 from features.program import FeatureProgram
 from features.state import parts
@@ -60,6 +61,11 @@ class ItemState:
         The views to keep.
     signals : SignalWeights
         What good news weighs in trend and popularity.
+
+    Attributes
+    ----------
+    transition : features.native.core.ItemTransition or None
+        Counts events in machine code, where the views allow it.
     """
 
     def __init__(
@@ -75,6 +81,9 @@ class ItemState:
         core = fields.get(_CORE_FIELD)
         self.newest_event_ts_ms: int = _CORE.unpack(body(_CORE_FIELD, core, _CORE.size))[0] if core else 0
         self._core_dirty = False
+        self.transition: Any = None
+        if native.core is not None and (tiles := self._views.compiled) is not None:
+            self.transition = native.core.ItemTransition(tiles, self._trend, signals)
 
     def observe(
         self,
@@ -96,12 +105,17 @@ class ItemState:
         skip : collection of str
             `ViewProgram.tiles_id` of views that do not count it.
         """
-        kind, ts_ms, value, sign = effect.type, effect.event_ts_ms, effect.value, effect.sign
+        kind, ts_ms = effect.type, effect.event_ts_ms
+        if self.transition is not None and not skip and kind != _VARIANT and type(effect) is native.core.EventEffect:
+            self.transition.observe(effect)
+            self.newer(ts_ms)
+            return
+        value, sign = effect.value, effect.sign
         if kind == _VARIANT:
             if self._variants is None:
                 self._variants = VariantCounts(self._fields)
             self._variants.add(effect.surface, effect.expected, value, ts_ms)
-            self._newer(ts_ms)
+            self.newer(ts_ms)
             return
         expected = effect.expected if kind == _IMPRESSION else None
         count_effect(self._views, effect, category, failed=failed, skip=skip)
@@ -115,14 +129,19 @@ class ItemState:
                 sign * (expected or 0.0),
                 sign if chosen else 0.0,
             )
-        self._newer(ts_ms)
+        self.newer(ts_ms)
 
     def meet(self, pairs: ItemPairs | PairsEffect) -> None:
         """Add to the weights of neighbours."""
+        self.neighbours.add(pairs.other_hashes, pairs.weights, pairs.event_ts_ms)
+        self.newer(pairs.event_ts_ms)
+
+    @property
+    def neighbours(self) -> Neighbours:
+        """Neighbours, decoded when first used."""
         if self._neighbours is None:
             self._neighbours = parts.Neighbours(self._fields)
-        self._neighbours.add(pairs.other_hashes, pairs.weights, pairs.event_ts_ms)
-        self._newer(pairs.event_ts_ms)
+        return self._neighbours
 
     def merge(self, pages: Mapping[bytes, bytes]) -> None:
         """Add tiles that were counted apart: the past of a view that was activated later."""
@@ -134,10 +153,15 @@ class ItemState:
 
     def dirty(self) -> dict[bytes, bytes]:
         """Fields changed since the last call, with their whole new bytes; `b""` deletes the field."""
-        changed = self._trend.dirty()
-        changed |= self._views.dirty()
-        if self._neighbours is not None:
-            changed |= self._neighbours.dirty()
+        tiles = self._views.compiled
+        if tiles is not None and not self._views.merged:
+            known = () if self._neighbours is None else (self._neighbours,)
+            changed = parts.collect((self._trend, *tiles, *known))
+        else:
+            changed = self._trend.dirty()
+            changed |= self._views.dirty()
+            if self._neighbours is not None:
+                changed |= self._neighbours.dirty()
         if self._variants is not None:
             changed |= self._variants.dirty()
         if self._core_dirty:
@@ -145,7 +169,8 @@ class ItemState:
             self._core_dirty = False
         return changed
 
-    def _newer(self, ts_ms: int) -> None:
+    def newer(self, ts_ms: int) -> None:
+        """Note the event time of something that was counted."""
         if ts_ms > self.newest_event_ts_ms:
             self.newest_event_ts_ms = ts_ms
             self._core_dirty = True

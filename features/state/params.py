@@ -12,12 +12,14 @@ from liverank.contract import LONG_DWELL_S, MID_RATING, SHORT_DWELL_S
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import EventType
 
-__all__ = ["MINUTE_MS", "RewardWeights", "SignalWeights", "StateParams", "state_params"]
+__all__ = ["EXPECTED_CLICKS", "MINUTE_MS", "RewardWeights", "SignalWeights", "StateParams", "state_params"]
 
 MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 60 * MINUTE_MS
 DAY_MS: Final = 24 * HOUR_MS
 MAX_WEIGHT: Final = 127 / 16
+EXPECTED_CLICKS: Final = tuple(1.0 / math.log2(1.0 + slot) for slot in range(1, 201))
+"""Clicks expected of a slot relative to the first, by position from 1."""
 _DWELL: Final = int(EventType.EVENT_TYPE_DWELL)
 _RATING: Final = int(EventType.EVENT_TYPE_RATING)
 _SURVEY: Final = int(EventType.EVENT_TYPE_SURVEY)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
+from features import native
 from features.columns import Fact, quantise
 from features.hashing import category_hash, id_hash, item_hash
 from features.item_version import CatalogueItem
@@ -19,7 +19,7 @@ from features.state.exposures import Change, Counted, RowDue, SeenMoved
 from features.state.history import Entry
 from features.state.pages import HEAD, body
 from features.state.pairs import Good, Pairs
-from features.state.params import DAY_MS, StateParams
+from features.state.params import DAY_MS, EXPECTED_CLICKS, StateParams
 from features.state.seen import CLICKED, CONSUMED, DISMISSED
 from features.state.session import Shown
 from features.state.variants import arms_of
@@ -36,6 +36,8 @@ VECTOR_WINDOWS_MS: Final = (7 * DAY_MS, 30 * DAY_MS, 180 * DAY_MS)
 _CORE: Final = struct.Struct("<qq")
 _CORE_FIELD: Final = b"_u"
 _UNKNOWN_VERSION: Final = -1
+#: What a native transition answers.
+_REPEATED, _TOO_OLD, _CHANGED = 1, 2, 4
 
 _EXPOSURE: Final = int(EventType.EVENT_TYPE_EXPOSURE)
 _IMPRESSION: Final = int(EventType.EVENT_TYPE_IMPRESSION)
@@ -67,12 +69,10 @@ _PAIRED: Final = frozenset(
 )
 """Good news that makes pairs; a dwell follows a click on the same item and would only repeat it."""
 
-_EXPECTED: Final = tuple(1.0 / math.log2(1.0 + slot) for slot in range(1, 201))
-
 
 def expected_clicks(position: int) -> float:
     """Clicks expected of a slot (from 1) relative to the first: 1 / log2(1 + position); unknown (0) is the first."""
-    return _EXPECTED[min(max(position, 1), len(_EXPECTED)) - 1]
+    return EXPECTED_CLICKS[min(max(position, 1), len(EXPECTED_CLICKS)) - 1]
 
 
 class UserState:
@@ -114,6 +114,11 @@ class UserState:
         self._core_dirty = False
         self._leaving_ms: int | None = None
         self._leaving_known = False
+        self._transition: Any = None
+        if native.core is not None and (tiles := self._views.compiled) is not None:
+            self._transition = native.core.UserTransition(
+                self._history, self._seen, self._sessions, self._exposures, tiles, params.signals
+            )
 
     # -- parts that are decoded late
 
@@ -135,7 +140,9 @@ class UserState:
 
     # -- the transition
 
-    def observe(self, event: Event, *, append_ts_ms: int, clock_ms: int, emit: Emitter) -> bool:
+    def observe(
+        self, event: Event, *, append_ts_ms: int, clock_ms: int, emit: Emitter, packed: bytes | None = None
+    ) -> bool:
         """Fold one event of this user.
 
         Parameters
@@ -147,6 +154,8 @@ class UserState:
         clock_ms : int
             The partition's clock, this record included; everything due by then was done (`on_due`).
         emit : Emitter
+        packed : bytes, optional
+            The encoded event. With an emitter that has a `sink` it goes the fast way (features/native).
 
         Returns
         -------
@@ -158,7 +167,22 @@ class UserState:
         ContractError
             `beyond_dedup_horizon`: too old to tell whether it is a repeat. Nothing was changed.
         """
-        dedup, ts_ms = self.dedup, event.event_ts_ms
+        ts_ms = event.event_ts_ms
+        if packed is not None and self._transition is not None and emit.sink is not None and event.type != _EXPOSURE:
+            what = self._transition.observe(self, packed, append_ts_ms, clock_ms, emit, emit.sink)
+            if what == _REPEATED:
+                emit.count("repeat")
+                return False
+            if what == _TOO_OLD:
+                raise ContractError("beyond_dedup_horizon", self._beyond(ts_ms, clock_ms))
+            if ts_ms > self.newest_event_ts_ms:
+                self.newest_event_ts_ms = ts_ms
+                self._core_dirty = True
+            if what == _CHANGED:
+                self._leaving_known = False
+                emit.user_changed(self.newest_event_ts_ms)
+            return True
+        dedup = self.dedup
         event_id_hash = id_hash(event.event_id)
         verdict = dedup.judge(event_id_hash, ts_ms, clock_ms)
         if verdict is Verdict.REPEAT:
@@ -204,7 +228,7 @@ class UserState:
         sessions_ms = self._sessions.due_ms()
         changed = False
         if sessions_ms is not None and sessions_ms <= due_ms:
-            changed = self._abandon(self._sessions.on_due(due_ms), emit, bot)
+            changed = self.abandon(self._sessions.on_due(due_ms), emit, bot)
         leaving_ms = self._next_leaving_ms()
         if leaving_ms is not None and leaving_ms <= due_ms:
             self._composition_ms = due_ms
@@ -215,8 +239,12 @@ class UserState:
 
     def dirty(self) -> dict[bytes, bytes]:
         """Fields changed since the last call, with their whole new bytes; `b""` deletes the field."""
-        changed = parts.collect(self._parts)
-        changed |= self._views.dirty()
+        tiles = self._views.compiled
+        if tiles is not None and not self._views.merged:
+            changed = parts.collect((*self._parts, *tiles))
+        else:
+            changed = parts.collect(self._parts)
+            changed |= self._views.dirty()
         if self._core_dirty:
             changed[_CORE_FIELD] = HEAD + _CORE.pack(self._composition_ms, self.newest_event_ts_ms)
             self._core_dirty = False
@@ -254,7 +282,7 @@ class UserState:
                     self._seen.act(hashed, act, ts_ms)
         start_ms = self._sessions.start_ms
         moved = self._sessions.add(ts_ms, clock_ms, sign, kind == _CLICK, kind == _SESSION_END, shown)
-        changed = (self._abandon(moved, emit, bot) if moved else False) or added
+        changed = (self.abandon(moved, emit, bot) if moved else False) or added
         if changed:
             self._leaving_known = False
         self._find_intent(start_ms, added)
@@ -294,7 +322,7 @@ class UserState:
                     _variant(emit, event, slot, at, ts_ms, shown=expected_clicks(at))
         start_ms = self._sessions.start_ms
         shown = Shown(ts_ms, exposure.slots[0].item_id, append_ts_ms)
-        changed = self._abandon(self._sessions.add(ts_ms, clock_ms, 0, False, False, shown), emit, bot)
+        changed = self.abandon(self._sessions.add(ts_ms, clock_ms, 0, False, False, shown), emit, bot)
         self._find_intent(start_ms, False)
         self._apply(changes, emit, bot)
         if changed:
@@ -304,21 +332,28 @@ class UserState:
 
     def _apply(self, changes: Iterable[Change], emit: Emitter, bot: bool) -> None:
         for change in changes:
-            if isinstance(change, SeenMoved):
+            self.consequence(change, emit, bot)
+
+    def consequence(self, change: Change, emit: Emitter, bot: bool) -> None:
+        """Say what a change in exposures and outcomes means."""
+        if isinstance(change, SeenMoved):
+            if self._transition is not None and emit.sink is not None:
+                self._transition.saw(*change, emit, emit.sink, bot)
+            else:
                 self._saw(*change, emit, bot)
-            elif isinstance(change, RowDue):
-                exposure, slot, correction = change
-                closed_ms = exposure.shown_ms + self._params.attribution_window_ms
-                emit.example(exposure.example(slot, self.user_id, closed_ms, correction, self._params.rewards.in_order))
-                if correction:
-                    emit.count("correction")
-            elif isinstance(change, Counted):
-                emit.count(change.name)
-            elif not bot:
-                exposure, slot, head, delta = change
-                emit.outcome(exposure.event.exposure, slot, exposure.features()[slot], head, delta, exposure.shown_ms)
-                if exposure.head_bits[head] == CLICK and (item := exposure.event.exposure.slots[slot]).variant_id:
-                    _variant(emit, exposure.event, item, slot + 1, exposure.shown_ms, clicked=delta)
+        elif isinstance(change, RowDue):
+            exposure, slot, correction = change
+            closed_ms = exposure.shown_ms + self._params.attribution_window_ms
+            emit.example(exposure.example(slot, self.user_id, closed_ms, correction, self._params.rewards.in_order))
+            if correction:
+                emit.count("correction")
+        elif isinstance(change, Counted):
+            emit.count(change.name)
+        elif not bot:
+            exposure, slot, head, delta = change
+            emit.outcome(exposure.event.exposure, slot, exposure.features()[slot], head, delta, exposure.shown_ms)
+            if exposure.head_bits[head] == CLICK and (item := exposure.event.exposure.slots[slot]).variant_id:
+                _variant(emit, exposure.event, item, slot + 1, exposure.shown_ms, clicked=delta)
 
     def _saw(self, exposure: Exposure, slot: int, sign: int, emit: Emitter, bot: bool) -> None:
         item_id, ts_ms, surface = exposure.item_of(slot), exposure.shown_ms, exposure.surface
@@ -342,7 +377,8 @@ class UserState:
                 position=slot + 1,
             )
 
-    def _abandon(self, changes: Iterable[tuple[int, Shown]], emit: Emitter, bot: bool) -> bool:
+    def abandon(self, changes: Iterable[tuple[int, Shown]], emit: Emitter, bot: bool) -> bool:
+        """Count abandoned sessions, or take them back; return whether there was one."""
         changed = False
         sixteenths = round(self._params.signals.abandon * 16)
         for sign, abandoned in changes:

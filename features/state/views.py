@@ -95,6 +95,20 @@ class ViewTiles:
             if own is not None:
                 tile.add(ts_ms, own, sign, category)
 
+    @property
+    def compiled(self) -> list[TileState] | None:
+        """The tiles, if native code can count them alone; the list stays the same one."""
+        core = native.core
+        if core is None or self._text or self._transformed:
+            return None
+        known = (core.RingTiles, core.CategoryTiles)
+        return self._plain if all(type(tile) in known for tile in self._plain) else None
+
+    @property
+    def merged(self) -> bool:
+        """Whether pages of `merge` wait for `dirty`."""
+        return bool(self._merged)
+
     def merge(self, pages: Mapping[bytes, bytes]) -> None:
         """Add tiles that were counted apart, by field `view:page`."""
         for tiles_of in (self._plain, self._transformed):

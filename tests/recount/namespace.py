@@ -81,7 +81,8 @@ def settle(settings: Settings, *, timeout_s: float = 120.0, quiet_s: float = 6.5
                     break
                 assert time.monotonic() < deadline_s, f"{kind} folds stand at {found}, wanted {goal}"
                 time.sleep(0.1)
-        time.sleep(max(0.0, quiet_s - (time.monotonic() - asked_s)))
+        # Statistics come half a second after what moved them, however long the folding took.
+        time.sleep(max(min(quiet_s, 1.5), quiet_s - (time.monotonic() - asked_s)))
 
 
 @dataclass

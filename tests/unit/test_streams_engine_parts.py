@@ -266,8 +266,8 @@ def numbers(part: PartitionFold) -> list[tuple[str, int, int, int]]:
     return found
 
 
-def test_calls_cover_whole_records_and_at_most_100_keys() -> None:
-    part = partition_fold(SumFold())
+def test_calls_cover_whole_records_and_at_most_so_many_keys() -> None:
+    part = partition_fold(SumFold(), limits=Limits(keys=100))
     for offset in range(250):
         feed(part, offset, f"u{offset}")
     part.close()
@@ -301,18 +301,18 @@ def test_numbers_do_not_depend_on_how_polls_are_cut() -> None:
 
 def test_many_due_users_take_calls_of_their_own_that_remove_what_they_did() -> None:
     part = partition_fold(SumFold())
-    for offset in range(250):
+    for offset in range(1000):
         feed(part, offset, f"u{offset:03}", ts_ms=1000, due=5000)
     part.close()
     part.calls.clear()
-    tick(part, 250, 6000)
+    tick(part, 1000, 6000)
     part.close()
-    assert [(call.end.offset, call.end.step) for call in part.calls] == [(249, 1), (249, 2), (250, 0)]
-    assert [call.version for call in part.calls] == [format_version(1, 250, step) for step in (0, 1, 2)]
-    assert [sum(due is None for due in call.due.values()) for call in part.calls] == [100, 100, 50]
+    assert [(call.end.offset, call.end.step) for call in part.calls] == [(999, 1), (999, 2), (1000, 0)]
+    assert [call.version for call in part.calls] == [format_version(1, 1000, step) for step in (0, 1, 2)]
+    assert [sum(due is None for due in call.due.values()) for call in part.calls] == [400, 400, 200]
     due = numbers(part)
-    assert [name for name, *_ in due] == [f"u{i:03}@5000" for i in range(250)]
-    assert [step for _, _, step, _ in due] == [0] * 100 + [1] * 100 + [2] * 50
+    assert [name for name, *_ in due] == [f"u{i:03}@5000" for i in range(1000)]
+    assert [step for _, _, step, _ in due] == [0] * 400 + [1] * 400 + [2] * 200
     clocks = [entry for call in part.calls for entries in call.effects.values() for entry in entries]
     assert [e.clock_ms for e in ItemEffects.FromString(b"".join(clocks)).effects] == [6000]
 

@@ -106,14 +106,12 @@ inline void append(PyObject* list, const Ref& value) {
 struct Imported {
   PyObject* body;       // features.state.pages.body: raises for a page that cannot be read
   PyObject* tile_page;  // features.tiles.check_page
-  PyObject* text_hash;  // features.columns.text_hash
   PyObject* shown;      // features.state.session.Shown
   PyObject* entry;      // features.state.history.Entry
   PyObject* good;       // features.state.pairs.Good
   PyObject* pairing;    // features.state.pairs.Pairing
   PyObject* verdicts[3];
   PyObject* format_error;  // features.errors.StateFormatError
-  PyObject* item_hash;     // features.hashing.item_hash
 };
 inline Imported imported{};
 
@@ -308,6 +306,36 @@ inline PyObject* collect(PyObject*, PyObject* const* args, Py_ssize_t n) {
   });
 }
 
+// The Python type of a C++ class, once it is made.
+template <class T>
+inline PyTypeObject* type_of = nullptr;
+
+// What is in a box.
+template <class T>
+T& unbox(PyObject* object) {
+  if (Py_TYPE(object) != type_of<T>) raise(PyExc_TypeError, std::string("got a ") + Py_TYPE(object)->tp_name);
+  return *reinterpret_cast<Box<T>*>(object)->value;
+}
+
+template <class T, i64 T::* Field>
+PyObject* get_int(PyObject* self, void*) {
+  return PyLong_FromLongLong(reinterpret_cast<Box<T>*>(self)->value->*Field);
+}
+
+template <class T, i64 T::* Field>
+int set_int(PyObject* self, PyObject* value, void*) {
+  const i64 given = value == nullptr ? 0 : PyLong_AsLongLong(value);
+  if (PyErr_Occurred()) return -1;
+  reinterpret_cast<Box<T>*>(self)->value->*Field = given;
+  return 0;
+}
+
+// A number that Python reads and writes.
+template <class T, i64 T::* Field>
+constexpr PyGetSetDef variable(const char* name) {
+  return {name, &get_int<T, Field>, &set_int<T, Field>, nullptr, nullptr};
+}
+
 template <class T, auto Getter>
 constexpr PyGetSetDef property(const char* name) {
   return {name, &get<T, Getter>, nullptr, nullptr, nullptr};
@@ -329,6 +357,8 @@ void add_type(PyObject* module, const char* name, PyMethodDef* methods, PyGetSet
   PyType_Spec spec = {strdup(full.c_str()), sizeof(Box<T>), 0, Py_TPFLAGS_DEFAULT, slots.data()};
   Ref type(checked(PyType_FromSpec(&spec)));
   if (PyModule_AddObjectRef(module, name, type.get()) < 0) throw Raised{};
+  type_of<T> = reinterpret_cast<PyTypeObject*>(type.get());
+  Py_INCREF(type.get());
   if constexpr (requires(T& part) { part.gather(module); })
     gatherers.emplace_back(reinterpret_cast<PyTypeObject*>(type.get()), &gather<T>);
 }

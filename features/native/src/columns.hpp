@@ -57,38 +57,33 @@ inline int indicator(i64 kind) {
 // Rounded half to even; the sum turns -0.0 into 0.0, as Python's round does.
 inline double quantise(double value) { return std::nearbyint(value * 1048576.0) / 1048576.0 + 0.0; }
 
+// The numeric columns of one event; `expected` null (NaN) where there is none.
+inline std::array<double, kColumns> numeric_columns(i64 kind, double value, double expected) {
+  constexpr double null = std::numeric_limits<double>::quiet_NaN();
+  std::array<double, kColumns> row{};
+  row[kOneAt] = 1.0;
+  if (int at = indicator(kind); at >= 0) row[at] = 1.0;
+  const int sign = polarity(kind, value);
+  const double rounded = value != 0.0 ? quantise(value) : 0.0;
+  row[kDwellAt] = kind == kDwell ? rounded : null;
+  row[kShortDwellAt] = kind == kDwell && sign < 0 ? 1.0 : 0.0;
+  row[kRatingAt] = kind == kRating ? rounded : null;
+  row[kValueAt] = rounded;
+  row[kExpectedAt] = expected == expected ? quantise(expected) : null;
+  row[kPositiveAt] = sign > 0 ? 1.0 : 0.0;
+  row[kNegativeAt] = sign < 0 ? 1.0 : 0.0;
+  return row;
+}
+
 // event_row(kind, value, expected or None) -> the numeric columns.
 inline PyObject* event_row(PyObject*, PyObject* const* args, Py_ssize_t n) {
   return guarded([&]() -> PyObject* {
-    static PyObject* zero = PyFloat_FromDouble(0.0);
-    static PyObject* one = PyFloat_FromDouble(1.0);
-    static PyObject* null = PyFloat_FromDouble(std::numeric_limits<double>::quiet_NaN());
     expect(n, 3, 3);
-    i64 kind = integer(args[0]);
-    double value = number(args[1]);
-    std::array<PyObject*, kColumns> row;
-    row.fill(zero);
-    row[kOneAt] = one;
-    if (int at = indicator(kind); at >= 0) row[at] = one;
-    row[kDwellAt] = row[kRatingAt] = row[kExpectedAt] = null;
-    int sign = polarity(kind, value);
-    Ref rounded(checked(PyFloat_FromDouble(value != 0.0 ? quantise(value) : 0.0)));
-    row[kValueAt] = rounded.get();
-    if (kind == kDwell) {
-      row[kDwellAt] = rounded.get();
-      if (sign < 0) row[kShortDwellAt] = one;
-    } else if (kind == kRating) {
-      row[kRatingAt] = rounded.get();
-    }
-    Ref expected;
-    if (args[2] != Py_None) {
-      expected = Ref(checked(PyFloat_FromDouble(quantise(number(args[2])))));
-      row[kExpectedAt] = expected.get();
-    }
-    if (sign > 0) row[kPositiveAt] = one;
-    if (sign < 0) row[kNegativeAt] = one;
+    const double expected = args[2] == Py_None ? std::numeric_limits<double>::quiet_NaN() : number(args[2]);
+    const auto row = numeric_columns(integer(args[0]), number(args[1]), expected);
     Ref made(checked(PyTuple_New(kColumns)));
-    for (size_t at = 0; at < kColumns; ++at) PyTuple_SET_ITEM(made.get(), at, Py_NewRef(row[at]));
+    for (size_t at = 0; at < kColumns; ++at)
+      PyTuple_SET_ITEM(made.get(), at, Ref(checked(PyFloat_FromDouble(row[at]))).release());
     return made.release();
   });
 }

@@ -8,12 +8,15 @@
 #include "effects.hpp"
 #include "exposures.hpp"
 #include "history.hpp"
+#include "item_batch.hpp"
 #include "items.hpp"
 #include "pairs.hpp"
 #include "resp.hpp"
 #include "seen.hpp"
 #include "session.hpp"
+#include "sink.hpp"
 #include "tiles.hpp"
+#include "transition.hpp"
 
 namespace lr {
 
@@ -30,8 +33,6 @@ PyObject* item_of(const char* module, const char* name) {
 void import_all() {
   imported.body = item_of("features.state.pages", "body");
   imported.tile_page = item_of("features.tiles", "check_page");
-  imported.text_hash = item_of("features.columns", "text_hash");
-  imported.item_hash = item_of("features.hashing", "item_hash");
   imported.shown = item_of("features.state.session", "Shown");
   imported.entry = item_of("features.state.history", "Entry");
   imported.good = item_of("features.state.pairs", "Good");
@@ -64,6 +65,7 @@ void import_all() {
   neighbours_landmark_ms = constant("features.state.neighbours", "LANDMARK_MS");
   neighbours_most = static_cast<size_t>(constant("features.state.neighbours", "MOST"));
   neighbours_slack = static_cast<size_t>(constant("features.state.neighbours", "SLACK"));
+  import_rules();
   auto limit = [&](const char* name) { return constant("liverank.contract", name); };
   limits = {limit("MAX_BYTES"), limit("MAX_FUTURE_MS"), limit("MIN_TS_MS"), limit("MAX_SLOTS"), limit("MAX_PHI"),
             limit("MAX_VALUE")};
@@ -121,13 +123,28 @@ void add_types(PyObject* module) {
       property<Exposure, &Exposure::py_surface>("surface"), property<Exposure, &Exposure::py_user_id>("user_id"), property<Exposure, &Exposure::py_session_id>("session_id"),
       property<Exposure, &Exposure::py_head_bits>("head_bits"), {}};
   add_type<Exposure>(module, "Exposure", exposure, exposure_gets);
-  exposure_type = reinterpret_cast<PyTypeObject*>(attribute(module, "Exposure").release());
   static PyMethodDef exposures[] = {
       method<Exposures, &Exposures::get>("get"), method<Exposures, &Exposures::add_exposure>("add_exposure"),
       method<Exposures, &Exposures::add_outcome>("add_outcome"), method<Exposures, &Exposures::due_ms>("due_ms"),
       method<Exposures, &Exposures::on_due>("on_due"), method<Exposures, &Exposures::forget>("forget"),
       dirty_method<Exposures>(), {}};
   add_type<Exposures>(module, "Exposures", exposures, nullptr, &length<Exposures>);
+  static PyMethodDef sink[] = {method<Sink, &Sink::effect>("effect"), method<Sink, &Sink::number>("number"), {}};
+  static PyGetSetDef place[] = {variable<Sink, &Sink::offset>("offset"), variable<Sink, &Sink::step>("step"),
+                                variable<Sink, &Sink::place>("place"),
+                                {"effects", &get<Sink, &Sink::get_effects>, &set_effects, nullptr, nullptr}, {}};
+  add_type<Sink>(module, "Sink", sink, place);
+  static PyMethodDef user[] = {method<UserTransition, &UserTransition::observe>("observe"),
+                               method<UserTransition, &UserTransition::saw>("saw"), {}};
+  add_type<UserTransition>(module, "UserTransition", user);
+  static PyMethodDef item[] = {method<ItemTransition, &ItemTransition::observe>("observe"), {}};
+  add_type<ItemTransition>(module, "ItemTransition", item);
+  static PyMethodDef batch[] = {method<EffectBatch, &EffectBatch::apply>("apply"), {}};
+  static PyGetSetDef batch_gets[] = {
+      property<EffectBatch, &EffectBatch::simple>("simple"), property<EffectBatch, &EffectBatch::keys>("keys"),
+      property<EffectBatch, &EffectBatch::generation>("generation"),
+      property<EffectBatch, &EffectBatch::source_partition>("source_partition"), {}};
+  add_type<EffectBatch>(module, "EffectBatch", batch, batch_gets);
 }
 
 PyCFunction fast(PyObject* (*function)(PyObject*, Arguments, Py_ssize_t)) {

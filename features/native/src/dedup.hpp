@@ -2,6 +2,7 @@
 #pragma once
 
 #include <numeric>
+#include <optional>
 #include <set>
 
 #include "base.hpp"
@@ -34,13 +35,13 @@ class Dedup {
   // judge(event_id_hash, event_ts_ms, clock_ms) -> Verdict
   PyObject* judge(Arguments args, Py_ssize_t n) {
     expect(n, 3, 3);
-    i64 id = integer(args[0]), ts_ms = integer(args[1]), clock_ms = integer(args[2]);
-    int verdict = 0;
-    if (std::find(ids_.begin(), ids_.end(), id) != ids_.end())
-      verdict = 1;
-    else if (ts_ms < clock_ms - kHorizonMs || (bound_ms_ != kNone && ts_ms <= bound_ms_))
-      verdict = 2;
-    return Py_NewRef(imported.verdicts[verdict]);
+    return Py_NewRef(imported.verdicts[verdict(integer(args[0]), integer(args[1]), integer(args[2]))]);
+  }
+
+  // 0 = new, 1 = repeat, 2 = beyond the horizon
+  int verdict(i64 id, i64 ts_ms, i64 clock_ms) const {
+    if (std::find(ids_.begin(), ids_.end(), id) != ids_.end()) return 1;
+    return ts_ms < clock_ms - kHorizonMs || (bound_ms_ != kNone && ts_ms <= bound_ms_) ? 2 : 0;
   }
 
   // add(event_id_hash, event_ts_ms, clock_ms) -> whether others left
@@ -51,8 +52,11 @@ class Dedup {
 
   PyObject* is_bot(Arguments args, Py_ssize_t n) {
     expect(n, 1, 1);
-    return PyBool_FromLong(integer(args[0]) < bot_until_ms_);
+    return PyBool_FromLong(bot(integer(args[0])));
   }
+
+  bool bot(i64 clock_ms) const { return clock_ms < bot_until_ms_; }
+  std::optional<i64> bound() const { return bound_ms_ == kNone ? std::nullopt : std::optional(bound_ms_); }
 
   PyObject* bound_ms() {
     if (bound_ms_ == kNone) Py_RETURN_NONE;
@@ -80,6 +84,28 @@ class Dedup {
     }
   }
 
+  // Whether others left.
+  bool add_one(i64 id, i64 ts_ms, i64 clock_ms) {
+    i64 clock_s = floor_div(clock_ms, 1000);
+    if (clock_s < 0 || clock_s > std::numeric_limits<u32>::max())
+      raise(PyExc_OverflowError, "the partition clock lies outside 1970 to 2106");
+    ids_.push_back(id);
+    times_.push_back(ts_ms);
+    arrivals_.push_back(static_cast<u32>(clock_s));
+    size_t n = ids_.size();
+    dirty_.insert((n - 1) / kPerPage);
+    if (n <= kMost) return false;
+    i64 horizon_s = clock_s - kRecentS;
+    if (n > kMaxRecent && arrivals_[n - kMaxRecent - 1] >= horizon_s) {
+      bot_until_ms_ = clock_ms + kBotMs;
+      meta_dirty_ = true;
+    } else if (arrivals_[kLeave - 1] >= horizon_s) {
+      return false;
+    }
+    if (n < hold_n_ && clock_s <= hold_s_) return false;
+    return leave(horizon_s);
+  }
+
  private:
   static constexpr size_t kEntry = 20, kPerPage = 32, kMaxRecent = 8192, kNewest = 512, kMost = 576, kLeave = 64;
   static constexpr i64 kRecentS = 15 * 60, kHorizonMs = 7LL * 24 * 3600 * 1000, kBotMs = 24LL * 3600 * 1000;
@@ -103,27 +129,6 @@ class Dedup {
       pack(entries, arrivals_[at]);
     }
     return page_bytes(entries);
-  }
-
-  bool add_one(i64 id, i64 ts_ms, i64 clock_ms) {
-    i64 clock_s = floor_div(clock_ms, 1000);
-    if (clock_s < 0 || clock_s > std::numeric_limits<u32>::max())
-      raise(PyExc_OverflowError, "the partition clock lies outside 1970 to 2106");
-    ids_.push_back(id);
-    times_.push_back(ts_ms);
-    arrivals_.push_back(static_cast<u32>(clock_s));
-    size_t n = ids_.size();
-    dirty_.insert((n - 1) / kPerPage);
-    if (n <= kMost) return false;
-    i64 horizon_s = clock_s - kRecentS;
-    if (n > kMaxRecent && arrivals_[n - kMaxRecent - 1] >= horizon_s) {
-      bot_until_ms_ = clock_ms + kBotMs;
-      meta_dirty_ = true;
-    } else if (arrivals_[kLeave - 1] >= horizon_s) {
-      return false;
-    }
-    if (n < hold_n_ && clock_s <= hold_s_) return false;
-    return leave(horizon_s);
   }
 
   bool leave(i64 horizon_s) {

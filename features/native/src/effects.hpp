@@ -7,55 +7,74 @@ namespace lr {
 
 inline PyTypeObject event_effect_type, pairs_effect_type, effect_type;
 
+// Field `event` of an ItemEffect.
+inline std::string packed_event(std::string_view item_id, i64 type, i64 ts_ms, double value, double sign,
+                                std::string_view surface, double expected, i64 position) {
+  std::string event, out;
+  put_text(event, 1, item_id);
+  put_int(event, 2, type);
+  put_int(event, 3, ts_ms);
+  put_double(event, 4, value);
+  put_double(event, 5, sign);
+  put_text(event, 6, surface);
+  put_double(event, 7, expected);
+  put_int(event, 8, position);
+  put_delimited(out, 4, event);
+  return out;
+}
+
 // item_event(item_id, type, event_ts_ms, value, sign, surface, expected, position) -> field `event` of an ItemEffect
 inline PyObject* item_event(PyObject*, Arguments args, Py_ssize_t n) {
   return guarded([&] {
     expect(n, 8, 8);
-    std::string event, out;
-    put_text(event, 1, text(args[0]));
-    put_int(event, 2, integer(args[1]));
-    put_int(event, 3, integer(args[2]));
-    put_double(event, 4, number(args[3]));
-    put_double(event, 5, number(args[4]));
-    put_text(event, 6, text(args[5]));
-    put_double(event, 7, number(args[6]));
-    put_int(event, 8, integer(args[7]));
-    put_delimited(out, 4, event);
-    return py_bytes(out).release();
+    return py_bytes(packed_event(text(args[0]), integer(args[1]), integer(args[2]), number(args[3]), number(args[4]),
+                                 text(args[5]), number(args[6]), integer(args[7])))
+        .release();
   });
+}
+
+// Field `pairs` of an ItemEffect; hashes and weights are packed.
+inline std::string packed_pairs(std::string_view item_id, std::string_view hashes, std::string_view weights, i64 ts_ms) {
+  std::string pairs, out;
+  put_text(pairs, 1, item_id);
+  put_text(pairs, 2, hashes);
+  put_text(pairs, 3, weights);
+  put_int(pairs, 4, ts_ms);
+  put_delimited(out, 5, pairs);
+  return out;
 }
 
 // item_pairs(item_id, other_hashes, weights, event_ts_ms) -> field `pairs` of an ItemEffect
 inline PyObject* item_pairs(PyObject*, Arguments args, Py_ssize_t n) {
   return guarded([&] {
     expect(n, 4, 4);
-    std::string pairs, hashes, weights, out;
+    std::string hashes, weights;
     Ref others(checked(PySequence_Fast(args[1], "hashes are a sequence")));
     for (Py_ssize_t at = 0; at < PySequence_Fast_GET_SIZE(others.get()); ++at)
       pack(hashes, integer(PySequence_Fast_GET_ITEM(others.get(), at)));
     Ref all(checked(PySequence_Fast(args[2], "weights are a sequence")));
     for (Py_ssize_t at = 0; at < PySequence_Fast_GET_SIZE(all.get()); ++at)
       pack(weights, number(PySequence_Fast_GET_ITEM(all.get(), at)));
-    put_text(pairs, 1, text(args[0]));
-    put_text(pairs, 2, hashes);
-    put_text(pairs, 3, weights);
-    put_int(pairs, 4, integer(args[3]));
-    put_delimited(out, 5, pairs);
-    return py_bytes(out).release();
+    return py_bytes(packed_pairs(text(args[0]), hashes, weights, integer(args[3]))).release();
   });
+}
+
+// One entry of ItemEffects.effects, its tag included.
+inline std::string numbered_entry(i64 offset, i64 step, i64 index, std::string_view packed) {
+  std::string effect, out;
+  put_int(effect, 1, offset);
+  put_int(effect, 2, step);
+  put_int(effect, 3, index);
+  effect += packed;
+  put_delimited(out, 3, effect);
+  return out;
 }
 
 // numbered_effect(offset, step, index, effect: bytes) -> one entry of ItemEffects.effects, its tag included
 inline PyObject* numbered_effect(PyObject*, Arguments args, Py_ssize_t n) {
   return guarded([&] {
     expect(n, 4, 4);
-    std::string effect, out;
-    put_int(effect, 1, integer(args[0]));
-    put_int(effect, 2, integer(args[1]));
-    put_int(effect, 3, integer(args[2]));
-    effect += bytes_of(args[3]);
-    put_delimited(out, 3, effect);
-    return py_bytes(out).release();
+    return py_bytes(numbered_entry(integer(args[0]), integer(args[1]), integer(args[2]), bytes_of(args[3]))).release();
   });
 }
 

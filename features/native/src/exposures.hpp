@@ -113,6 +113,7 @@ class Exposure {
   PyObject* py_append_ts_ms() { return PyLong_FromLongLong(append_ts_ms); }
   PyObject* py_shown_ms() { return PyLong_FromLongLong(shown_ms); }
   PyObject* py_request_id() { return py_text(request_id).release(); }
+  std::string_view surface() const { return surface_; }
   PyObject* py_surface() { return py_text(surface_).release(); }
   PyObject* py_user_id() { return py_text(user_id_).release(); }
   PyObject* py_session_id() { return py_text(session_id_).release(); }
@@ -228,8 +229,6 @@ class Exposure {
   Ref event_, phi_;
 };
 
-inline PyTypeObject* exposure_type = nullptr;
-
 struct Outcome {
   std::string item;
   size_t hash;
@@ -259,6 +258,56 @@ struct Outcome {
     pack(out, static_cast<u8>(request_id.size()));
     out += item;
     out += request_id;
+  }
+};
+
+// What is said to the world, in order.
+struct Change {
+  enum Kind { kLabel, kSeen, kRow, kCounted } kind;
+  Ref exposure;
+  size_t slot = 0, head = 0;
+  double delta = 0.0;  // of a label
+  int sign = 0;        // of a slot that was seen
+  bool correction = false;
+  const char* name = "";
+
+  Ref object() const {
+    Ref at = py(static_cast<i64>(slot));
+    if (kind == kCounted) {
+      Ref what = py_text(name);
+      return Ref(checked(PyObject_CallOneArg(counted, what.get())));
+    }
+    if (kind == kRow) return made(row_due, {exposure.get(), at.get(), correction ? Py_True : Py_False});
+    if (kind == kSeen) {
+      Ref which = py(sign);
+      return made(seen_moved, {exposure.get(), at.get(), which.get()});
+    }
+    Ref which = py(static_cast<i64>(head)), by(checked(PyFloat_FromDouble(delta)));
+    return made(label_moved, {exposure.get(), at.get(), which.get(), by.get()});
+  }
+
+ private:
+  static Ref made(PyObject* type, std::vector<PyObject*> args) {
+    return Ref(checked(PyObject_Vectorcall(type, args.data(), args.size(), nullptr)));
+  }
+};
+
+struct Changes {
+  std::vector<Change> all;
+
+  void label(const Ref& exposure, size_t slot, size_t head, double delta) {
+    all.push_back({Change::kLabel, exposure, slot, head, delta});
+  }
+  void seen(const Ref& exposure, size_t slot, int sign) { all.push_back({Change::kSeen, exposure, slot, 0, 0.0, sign}); }
+  void row(const Ref& exposure, size_t slot, bool correction) {
+    all.push_back({Change::kRow, exposure, slot, 0, 0.0, 0, correction});
+  }
+  void count(const char* name) { all.push_back({Change::kCounted, {}, 0, 0, 0.0, 0, false, name}); }
+
+  PyObject* listed() const {
+    Ref list(checked(PyList_New(0)));
+    for (const Change& each : all) append(list.get(), each.object());
+    return list.release();
   }
 };
 
@@ -325,16 +374,22 @@ class Exposures {
     }
     if (moved) repack();
     note_times();
-    return changes.list.release();
+    return changes.listed();
   }
 
   // add_outcome(item_id, event_ts_ms, bits, request_id, position) -> changes
   PyObject* add_outcome(Arguments args, Py_ssize_t n) {
     expect(n, 5, 5);
     Changes changes;
-    std::string_view item = text(args[0]);
-    Outcome outcome{std::string(item), std::hash<std::string_view>{}(item), integer(args[1]),
-                    static_cast<int>(integer(args[2])), std::string(text(args[3])), integer(args[4]), {}, 0};
+    add_one(text(args[0]), integer(args[1]), static_cast<int>(integer(args[2])), text(args[3]), integer(args[4]),
+            changes);
+    return changes.listed();
+  }
+
+  void add_one(std::string_view item, i64 ts_ms, int bits, std::string_view request_id, i64 position,
+               Changes& changes) {
+    Outcome outcome{std::string(item), std::hash<std::string_view>{}(item), ts_ms, bits, std::string(request_id),
+                    position, {}, 0};
     if (const Ref* target = target_of(outcome)) {
       outcome.join(*target);
       change(outcome.target, outcome.slot, outcome.exposure()->bits[outcome.slot] | outcome.bits, changes);
@@ -356,7 +411,6 @@ class Exposures {
     outcome.write(pages_[page]);
     dirty_outcomes_.insert(page);
     outcomes_.push_back(std::move(outcome));
-    return changes.list.release();
   }
 
   PyObject* due_ms(Arguments, Py_ssize_t) {
@@ -380,7 +434,7 @@ class Exposures {
     for (const Ref& each : sorted)
       if (!of(each).closed && of(each).shown_ms + window_ms_ <= due_ms) close(each, changes);
     forget_until(due_ms, changes);
-    return changes.list.release();
+    return changes.listed();
   }
 
   // forget(clock_ms) -> changes
@@ -388,7 +442,30 @@ class Exposures {
     expect(n, 1, 1);
     Changes changes;
     forget_until(integer(args[0]), changes);
-    return changes.list.release();
+    return changes.listed();
+  }
+
+  void forget_until(i64 clock_ms, Changes& changes) {
+    bool many = waiting_.size() >= kPerPage && waiting_[kPerPage - 1] <= clock_ms;
+    if (!many && clock_ms < leaves_ms_) return;
+    std::vector<Ref> gone;
+    for (const Ref& each : exposures_)
+      if (of(each).closed && of(each).shown_ms + keep_ms_ <= clock_ms) gone.push_back(each);
+    for (const Ref& each : gone) drop(each);
+    size_t kept = 0;
+    for (size_t at = 0; at < outcomes_.size(); ++at) {
+      if (outcomes_[at].target || clock_ms < outcomes_[at].ts_ms + window_ms_) {
+        if (kept != at) outcomes_[kept] = std::move(outcomes_[at]);
+        ++kept;
+      } else {
+        changes.count(outcomes_[at].request_id.empty() ? "unattributed" : "orphan");
+      }
+    }
+    if (kept < outcomes_.size()) {
+      outcomes_.resize(kept);
+      repack();
+    }
+    note_times();
   }
 
   void gather(PyObject* changed) {
@@ -407,34 +484,11 @@ class Exposures {
     dirty_joined_.clear();
   }
 
+  static Exposure& of(const Ref& each) { return *reinterpret_cast<Box<Exposure>*>(each.get())->value; }
+
  private:
   static constexpr size_t kPerPage = 16, kMaxOutcomes = 256, kMaxBytes = 96 * 1024, kOutcome = 15;
   static constexpr i64 kNever = 1LL << 62;
-
-  // What is said to the world, in order.
-  struct Changes {
-    Ref list{checked(PyList_New(0))};
-
-    void label(const Ref& exposure, size_t slot, size_t head, double delta) {
-      Ref a = py(static_cast<i64>(slot)), b = py(static_cast<i64>(head)), c(checked(PyFloat_FromDouble(delta)));
-      PyObject* args[] = {exposure.get(), a.get(), b.get(), c.get()};
-      append(list.get(), Ref(checked(PyObject_Vectorcall(label_moved, args, 4, nullptr))));
-    }
-    void seen(const Ref& exposure, size_t slot, int sign) {
-      Ref a = py(static_cast<i64>(slot)), b = py(sign);
-      PyObject* args[] = {exposure.get(), a.get(), b.get()};
-      append(list.get(), Ref(checked(PyObject_Vectorcall(seen_moved, args, 3, nullptr))));
-    }
-    void row(const Ref& exposure, size_t slot, bool correction) {
-      Ref a = py(static_cast<i64>(slot));
-      PyObject* args[] = {exposure.get(), a.get(), correction ? Py_True : Py_False};
-      append(list.get(), Ref(checked(PyObject_Vectorcall(row_due, args, 3, nullptr))));
-    }
-    void count(const char* name) {
-      Ref a = py_text(name);
-      append(list.get(), Ref(checked(PyObject_CallOneArg(counted, a.get()))));
-    }
-  };
 
   static Names& event_names() {
     static Names all("_x");
@@ -449,10 +503,8 @@ class Exposures {
     return all;
   }
 
-  static Exposure& of(const Ref& each) { return *reinterpret_cast<Box<Exposure>*>(each.get())->value; }
-
   static Ref box(size_t place, std::string_view raw, i64 append_ts_ms, bool counts) {
-    Ref made(checked(exposure_type->tp_alloc(exposure_type, 0)));
+    Ref made(checked(type_of<Exposure>->tp_alloc(type_of<Exposure>, 0)));
     auto* held = reinterpret_cast<Box<Exposure>*>(made.get());
     held->value = nullptr;
     held->value = new Exposure(place, raw, append_ts_ms, counts);
@@ -519,29 +571,6 @@ class Exposures {
   }
 
   // -- time
-
-  void forget_until(i64 clock_ms, Changes& changes) {
-    bool many = waiting_.size() >= kPerPage && waiting_[kPerPage - 1] <= clock_ms;
-    if (!many && clock_ms < leaves_ms_) return;
-    std::vector<Ref> gone;
-    for (const Ref& each : exposures_)
-      if (of(each).closed && of(each).shown_ms + keep_ms_ <= clock_ms) gone.push_back(each);
-    for (const Ref& each : gone) drop(each);
-    size_t kept = 0;
-    for (size_t at = 0; at < outcomes_.size(); ++at) {
-      if (outcomes_[at].target || clock_ms < outcomes_[at].ts_ms + window_ms_) {
-        if (kept != at) outcomes_[kept] = std::move(outcomes_[at]);
-        ++kept;
-      } else {
-        changes.count(outcomes_[at].request_id.empty() ? "unattributed" : "orphan");
-      }
-    }
-    if (kept < outcomes_.size()) {
-      outcomes_.resize(kept);
-      repack();
-    }
-    note_times();
-  }
 
   void note_times() {
     leaves_ms_ = kNever;

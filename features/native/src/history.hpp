@@ -52,7 +52,11 @@ class History {
   // intent(start_ms) -> (category, share) of good news since then; (0, 0.0) = none
   PyObject* intent(Arguments args, Py_ssize_t n) {
     expect(n, 1, 1);
-    i64 start_ms = integer(args[0]);
+    const auto [category, share] = intent_since(integer(args[0]));
+    return Py_BuildValue("Ld", static_cast<long long>(category), share);
+  }
+
+  std::pair<i64, double> intent_since(i64 start_ms) {
     if (start_ms != intent_from_ms_) {
       intent_from_ms_ = start_ms;
       intent_.clear();
@@ -66,8 +70,7 @@ class History {
         category = each;
       }
     }
-    return Py_BuildValue("Ld", static_cast<long long>(category),
-                         total ? static_cast<double>(most) / static_cast<double>(total) : 0.0);
+    return {category, total ? static_cast<double>(most) / static_cast<double>(total) : 0.0};
   }
 
   // next_leaving_ms(after_ms, windows_ms, grain_ms) -> int or None
@@ -92,14 +95,6 @@ class History {
     older_.gather(changed);
   }
 
- private:
-  static constexpr size_t kCapacity = 128, kPerPage = 43, kPages = 3, kStep = kPerPage * Entry::kSize;
-
-  static PyObject* name(size_t page) {
-    static Names all("user_history:page_");
-    return all[page];
-  }
-
   bool add_one(const Entry& entry) {
     size_t slot = order_.size();
     if (slot < kCapacity) {
@@ -121,6 +116,14 @@ class History {
     if (entry.ts_ms >= intent_from_ms_) weigh(entry, 1);
     dirty_[slot / kPerPage] = true;
     return true;
+  }
+
+ private:
+  static constexpr size_t kCapacity = 128, kPerPage = 43, kPages = 3, kStep = kPerPage * Entry::kSize;
+
+  static PyObject* name(size_t page) {
+    static Names all("user_history:page_");
+    return all[page];
   }
 
   void weigh(const Entry& entry, int sign) {

@@ -30,8 +30,15 @@ class Trend {
   // add(ts_ms, good, clicks, expected, chosen)
   PyObject* add(Arguments args, Py_ssize_t n) {
     expect(n, static_cast<Py_ssize_t>(trend_cells), static_cast<Py_ssize_t>(trend_cells));
-    const double ts = static_cast<double>(integer(args[0]));
-    const i64 ts_ms = static_cast<i64>(ts);
+    std::vector<double> terms;
+    for (Py_ssize_t at = 1; at < n; ++at) terms.push_back(number(args[at]));
+    add_one(integer(args[0]), terms);
+    Py_RETURN_NONE;
+  }
+
+  // `terms`: one a cell, behind the landmark.
+  void add_one(i64 ts_ms, const std::vector<double>& terms) {
+    const double ts = static_cast<double>(ts_ms);
     if (ts > values_.back()) values_.back() = ts;
     for (size_t at = 0; at < half_lives_ms.size(); ++at) {
       double* cells = &values_[at * trend_cells];
@@ -44,10 +51,9 @@ class Trend {
         cells[0] = landmark;
       }
       const double factor = two_to((ts - cells[0] * static_cast<double>(trend_span) * half_life) / half_life);
-      for (size_t cell = 1; cell < trend_cells; ++cell) cells[cell] += factor * number(args[cell]);
+      for (size_t cell = 1; cell < trend_cells; ++cell) cells[cell] += factor * terms[cell - 1];
     }
     dirty_ = true;
-    Py_RETURN_NONE;
   }
 
   void gather(PyObject* changed) {
@@ -101,6 +107,14 @@ class Neighbours {
               number(PySequence_Fast_GET_ITEM(weights.get(), each)), factor);
     if (size_ > neighbours_most + neighbours_slack) drop_smallest();
     Py_RETURN_NONE;
+  }
+
+  // Hashes and weights as an ItemPairs packs them, equally many.
+  void add_packed(std::string_view others, std::string_view weights, i64 ts_ms) {
+    const double factor = two_to(static_cast<double>(ts_ms - neighbours_landmark_ms) / neighbours_half_life_ms);
+    for (size_t at = 0; at < others.size(); at += 8)
+      add_one(load<i64>(&others[at]), load<double>(&weights[at]), factor);
+    if (size_ > neighbours_most + neighbours_slack) drop_smallest();
   }
 
   void gather(PyObject* changed) {

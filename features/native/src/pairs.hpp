@@ -1,7 +1,7 @@
 // Good news of one user in pairs: the same bytes as features/state/pairs.py, which says what they mean.
 #pragma once
 
-#include "base.hpp"
+#include "hash.hpp"
 
 namespace lr {
 
@@ -19,6 +19,22 @@ struct Good {
     pack(out, static_cast<u16>(ts_ms >> 32));
     pack(out, static_cast<u8>(item.size()));
     out += item;
+  }
+};
+
+// What one item met.
+struct Pairing {
+  std::string item;
+  std::vector<i64> others;
+  std::vector<double> weights;
+  i64 ts_ms;
+
+  Ref object() const {
+    Ref id = py_text(item), hashes(checked(PyList_New(0))), all(checked(PyList_New(0))), time = py(ts_ms);
+    for (i64 other : others) append(hashes.get(), py(other));
+    for (double weight : weights) append(all.get(), Ref(checked(PyFloat_FromDouble(weight))));
+    PyObject* args[] = {id.get(), hashes.get(), all.get(), time.get()};
+    return Ref(checked(PyObject_Vectorcall(imported.pairing, args, 4, nullptr)));
   }
 };
 
@@ -52,18 +68,24 @@ class Pairs {
     Good good{integer(PyTuple_GET_ITEM(tuple, 0)), std::string(text(PyTuple_GET_ITEM(tuple, 1))),
               integer(PyTuple_GET_ITEM(tuple, 2))};
     Ref pairings(checked(PyList_New(0)));
-    if (partners_ == 0 || good.ts_ms <= floor_ms_) return pairings.release();
+    for (const Pairing& each : add_one(std::move(good))) append(pairings.get(), each.object());
+    return pairings.release();
+  }
+
+  std::vector<Pairing> add_one(Good good) {
+    std::vector<Pairing> pairings;
+    if (partners_ == 0 || good.ts_ms <= floor_ms_) return pairings;
     size_t page = sorted_.size() / kPerPage;
     if (page == pages_.size()) pages_.emplace_back();
     good.write(pages_[page]);
     touch(page);
     const size_t n_kept = sorted_.size();
     if (sorted_.empty() || !(good < sorted_.back())) {
-      with(good, n_kept > partners_ ? n_kept - partners_ : 0, n_kept, good.ts_ms, 1.0, pairings.get());
+      with(good, n_kept > partners_ ? n_kept - partners_ : 0, n_kept, good.ts_ms, 1.0, pairings);
       sorted_.push_back(std::move(good));
     } else {
       size_t at = std::upper_bound(sorted_.begin(), sorted_.end(), good) - sorted_.begin();
-      late(good, at, pairings.get());
+      late(good, at, pairings);
       sorted_.insert(sorted_.begin() + at, std::move(good));
     }
     if (sorted_.size() > kMost + kSlack) {
@@ -71,17 +93,20 @@ class Pairs {
       meta_dirty_ = true;
       keep(sorted_.size() - kMost);
     }
-    return pairings.release();
+    return pairings;
   }
 
   // forget(bound_ms)
   PyObject* forget(Arguments args, Py_ssize_t n) {
     expect(n, 1, 1);
-    i64 bound_ms = integer(args[0]);
+    forget_until(integer(args[0]));
+    Py_RETURN_NONE;
+  }
+
+  void forget_until(i64 bound_ms) {
     size_t above = 0;
     while (above < sorted_.size() && sorted_[above].ts_ms <= bound_ms) ++above;
     if (above > partners_) keep(above - partners_);
-    Py_RETURN_NONE;
   }
 
   void gather(PyObject* changed) {
@@ -128,37 +153,30 @@ class Pairs {
         raise(imported.format_error,
               "good news cannot be read at byte " + std::to_string(at) + " (cut short); run `liverank rebuild`");
       i64 low = load<u32>(&packed[at]), high = load<u16>(&packed[at + 4]);
-      Ref item(checked(PyUnicode_DecodeUTF8(&packed[at + kHead], length, "strict")));
-      Ref hashed(checked(PyObject_CallOneArg(imported.item_hash, item.get())));
-      sorted_.push_back({high << 32 | low, std::string(packed.substr(at + kHead, length)), integer(hashed.get())});
+      std::string item(packed.substr(at + kHead, length));
+      i64 hashed = id_hash(item);
+      sorted_.push_back({high << 32 | low, std::move(item), hashed});
       at += kHead + length;
     }
   }
 
-  static void pairing(PyObject* out, const std::string& item, PyObject* hashes, PyObject* weights, i64 ts_ms) {
-    Ref id = py_text(item), time = py(ts_ms);
-    PyObject* args[] = {id.get(), hashes, weights, time.get()};
-    append(out, Ref(checked(PyObject_Vectorcall(imported.pairing, args, 4, nullptr))));
-  }
-
   // Pair an entry with those in [first, end).
-  void with(const Good& good, size_t first, size_t end, i64 ts_ms, double sign, PyObject* out) const {
-    Ref hashes(checked(PyList_New(0))), weights(checked(PyList_New(0)));
-    Ref own(checked(Py_BuildValue("(L)", static_cast<long long>(good.hashed))));
+  void with(const Good& good, size_t first, size_t end, i64 ts_ms, double sign,
+            std::vector<Pairing>& out) const {
+    Pairing own{good.item, {}, {}, ts_ms};
     for (size_t at = first; at < end; ++at) {
       const Good& other = sorted_[at];
       if (other.hashed == good.hashed) continue;
       double gap_ms = std::abs(static_cast<double>(good.ts_ms - other.ts_ms));
-      Ref weight(checked(PyFloat_FromDouble(sign * std::exp2(-gap_ms / half_life_ms_))));
-      append(hashes.get(), py(other.hashed));
-      append(weights.get(), weight);
-      Ref single(checked(PyTuple_Pack(1, weight.get())));
-      pairing(out, other.item, own.get(), single.get(), ts_ms);
+      const double weight = sign * std::exp2(-gap_ms / half_life_ms_);
+      own.others.push_back(other.hashed);
+      own.weights.push_back(weight);
+      out.push_back({other.item, {good.hashed}, {weight}, ts_ms});
     }
-    if (PyList_GET_SIZE(hashes.get())) pairing(out, good.item, hashes.get(), weights.get(), ts_ms);
+    if (!own.others.empty()) out.push_back(std::move(own));
   }
 
-  void late(const Good& good, size_t at, PyObject* out) const {
+  void late(const Good& good, size_t at, std::vector<Pairing>& out) const {
     const size_t n = sorted_.size(), first = at > partners_ ? at - partners_ : 0;
     with(good, first, at, good.ts_ms, 1.0, out);
     for (size_t other = at; other < std::min(n, at + partners_); ++other)

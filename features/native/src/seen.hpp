@@ -12,19 +12,28 @@ class Seen {
   // mark(item_hash, ts_ms)
   PyObject* mark(Arguments args, Py_ssize_t n) {
     expect(n, 2, 2);
-    Part& part = at(shown_, integer(args[0]), shown_names(), 1);
-    pack(part.page, integer(args[0]));
-    pack(part.page, seconds(args[1]));
+    mark_one(integer(args[0]), integer(args[1]));
+    Py_RETURN_NONE;
+  }
+
+  void mark_one(i64 item, i64 ts_ms) {
+    Part& part = at(shown_, item, shown_names(), 1);
+    u32 ts_s = seconds(ts_ms);
+    pack(part.page, item);
+    pack(part.page, ts_s);
     if (part.page.size() > (kPerPage + kSlack) * kMark) keep_newest<Mark>(part.page);
     part.dirty = true;
-    Py_RETURN_NONE;
   }
 
   // unmark(item_hash, ts_ms)
   PyObject* unmark(Arguments args, Py_ssize_t n) {
     expect(n, 2, 2);
-    i64 item = integer(args[0]);
-    u32 ts_s = seconds(args[1]);
+    unmark_one(integer(args[0]), integer(args[1]));
+    Py_RETURN_NONE;
+  }
+
+  void unmark_one(i64 item, i64 ts_ms) {
+    u32 ts_s = seconds(ts_ms);
     Part& part = at(shown_, item, shown_names(), 1);
     for (size_t row = 0; row < part.page.size(); row += kMark) {
       if (load<i64>(&part.page[row]) != item || load<u32>(&part.page[row + 8]) != ts_s) continue;
@@ -32,15 +41,17 @@ class Seen {
       part.dirty = true;
       break;
     }
-    Py_RETURN_NONE;
   }
 
   // act(item_hash, act, ts_ms)
   PyObject* act(Arguments args, Py_ssize_t n) {
     expect(n, 3, 3);
-    i64 item = integer(args[0]);
-    u8 act = static_cast<u8>(integer(args[1]));
-    u32 ts_s = seconds(args[2]);
+    act_one(integer(args[0]), static_cast<u8>(integer(args[1])), integer(args[2]));
+    Py_RETURN_NONE;
+  }
+
+  void act_one(i64 item, u8 act, i64 ts_ms) {
+    u32 ts_s = seconds(ts_ms);
     Part& part = at(acted_, item, acted_names(), 1);
     size_t row = 0;
     while (row < part.page.size() && (load<i64>(&part.page[row]) != item || load<u8>(&part.page[row + 8]) != act))
@@ -53,10 +64,9 @@ class Seen {
     } else if (load<u32>(&part.page[row + 9]) < ts_s) {
       std::memcpy(&part.page[row + 9], &ts_s, sizeof(ts_s));
     } else {
-      Py_RETURN_NONE;
+      return;
     }
     part.dirty = true;
-    Py_RETURN_NONE;
   }
 
   void gather(PyObject* changed) {
@@ -90,8 +100,8 @@ class Seen {
     return all;
   }
 
-  static u32 seconds(PyObject* ts_ms) {
-    i64 ts_s = floor_div(integer(ts_ms), 1000);
+  static u32 seconds(i64 ts_ms) {
+    i64 ts_s = floor_div(ts_ms, 1000);
     if (ts_s < 0 || ts_s > std::numeric_limits<u32>::max())
       raise(PyExc_OverflowError, "an event time lies outside 1970 to 2106");
     return static_cast<u32>(ts_s);

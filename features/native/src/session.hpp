@@ -70,6 +70,9 @@ struct Session {
 
 class Sessions {
  public:
+  // Abandonments: (1, new) or (-1, taken back).
+  using Moves = std::vector<std::pair<int, Shown>>;
+
   // Sessions(fields, timeout_ms)
   Sessions(Arguments args, Py_ssize_t n) {
     expect(n, 2, 2);
@@ -99,20 +102,26 @@ class Sessions {
   // add(ts_ms, clock_ms, polarity, click, end, shown) -> [(sign, abandonment)]
   PyObject* add(Arguments args, Py_ssize_t n) {
     expect(n, 6, 6);
-    i64 ts_ms = integer(args[0]), clock_ms = integer(args[1]), sign = integer(args[2]);
+    std::optional<Shown> shown;
+    if (args[5] != Py_None) shown = Shown::of(args[5]);
+    return listed(add_one(integer(args[0]), integer(args[1]), integer(args[2]), PyObject_IsTrue(args[3]) == 1,
+                          PyObject_IsTrue(args[4]) == 1, std::move(shown)));
+  }
+
+  Moves add_one(i64 ts_ms, i64 clock_ms, i64 sign, bool click, bool end, std::optional<Shown> shown) {
     forget(clock_ms);
-    Session event{ts_ms, ts_ms, PyObject_IsTrue(args[4]) ? ts_ms : -1};
+    Session event{ts_ms, ts_ms, end ? ts_ms : -1};
     event.events = 1;
-    event.clicks = PyObject_IsTrue(args[3]) ? 1 : 0;
+    event.clicks = click;
     event.positives = sign > 0;
     event.negatives = sign < 0;
-    event.n_shown = args[5] != Py_None;
-    if (args[5] != Py_None) event.shown = Shown::of(args[5]);
+    event.n_shown = shown.has_value();
+    event.shown = std::move(shown);
     size_t at = sessions_.size();  // one above the last session that starts at or before the event
     while (at > 0 && sessions_[at - 1].start_ms > ts_ms) --at;
     bool before = at > 0 && ts_ms - sessions_[at - 1].last_ms < timeout_ms_;
     bool after = at < sessions_.size() && sessions_[at].start_ms - ts_ms < timeout_ms_;
-    Ref changes(checked(PyList_New(0)));
+    Moves changes;
     if (!before && !after) {
       sessions_.insert(sessions_.begin() + at, std::move(event));
       ++count_;
@@ -126,14 +135,14 @@ class Sessions {
         sessions_[at].absorb(merged);
         --count_;
         older_dirty_ = true;
-        if (merged.abandoned) change(changes.get(), -1, *merged.abandoned);
+        if (merged.abandoned) changes.emplace_back(-1, *merged.abandoned);
       }
       older_dirty_ |= at + 1 < sessions_.size();
     }
     if (sessions_[at].positives) sessions_[at].shown.reset();
     current_dirty_ = state_dirty_ = true;
-    settle(at, clock_ms, changes.get());
-    return changes.release();
+    settle(at, clock_ms, changes);
+    return changes;
   }
 
   PyObject* due_ms(Arguments, Py_ssize_t) {
@@ -147,10 +156,10 @@ class Sessions {
   PyObject* on_due(Arguments args, Py_ssize_t n) {
     expect(n, 1, 1);
     i64 due_ms = integer(args[0]);
-    Ref changes(checked(PyList_New(0)));
+    Moves changes;
     for (size_t at = 0; at < sessions_.size(); ++at)
-      if (sessions_[at].pending()) settle(at, due_ms, changes.get());
-    return changes.release();
+      if (sessions_[at].pending()) settle(at, due_ms, changes);
+    return listed(changes);
   }
 
   // derive(sign, entry or None)
@@ -182,14 +191,30 @@ class Sessions {
   // set_intent(category, share)
   PyObject* set_intent(Arguments args, Py_ssize_t n) {
     expect(n, 2, 2);
-    u32 category = static_cast<u32>(integer(args[0]));
-    double share = number(args[1]);
-    if (category != intent_ || share != share_) {
-      intent_ = category;
-      share_ = share;
-      state_dirty_ = true;
-    }
+    intend(static_cast<u32>(integer(args[0])), number(args[1]));
     Py_RETURN_NONE;
+  }
+
+  void intend(u32 category, double share) {
+    if (category == intent_ && share == share_) return;
+    intent_ = category;
+    share_ = share;
+    state_dirty_ = true;
+  }
+
+  // Start of the newest session; none = there is no session.
+  std::optional<i64> start() const {
+    return sessions_.empty() ? std::nullopt : std::optional(sessions_.back().start_ms);
+  }
+
+  // [(sign, abandonment)]
+  static PyObject* listed(const Moves& moves) {
+    Ref changes(checked(PyList_New(0)));
+    for (const auto& [sign, abandoned] : moves) {
+      Ref shown = abandoned.object();
+      append(changes.get(), Ref(checked(Py_BuildValue("iO", sign, shown.get()))));
+    }
+    return changes.release();
   }
 
   void gather(PyObject* changed) {
@@ -272,12 +297,7 @@ class Sessions {
     }
   }
 
-  static void change(PyObject* changes, int sign, const Shown& abandoned) {
-    Ref shown = abandoned.object();
-    append(changes, Ref(checked(Py_BuildValue("iO", sign, shown.get()))));
-  }
-
-  void settle(size_t at, i64 clock_ms, PyObject* changes) {
+  void settle(size_t at, i64 clock_ms, Moves& changes) {
     Session& session = sessions_[at];
     i64 closes_ms = session.closes_ms(timeout_ms_);
     std::optional<Shown> wanted;
@@ -286,8 +306,8 @@ class Sessions {
       wanted->ts_ms = closes_ms;
     }
     if (wanted == session.abandoned) return;
-    if (session.abandoned) change(changes, -1, *session.abandoned);
-    if (wanted) change(changes, 1, *wanted);
+    if (session.abandoned) changes.emplace_back(-1, *session.abandoned);
+    if (wanted) changes.emplace_back(1, *wanted);
     session.abandoned = std::move(wanted);
     current_dirty_ = true;
     older_dirty_ |= at + 1 < sessions_.size();

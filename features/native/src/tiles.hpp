@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "base.hpp"
+#include "hash.hpp"
 
 namespace lr {
 
@@ -79,17 +79,30 @@ struct Plan {
   }
 };
 
-// A number of a row, which is a tuple or list of floats.
-inline double column(PyObject* row, size_t at) {
-  if (at >= static_cast<size_t>(PySequence_Fast_GET_SIZE(row))) raise(PyExc_IndexError, "a row is shorter than its view");
-  return number(PySequence_Fast_GET_ITEM(row, at));
+// The numbers of one event.
+struct Row {
+  const double* values;
+  size_t n;
+
+  double operator[](size_t at) const {
+    if (at >= n) raise(PyExc_IndexError, "a row is shorter than its view");
+    return values[at];
+  }
+};
+
+// A row that Python hands over, a tuple or list of floats.
+inline std::vector<double> row_of(PyObject* object) {
+  Ref fast(checked(PySequence_Fast(object, "a row is a sequence")));
+  std::vector<double> values(PySequence_Fast_GET_SIZE(fast.get()));
+  for (size_t at = 0; at < values.size(); ++at) values[at] = number(PySequence_Fast_GET_ITEM(fast.get(), at));
+  return values;
 }
 
-inline void contributions(const std::vector<Cell>& cells, PyObject* row, double sign, size_t first,
+inline void contributions(const std::vector<Cell>& cells, Row row, double sign, size_t first,
                           std::vector<Hit>& hits) {
   hits.clear();
   for (size_t at = 0; at < cells.size(); ++at) {
-    double value = column(row, cells[at].column);
+    double value = row[cells[at].column];
     if (value != value) continue;
     if (cells[at].op == kSum) {
       if (value != 0.0) hits.push_back({first + at, kSum, sign * value});
@@ -234,10 +247,12 @@ class RingTiles : public Pages {
   // add(ts_ms, row, sign=1.0, category="")
   PyObject* add(Arguments args, Py_ssize_t n) {
     expect(n, 2, 4);
-    i64 ts_ms = integer(args[0]);
-    Ref fast(checked(PySequence_Fast(args[1], "a row is a sequence")));
-    PyObject* row = fast.get();
-    double sign = n > 2 ? number(args[2]) : 1.0;
+    const std::vector<double> row = row_of(args[1]);
+    add_row(integer(args[0]), {row.data(), row.size()}, n > 2 ? number(args[2]) : 1.0);
+    Py_RETURN_NONE;
+  }
+
+  void add_row(i64 ts_ms, Row row, double sign) {
     static thread_local std::vector<Hit> hits;
     for (const RingPlan& ring : plan_.rings) {
       if (!ring.same_cells) contributions(ring.cells, row, sign, 1, hits);
@@ -245,11 +260,10 @@ class RingTiles : public Pages {
     }
     if (sign > 0) {
       for (size_t at = 0; at < plan_.distincts.size(); ++at) {
-        double value = column(row, plan_.distincts[at].column);
+        double value = row[plan_.distincts[at].column];
         if (value == value) values(at).add(floor_div(ts_ms, plan_.distincts[at].slide_ms), value, dirty_);
       }
     }
-    Py_RETURN_NONE;
   }
 
   void gather(PyObject* changed) {
@@ -354,14 +368,17 @@ class CategoryTiles : public Pages {
   PyObject* add(Arguments args, Py_ssize_t n) {
     expect(n, 2, 4);
     if (n < 4 || PyUnicode_GetLength(args[3]) == 0) Py_RETURN_NONE;
+    const std::vector<double> row = row_of(args[1]);
+    add_row(integer(args[0]), {row.data(), row.size()}, number(args[2]), text_hash(text(args[3])));
+    Py_RETURN_NONE;
+  }
+
+  // `group`: hash of the category.
+  void add_row(i64 ts_ms, Row values, double sign, double group) {
     const RingPlan& first = plan_.rings[0];
     static thread_local std::vector<Hit> hits;
-    Ref row_(checked(PySequence_Fast(args[1], "a row is a sequence")));
-    contributions(first.cells, row_.get(), number(args[2]), 2, hits);
-    if (hits.empty()) Py_RETURN_NONE;
-    i64 ts_ms = integer(args[0]);
-    Ref hashed(checked(PyObject_CallOneArg(imported.text_hash, args[3])));
-    double group = number(hashed.get());
+    contributions(first.cells, values, sign, 2, hits);
+    if (hits.empty()) return;
     size_t number = static_cast<size_t>(floor_mod(static_cast<i64>(group), first.n_pages));
     Page& page = decoded(number);
     for (size_t at = 0; at < plan_.rings.size(); ++at) {
@@ -385,7 +402,6 @@ class CategoryTiles : public Pages {
       apply_hits(&page.rows[row * width_], hits);
     }
     dirty_[number] = true;
-    Py_RETURN_NONE;
   }
 
   void gather(PyObject* changed) {
