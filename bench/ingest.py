@@ -2,20 +2,28 @@
 
 Both folds run in this process as in a worker, over the whole feature program of the registry. Users are made mature
 first; then a measured load is folded as fast as it goes. Prints CPU microseconds per event by step of the user fold,
-of the item fold and of Redis.
+of the item fold, of Redis and of the broker.
+
+`--minutes`: instead of the burst, events come at a steady `--rate`; the lag is noted every second. Says which share of
+the machine's cores went to others than this bench.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import resource
+import subprocess
 import sys
 import threading
 import time
 
+import psutil
+
 from bench.report import finish, table
 from bench.stack import namespace
 from bench.traffic import events, send_catalogue
-from features.redis import connect, namespace_token
+from features.redis import Redis, connect, namespace_token
 from liverank.kafka import Producer, Tp, end_offsets
 from liverank.settings import Settings
 from streams.catalogue import CatalogueReader
@@ -78,9 +86,53 @@ def redis_cpu_s(settings: Settings) -> float:
     return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
 
 
+def lag(settings: Settings, engine: FoldEngine, client: Redis) -> int:
+    """Events in the log that are not readable yet."""
+    tps = [Tp(engine.setup.topic, p) for p in range(engine.setup.n_partitions)]
+    ends = end_offsets(settings.kafka.bootstrap, tps)
+    name = f"{settings.namespace}:position:fold.{engine.setup.fold.name}"
+    return sum(ends[tp] - int(client.hget(f"{name}:{tp.partition}", tp.topic) or 0) for tp in tps)
+
+
+def steady(settings: Settings, engines: list[FoldEngine], options: argparse.Namespace) -> list[int]:
+    """Feed at a steady rate; return the lag of the user fold, second by second, the first ten left out."""
+    lags: list[int] = []
+    command = [
+        sys.executable, "-m", "bench.feeder", settings.kafka.bootstrap, settings.topic("events", 1),
+        "--rate", str(options.rate), "--seconds", str(60 * options.minutes),
+        "--users", str(options.users), "--items", str(options.items),
+    ]  # fmt: skip
+    with subprocess.Popen(command) as feeder, connect(settings) as client:
+        while feeder.poll() is None:
+            time.sleep(1.0)
+            lags.append(lag(settings, engines[0], client))
+        if feeder.returncode:
+            sys.exit(f"the feeder ended with {feeder.returncode}")
+    first = next((at for at, each in enumerate(lags) if each), 0)  # before it the pool was made
+    return lags[first + 10 :]
+
+
+def spent(settings: Settings) -> dict[str, float]:
+    """CPU seconds so far: of the broker, of all that belongs to this bench, of the whole machine."""
+    broker = own = 0.0
+    for process in psutil.process_iter(["pid", "cmdline", "cpu_times"]):
+        words, times = " ".join(process.info["cmdline"] or ()), process.info["cpu_times"]
+        if times is None or not (process.info["pid"] == os.getpid() or str(settings.home) in words):
+            continue
+        own += times.user + times.system
+        if "kafka.Kafka" in words:
+            broker += times.user + times.system
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    machine = psutil.cpu_times()
+    busy = sum(machine) - machine.idle - getattr(machine, "iowait", 0.0) - getattr(machine, "guest", 0.0)
+    return {"broker": broker, "own": own + children.ru_utime + children.ru_stime, "machine": busy}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=60_000, help="measured events")
+    parser.add_argument("--minutes", type=float, default=0.0, help="feed at a steady rate for so long")
+    parser.add_argument("--rate", type=int, default=8_000, help="events a second with --minutes")
     parser.add_argument("--warm", type=int, default=60_000, help="events that make users mature")
     parser.add_argument("--users", type=int, default=3_000)
     parser.add_argument("--items", type=int, default=2_000)
@@ -97,13 +149,21 @@ def main() -> int:
         send(settings, options.warm, options.users, options.items, seed=1)
         drain(settings, engines)
         before = [(engine.n_records, engine.steps.take()) for engine in engines]
-        redis_before_s, cpu_before_s = redis_cpu_s(settings), time.process_time()
-        sending_s = time.process_time()
-        send(settings, options.events, options.users, options.items, seed=2)
+        redis_before_s, cpu_before_s, spent_before = redis_cpu_s(settings), time.process_time(), spent(settings)
+        sending_s, start_s = time.process_time(), time.monotonic()
+        lags = [0]
+        if options.minutes:
+            lags = steady(settings, engines, options)
+            sending_s = time.process_time()
+        else:
+            send(settings, options.events, options.users, options.items, seed=2)
+            start_s = time.monotonic()
         sending_s = time.process_time() - sending_s
-        wall_s = drain(settings, engines)
+        drain(settings, engines)
+        wall_s = time.monotonic() - start_s
         redis_s = redis_cpu_s(settings) - redis_before_s
         cpu_s = time.process_time() - cpu_before_s - sending_s
+        used = {name: seconds - spent_before[name] for name, seconds in spent(settings).items()}
         steps = [engine.steps.take() for engine in engines]
         folded = [engine.n_records - was for engine, (was, _) in zip(engines, before, strict=True)]
         for engine in engines:
@@ -111,7 +171,7 @@ def main() -> int:
         for thread in threads:
             thread.join()
         catalogue.stop()
-    n = options.events
+    n = int(options.minutes * 60 * options.rate) or options.events
     rows = [
         (f"{e.setup.fold.name}: {step}", ns / n / 1000)
         for e, by in zip(engines, steps, strict=True)
@@ -120,6 +180,7 @@ def main() -> int:
     rows.sort(key=lambda row: (row[0].partition(":")[0] != "users", -row[1]))
     users_us, items_us = (sum(by.values()) / n / 1000 for by in steps)
     rows += [("users: all", users_us), ("items: all", items_us), ("redis", redis_s / n * 1e6)]
+    rows.append(("broker", used["broker"] / n * 1e6))
     sys.stdout.write(table(("step", "CPU us an event"), rows) + "\n")
     figures = {
         "events": n,
@@ -129,6 +190,12 @@ def main() -> int:
         "worker_cpu_s_per_1000_events": (users_us + items_us) / 1000,
         "process_cpu_us_per_event": cpu_s / n * 1e6,
         "redis_us_per_event": redis_s / n * 1e6,
+        "broker_us_per_event": used["broker"] / n * 1e6,
+        "all_us_per_event": (cpu_s + redis_s + used["broker"]) / n * 1e6,
+        "events_per_s_of_two_free_cores": 2 * n / (cpu_s + redis_s + used["broker"]),
+        "others_share_of_machine": max(0.0, used["machine"] - used["own"]) / (wall_s * (os.cpu_count() or 1)),
+        "lag_first": sum(lags[:10]) / max(1, len(lags[:10])),
+        "lag_last": sum(lags[-10:]) / max(1, len(lags[-10:])),
         "records_folded": folded[0],
         "effect_records_folded": folded[1],
         "steps_us": dict(rows),

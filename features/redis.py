@@ -41,6 +41,7 @@ __all__ = [
     "format_version",
     "namespace_token",
     "parse_version",
+    "send_packed",
     "translated",
 ]
 
@@ -225,22 +226,63 @@ class Script:
         return replies
 
     def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
-        pool = self._client.connection_pool
-        connection = pool.get_connection()
-        try:
-            connection.send_packed_command(commands)
-            replies: list[Any] = []
-            for _ in commands:
-                try:
-                    replies.append(connection.read_response())
-                except ResponseError as error:
-                    replies.append(error)
-            return replies
-        except BaseException:
-            connection.disconnect()
-            raise
-        finally:
-            pool.release(connection)
+        return _exchange(self._client, commands)
+
+
+def send_packed(client: Redis, commands: Sequence[bytes], doing: str) -> list[Any]:
+    """Send encoded commands in one round trip; return their replies, in order.
+
+    Raises
+    ------
+    RedisUnavailableError
+        How far they came is not known.
+    RedisConfigError
+        A command was refused; all were sent.
+    """
+    with translated(doing):
+        replies = _exchange(client, commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+    return replies
+
+
+def _exchange(client: Redis, commands: Sequence[bytes]) -> list[Any]:
+    pool = client.connection_pool
+    connection = pool.get_connection()
+    try:
+        connection.send_packed_command(_joined(commands))
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(connection.read_response())
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+    except BaseException:
+        connection.disconnect()
+        raise
+    finally:
+        pool.release(connection)
+
+
+def _joined(commands: Sequence[bytes]) -> list[bytes]:
+    """Commands put together, so that many small ones cost neither side a system call each."""
+    chunks: list[bytes] = []
+    waiting: list[bytes] = []
+    size = 0
+    for command in commands:
+        waiting.append(command)
+        size += len(command)
+        if size >= _CHUNK_BYTES:
+            chunks.append(b"".join(waiting))
+            waiting, size = [], 0
+    if waiting:
+        chunks.append(b"".join(waiting))
+    return chunks
+
+
+_CHUNK_BYTES: Final = 128 * 1024
 
 
 #: Version below every other.

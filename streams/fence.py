@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from features import native
-from features.redis import Redis, Script, translated
+from features.redis import Redis, Script, send_packed, translated
 from streams.calls import Call, Position, SourceMark
 from streams.errors import FenceError
 
@@ -211,23 +211,30 @@ class FencedStore:
 
     def restore(self, calls: Sequence[Call]) -> None:
         """Write state without a fence: only while nothing else writes this generation (import, rebuild)."""
+        packed: list[bytes] = []
         with translated("restoring state"):
             pipe = self._client.pipeline(transaction=False)
             for call in calls:
-                for key, fields in call.pages.items():
-                    kept = {name: data for name, data in fields.items() if data}
-                    gone = [name for name, data in fields.items() if not data]
-                    if kept:
-                        pipe.hset(self.key(call.partition, key), mapping=kept)
-                    if gone:
-                        pipe.hdel(self.key(call.partition, key), *gone)
+                if native.core is not None:
+                    packed += native.core.page_commands(self.key(call.partition, ""), call.pages)
+                else:
+                    self._restore_pages(pipe, call)
                 due = self._part(call.partition, "due")
-                for key, due_ms in call.due.items():
-                    if due_ms is None:
-                        pipe.zrem(due, key)
-                    else:
-                        pipe.zadd(due, {key: due_ms})
+                if later := {key: due_ms for key, due_ms in call.due.items() if due_ms is not None}:
+                    pipe.zadd(due, later)
+                if never := [key for key, due_ms in call.due.items() if due_ms is None]:
+                    pipe.zrem(due, *never)
             pipe.execute()
+        send_packed(self._client, packed, "restoring state")
+
+    def _restore_pages(self, pipe: Redis, call: Call) -> None:
+        for key, fields in call.pages.items():
+            kept = {name: data for name, data in fields.items() if data}
+            gone = [name for name, data in fields.items() if not data]
+            if kept:
+                pipe.hset(self.key(call.partition, key), mapping=kept)
+            if gone:
+                pipe.hdel(self.key(call.partition, key), *gone)
 
     def restore_meta(self, partition: int, meta: Meta) -> None:
         """Write where a restored partition stands; from now on it has an owner's state."""

@@ -80,6 +80,7 @@ def memory_part(
     n_partitions: int,
     generation: int,
     catalogue: ItemVersions,
+    limits: Limits = _UNLIMITED,
 ) -> PartitionFold:
     """A partition of the user fold over a store in memory; `MemoryStore.take` takes what it changed."""
     return PartitionFold(
@@ -96,7 +97,7 @@ def memory_part(
         numbered_input=False,
         spill=lambda: None,  # `MemoryStore.take` takes what waits
         cache_states=_CACHE_STATES,
-        limits=_UNLIMITED,
+        limits=limits,
         horizon_ms=_FOR_EVER_MS,
     )
 

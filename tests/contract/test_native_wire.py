@@ -139,13 +139,20 @@ def test_what_is_plainly_right_keeps_the_contract(seed: int) -> None:
 
 def arguments(command: bytes) -> list[bytes]:
     """The arguments of a packed Redis command."""
-    head, rest = command.split(b"\r\n", 1)
-    found = []
-    for _ in range(int(head[1:])):
-        size, rest = rest.split(b"\r\n", 1)
-        found.append(rest[: int(size[1:])])
-        rest = rest[int(size[1:]) + 2 :]
-    assert rest == b""
+    (found,) = all_arguments(command)
+    return found
+
+
+def all_arguments(commands: bytes) -> list[list[bytes]]:
+    """The arguments of packed Redis commands, one after the other."""
+    found, rest = [], commands
+    while rest:
+        head, rest = rest.split(b"\r\n", 1)
+        found.append([])
+        for _ in range(int(head[1:])):
+            size, rest = rest.split(b"\r\n", 1)
+            found[-1].append(rest[: int(size[1:])])
+            rest = rest[int(size[1:]) + 2 :]
     return found
 
 
@@ -190,10 +197,22 @@ class Wire:
         return
 
     def send_packed_command(self, commands: list[bytes]) -> None:
-        self.sent += [arguments(each) for each in commands]
+        for each in commands:
+            self.sent += all_arguments(each)
 
     def read_response(self) -> list[int]:
         return [1]
+
+
+def test_restored_pages_are_sent_as_they_are() -> None:
+    pages = {"u1": {b"a": b"1", b"b": b"", b"c": b"\r\n"}, "å": {b"x": b""}, "#d": {b"p": b"0"}}
+    sent = [arguments(command) for command in core.page_commands(b"ns:u:", pages)]
+    assert sent == [
+        [b"HSET", b"ns:u:u1", b"a", b"1", b"c", b"\r\n"],
+        [b"HDEL", b"ns:u:u1", b"b"],
+        [b"HDEL", "ns:u:å".encode(), b"x"],
+        [b"HSET", b"ns:u:#d", b"p", b"0"],
+    ]
 
 
 def test_rows_are_sent_alike() -> None:

@@ -160,6 +160,7 @@ PyMethodDef functions[] = {
     {"numbered_effect", fast(&numbered_effect), METH_FASTCALL, nullptr},
     {"numbered", fast(&numbered), METH_FASTCALL, nullptr},
     {"fence_command", fast(&fence_command), METH_FASTCALL, nullptr},
+    {"page_commands", fast(&page_commands), METH_FASTCALL, nullptr},
     {"item_row", fast(&item_row), METH_FASTCALL, nullptr},
     {"read_effects", fast(&read_effects), METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr},

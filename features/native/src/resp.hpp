@@ -29,6 +29,9 @@ class Command {
 
   void add(i64 number) { add(std::string_view(std::to_string(number))); }
 
+  // Words so far.
+  size_t size() const { return n_; }
+
   PyObject* packed() const {
     std::string head = "*" + std::to_string(n_) + "\r\n";
     PyObject* made = checked(PyBytes_FromStringAndSize(nullptr, head.size() + body_.size()));
@@ -81,6 +84,36 @@ inline PyObject* fence_command(PyObject*, Arguments args, Py_ssize_t n) {
         if (bytes_of(page).empty()) command.add(name);
     }
     return command.packed();
+  });
+}
+
+// page_commands(prefix: bytes, pages) -> [HSET or HDEL]: the pages of each key, whose name begins with the prefix.
+inline PyObject* page_commands(PyObject*, Arguments args, Py_ssize_t n) {
+  return guarded([&] {
+    expect(n, 2, 2);
+    if (!PyDict_Check(args[1])) raise(PyExc_TypeError, "pages are a dict");
+    Ref commands(checked(PyList_New(0)));
+    PyObject *key, *fields, *name, *page;
+    Py_ssize_t at = 0;
+    while (PyDict_Next(args[1], &at, &key, &fields)) {
+      if (!PyDict_Check(fields)) raise(PyExc_TypeError, "pages of a key are a dict");
+      std::string whole(bytes_of(args[0]));
+      whole += text(key);
+      Command set, gone;
+      for (auto [command, verb] : {std::pair{&set, "HSET"}, std::pair{&gone, "HDEL"}}) {
+        command->add(std::string_view(verb));
+        command->add(std::string_view(whole));
+      }
+      Py_ssize_t field = 0;
+      while (PyDict_Next(fields, &field, &name, &page)) {
+        const bool empty = bytes_of(page).empty();
+        (empty ? gone : set).add(name);
+        if (!empty) set.add(page);
+      }
+      for (const Command* command : {&set, &gone})
+        if (command->size() > 2) append(commands.get(), Ref(command->packed()));
+    }
+    return commands.release();
   });
 }
 
