@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -294,14 +295,14 @@ def _folded(
     store, effects = MemoryStore(), list[ItemEffect]()
     if erased is not None:
         store.fields[ERASED_KEY] = dict(erased)
-    place = {"partition": found.partition, "n_partitions": n}
-    first = memory_part(settings, fold, store, generation=0, catalogue=History(table), **place)
+    part = partial(memory_part, settings, fold, store, partition=found.partition, n_partitions=n)
+    first = part(generation=0, catalogue=History(table))
     for record in past.imported if since < 0 else ():
         feed(fold, first, record)
     if newest_ms:
         tick_at(first, newest_ms)
     effects += store.take(first)
-    second = memory_part(settings, fold, store, generation=found.generation, catalogue=table, **place)
+    second = part(generation=found.generation, catalogue=table)
     second.resume(first.clock_ms, {})
     for record, clock_ms in past.live:
         if since < record.offset < found.record.offset:
