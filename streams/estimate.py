@@ -27,7 +27,7 @@ from streams.outbox import Output
 from streams.partition_fold import PartitionFold
 from streams.users import UserFold
 
-__all__ = ["Estimate", "estimate", "part_of", "redis_bytes"]
+__all__ = ["Estimate", "estimate", "events_of_user", "feast_row", "part_of", "redis_bytes"]
 
 GRID: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 """Numbers of events that are folded for real; between them sizes are interpolated, above them they are the last."""
@@ -44,6 +44,9 @@ _KAFKA_RECORD: Final = 30
 """Bytes of a record around its key and value, batch header included."""
 _DECISION: Final = 7_500
 """Bytes of a decision record, its 1 % share of fully logged ones (138 KB) included (architecture 4.7)."""
+
+_CATALOGUE_ROW: Final = (40, 9, 2, 12, 30, 8, 5)
+"""Bytes of an item's title, price, availability, creator, categories, publication and version."""
 
 _PARTS: Final = (
     (b"_d", "event ids"),
@@ -84,6 +87,26 @@ def redis_bytes(key_bytes: int, fields: Mapping[bytes, bytes]) -> int:
     for name, data in fields.items():
         total += 32 + allocated(len(name) + 3) + allocated(len(data) + 5)
     return total
+
+
+def feast_row(stored: Mapping[bytes, bytes], written: Mapping[str, Sequence[int]]) -> dict[bytes, bytes]:
+    """A row as Feast keeps it: values under 4-byte names with a few bytes around, and of each view time and version.
+
+    Parameters
+    ----------
+    stored : mapping of bytes to bytes
+        State fields; the private ones are left out.
+    written : mapping of str to sequence of int
+        Views that others than the folds write: bytes of their values.
+    """
+    values = [data + b"...." for field, data in stored.items() if not field.startswith(b"_")]
+    views = {field.partition(b":")[0] for field in stored if not field.startswith(b"_")}
+    values += [bytes(size) for sizes in written.values() for size in sizes]
+    views |= {view.encode() for view in written}
+    row = {b"%04d" % at: data for at, data in enumerate(values)}
+    for view in views:
+        row[b"_ts:" + view], row[b"_lr:" + view] = bytes(12), bytes(28)
+    return row
 
 
 class _Nothing:
@@ -139,9 +162,11 @@ class _Memory:
         self._part.calls.clear()
 
 
-def _events(rng: random.Random, user: str, n: int, item: Callable[[], str], *, span_ms: int) -> Iterator[Event]:
+def events_of_user(
+    rng: random.Random, user: str, n: int, item: Callable[[], str], *, start_ms: int = _START_MS, span_ms: int
+) -> Iterator[Event]:
     """`n` events of a user over a span, a tenth of them exposures of 10 slots, in sessions."""
-    at_ms = _START_MS
+    at_ms = start_ms
     for number in range(n):
         at_ms += int(rng.expovariate(1.0) * span_ms / n)
         name = f"{user}-{number:08d}-0123456789abcdef"
@@ -250,10 +275,11 @@ def estimate(
     n_events = 0
     sample: list[bytes] = []
     fold = UserFold(settings, program, token=b"")
+    vector = 4 * settings.llm.dimensions + 6
     for n in GRID:
         memory = _Memory(fold, numbered=False)
         name = f"user-{n:012d}"
-        for event in _events(rng, name, n, item, span_ms=_SPAN_MS):
+        for event in events_of_user(rng, name, n, item, span_ms=_SPAN_MS):
             value = event.SerializeToString()
             memory.feed(value, event.event_ts_ms, key=name.encode())
             logged["events"] += len(value) + len(name) + _KAFKA_RECORD
@@ -269,9 +295,7 @@ def estimate(
         memory.write()
         stored = memory.fields[name]
         user_curve.append(_sizes(stored))
-        public = {field: data for field, data in stored.items() if not field.startswith(b"_")}
-        # Feast's names are 4-byte hashes; its values are protobuf with a few bytes around.
-        row = {field[:4] + bytes((at,)): data + b"...." for at, (field, data) in enumerate(public.items())}
+        row = feast_row(stored, {"user_vectors": (vector, vector, vector, 25, 8)})
         user_redis.append(redis_bytes(len(name) + 40, stored) + redis_bytes(len(name) + 40, row))
         for output in memory.outputs:
             logged[output.topic] += len(output.value) + len(output.key or b"") + _KAFKA_RECORD
@@ -310,6 +334,7 @@ def _items(
     users, items = _Memory(fold, numbered=False), _Memory(ItemFold(settings, program), numbered=True)
     others = iter(range(1 << 40))
     name = "item-00000000"
+    vector = 4 * settings.llm.dimensions + 6
     curve: list[Counter[str]] = []
     redis: list[float] = []
     at_ms, row_bytes, n = _START_MS, 0.0, 0
@@ -333,8 +358,7 @@ def _items(
         items.write()
         stored = items.fields[name]
         curve.append(_sizes(stored))
-        public = {field: data for field, data in stored.items() if not field.startswith(b"_")}
-        row = {field[:4] + bytes((at,)): data + b"...." for at, (field, data) in enumerate(public.items())}
+        row = feast_row(stored, {"item_catalogue": _CATALOGUE_ROW, "item_semantic": (vector, 25, 2)})
         redis.append(redis_bytes(len(name) + 40, stored) + redis_bytes(len(name) + 40, row))
     # An event changes a tile page a slide, the trend and a page of neighbours; a poll of 1,000 events shares rows of
     # items that are in many, so half of it is what is sent.

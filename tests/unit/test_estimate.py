@@ -16,7 +16,7 @@ def found() -> object:
     return estimate(Settings(), PROGRAM, users=100_000, items=20_000)
 
 
-def test_mean_of_a_zipf_population_is_at_most_6_kib(found) -> None:  # type: ignore[no-untyped-def]
+def test_USE_3_mean_of_a_zipf_population_is_at_most_6_kib(found) -> None:  # type: ignore[no-untyped-def]
     assert found.user_bytes == pytest.approx(sum(found.user_parts.values()))
     assert 1 * KIB < found.user_bytes <= 6 * KIB
     assert found.user_bytes < found.user_redis < 16 * KIB
