@@ -19,8 +19,10 @@ __all__ = ["AgentHost", "build_app"]
 
 _log = log.get(__name__)
 
-#: A Faust app that does not stop is left after so long, s.
-_STOP_S: Final = 15.0
+_SESSION_S: Final = 20
+#: A Faust app that does not stop is left after so long, s. Its last commit waits for a rebalance to end, and that for
+#: the session of a member that was killed.
+_STOP_S: Final = _SESSION_S + 4.0
 _PAUSE_S: Final = 1.0
 
 
@@ -47,7 +49,7 @@ def build_app(settings: Settings, member: str, services: AgentServices) -> faust
         topic_partitions=settings.stack.partitions,
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=member,
-        broker_session_timeout=20,
+        broker_session_timeout=_SESSION_S,
         broker_heartbeat_interval=3,
         broker_rebalance_timeout=20,
         broker_commit_interval=1.0,

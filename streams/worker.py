@@ -170,6 +170,7 @@ async def serve(settings: Settings, worker_id: int) -> int:
     crashed = asyncio.ensure_future(worker._crashed.wait())
     stopping = asyncio.ensure_future(asked.wait())
     waiting: set[asyncio.Future[Any]] = {starting, crashed, stopping}
+    status = 1
     try:
         while not (crashed.done() or stopping.done()):
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -177,9 +178,10 @@ async def serve(settings: Settings, worker_id: int) -> int:
                 raise error
         if crashed.done():
             _log.error("worker ends: a part of it died", reason=repr(worker.crash_reason))
-            return 1
-        _log.info("worker stops")
-        return 0
+        else:
+            _log.info("worker stops")
+            status = 0
+        return status
     finally:
         for future in waiting:
             future.cancel()
@@ -187,7 +189,7 @@ async def serve(settings: Settings, worker_id: int) -> int:
         if server is not None:
             server.close()
         if worker.agents is not None and worker.agents.stuck:
-            os._exit(1 if crashed.done() else 0)  # threads that never end would keep the process
+            os._exit(status)  # threads that never end would keep the process
 
 
 def main(arguments: list[str] | None = None) -> int:

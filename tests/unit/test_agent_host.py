@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -10,7 +13,9 @@ from aiokafka.errors import KafkaConnectionError
 from mode import Service
 from structlog.testing import capture_logs
 
+from liverank.settings import Settings
 from streams import app as module
+from streams import worker as process
 from streams.app import AgentHost
 
 
@@ -77,3 +82,37 @@ def test_an_app_that_does_not_stop_is_left(monkeypatch: pytest.MonkeyPatch) -> N
 def test_another_error_is_not_waited_for() -> None:
     with pytest.raises(ValueError, match="bug"):
         start([ValueError("bug")])
+
+
+class Stuck(Service):
+    """A worker whose agents do not stop."""
+
+    agents = SimpleNamespace(stuck=True)
+
+    def not_ready(self) -> str:
+        return ""
+
+    async def on_started(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    async def on_stop(self) -> None:
+        await asyncio.sleep(0.01)  # the loop goes on meanwhile
+
+
+class Dying(Stuck):
+    """One that a part of it ends."""
+
+    async def on_started(self) -> None:
+        await self.crash(RuntimeError("a fold died"))
+
+
+@pytest.mark.parametrize(("kind", "status"), [(Stuck, 0), (Dying, 1)])
+def test_the_exit_status_says_why_a_worker_ended_and_not_how(
+    kind: type[Stuck], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(process, "Worker", lambda *_: kind())
+    monkeypatch.setattr(os, "_exit", left.append)
+    with capture_logs():
+        assert asyncio.run(process.serve(Settings(), 0)) == status
+    assert left == [status]
