@@ -9,6 +9,7 @@ overflows; those kept are the ones that come first in an order that changes from
 from __future__ import annotations
 
 import math
+import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -19,14 +20,16 @@ from numpy.typing import NDArray
 
 from features import windows as _windows
 from features.columns import text_hash
+from features.errors import RowFormatError
 from features.program import ViewProgram
-from features.tiles import DROPPED, VERSION, apply, check_page, contributions, empty_cells
+from features.tiles import DROPPED, PACKED, apply, check_packed, contributions, empty_cells
 
-__all__ = ["MAX_CATEGORIES", "CategoryTiles", "category_windows"]
+__all__ = ["MAX_CATEGORIES", "CategoryTiles", "category_windows", "pack_rows", "unpack_rows"]
 
 MAX_CATEGORIES: Final = 16
 """Categories of one tile on one page."""
 
+_HEAD: Final = struct.Struct("<HHH")
 N_RINGS: Final = _windows.N_KEYS
 MIX: Final = 0x9E3779B97F4A7
 
@@ -46,11 +49,66 @@ def category_windows(
     pages = [fields.get(name) for name in view.page_fields]
     for page in pages:
         if page:
-            check_page(page)
-    found: tuple[NDArray[np.float64], NDArray[np.float64]] = _windows.category_windows(
-        view.layout.plan, pages, as_of_ms
-    )
+            check_packed(page)
+    try:
+        found: tuple[NDArray[np.float64], NDArray[np.float64]] = _windows.category_windows(
+            view.layout.plan, pages, as_of_ms
+        )
+    except ValueError as error:
+        raise RowFormatError(f"a page of {view.name} cannot be read ({error}); run `liverank rebuild`") from error
     return found
+
+
+def unpack_rows(page: bytes, width: int) -> array[float]:
+    """Rows of a stored page, one after the other.
+
+    Raises
+    ------
+    RowFormatError
+        The page is of another version, or broken.
+    """
+    rows = array("d")
+    if page:
+        try:
+            rows.frombytes(_windows.category_rows([check_packed(page)], width).tobytes())
+        except ValueError as error:
+            raise RowFormatError(f"a page of categories cannot be read ({error}); run `liverank rebuild`") from error
+    return rows
+
+
+def pack_rows(rows: Sequence[float], width: int) -> bytes:
+    """Bytes of a page (docs/specs/tiles.md); rows in order of (stamp, category). Inverse of `unpack_rows`."""
+    if not rows:
+        return b""
+    table = np.array(rows, dtype="<f8").reshape(-1, width)
+    stamps, counts = np.unique(table[:, 0], return_counts=True)
+    hashes, index = np.unique(table[:, 1], return_inverse=True)
+    parts = [
+        PACKED,
+        _HEAD.pack(len(table), len(stamps), len(hashes)),
+        stamps.tobytes(),
+        hashes.tobytes(),
+        counts.astype("u1").tobytes(),
+        index.reshape(-1).astype("<u2" if len(hashes) > 256 else "u1").tobytes(),
+    ]
+    for cells in table.T[2:]:
+        size = _size(cells)
+        parts.append(bytes((size,)))
+        if size:
+            parts.append(cells.astype({1: "u1", 2: "<i2", 4: "<i4", 8: "<f8"}[size]).tobytes())
+    return b"".join(parts)
+
+
+def _size(cells: NDArray[np.float64]) -> int:
+    """Bytes that each of these numbers needs: 0 (all are zero), 1, 2 or 4 as whole numbers, else 8."""
+    if not cells.any():
+        return 0
+    least, most = float(cells.min()), float(cells.max())
+    if not (least >= -(2.0**31) and most < 2.0**31 and (cells == np.floor(cells)).all()):
+        return 8
+    if least >= 0 and most < 256:
+        return 1
+    return 2 if least >= -(2**15) and most < 2**15 else 4
 
 
 class _Page:
@@ -59,9 +117,7 @@ class _Page:
     __slots__ = ("keys", "newest", "rows")
 
     def __init__(self, raw: bytes, width: int) -> None:
-        self.rows = array("d")
-        if raw:
-            self.rows.frombytes(check_page(raw)[1:])
+        self.rows = unpack_rows(raw, width)
         self.keys = list(zip(self.rows[::width], self.rows[1::width], strict=True))
         self.newest = [-1] * N_RINGS
         for stamp, _ in self.keys:
@@ -80,7 +136,7 @@ class _Page:
 
 
 class CategoryTiles:
-    """`TileState` of a (user, category) view. `add` costs about 5 us for three rings; pages are never encoded anew."""
+    """`TileState` of a (user, category) view. `add` costs about 5 us for 3 rings; pages are packed when asked for."""
 
     __slots__ = ("_dirty", "_empty", "_pages", "_raw", "_width", "view")
 
@@ -168,5 +224,4 @@ class CategoryTiles:
         ]
 
     def _encode(self, number: int) -> bytes:
-        rows = self._pages[number].rows
-        return VERSION + rows.tobytes() if rows else b""
+        return pack_rows(self._pages[number].rows, self._width)

@@ -82,6 +82,16 @@ def checked(page):
     return page
 '''
 
+CHECKED_PACKED: Final = '''
+def checked(page):
+    """A page of categories, version 2."""
+    if not page:
+        return b""
+    if page[:1] != b"\\x02" or len(page) < 7:
+        raise ValueError("not a page of categories, version 2")
+    return page
+'''
+
 ONE_CATEGORY: Final = '''
 def one_category(plan, pages, as_of_ms, category, empty):
     """Values of one category."""
@@ -142,9 +152,7 @@ def window_view(entity: Entity, views: Sequence[tuple[StreamFeatureView, ViewPro
         for _, program in views
     ]
     source = inspect.getsource(_windows).replace("from __future__ import annotations\n", "")
-    source += CLIENT_IMPORTS + CHECKED
-    if packed:
-        source += ONE_CATEGORY
+    source += CLIENT_IMPORTS + (CHECKED_PACKED + ONE_CATEGORY if packed else CHECKED)
     source += _UDF.format(
         name=name,
         views=", ".join(view.name for view, _ in views),

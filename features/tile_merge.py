@@ -10,7 +10,7 @@ import math
 from array import array
 from collections.abc import Mapping
 
-from features.category_tiles import MAX_CATEGORIES, MIX, N_RINGS
+from features.category_tiles import MAX_CATEGORIES, MIX, N_RINGS, pack_rows, unpack_rows
 from features.layout import COUNT, MIN, Cell, DistinctRing, Ring
 from features.program import ViewProgram
 from features.tiles import DROPPED, MAX_DISTINCT, VERSION, check_page
@@ -44,7 +44,8 @@ def merge_fields(view: ViewProgram, ours: Mapping[bytes, bytes], theirs: Mapping
     if layout.packed:
         for name in names:
             if theirs.get(name):
-                merged[name] = _encode(_categories(layout.rings, ours.get(name, b""), theirs[name]))
+                rows = _categories(layout.rings, ours.get(name, b""), theirs[name])
+                merged[name] = pack_rows([number for row in rows for number in row], layout.rings[0].width)
         return _changed(ours, merged)
     for ring in layout.rings:
         for name in names[ring.first_page : ring.first_page + ring.n_pages]:
@@ -67,6 +68,11 @@ def _rows(page: bytes, width: int) -> list[Row]:
         return []
     numbers = array("d")
     numbers.frombytes(check_page(page)[1:])
+    return [list(numbers[at : at + width]) for at in range(0, len(numbers), width)]
+
+
+def _packed_rows(page: bytes, width: int) -> list[Row]:
+    numbers = unpack_rows(page, width)
     return [list(numbers[at : at + width]) for at in range(0, len(numbers), width)]
 
 
@@ -95,8 +101,8 @@ def _ring(ring: Ring, ours: bytes, theirs: bytes) -> list[Row]:
 
 def _categories(rings: tuple[Ring, ...], ours: bytes, theirs: bytes) -> list[Row]:
     width, cells = rings[0].width, rings[0].cells
-    found: dict[tuple[float, float], Row] = {(row[0], row[1]): row for row in _rows(ours, width)}
-    for row in _rows(theirs, width):
+    found: dict[tuple[float, float], Row] = {(row[0], row[1]): row for row in _packed_rows(ours, width)}
+    for row in _packed_rows(theirs, width):
         into = found.setdefault((row[0], row[1]), row)
         if into is not row and row[1] != DROPPED:
             _add(cells, 2, into, row)

@@ -29,6 +29,8 @@ MAX_DISTINCT: Final = 512
 """Distinct values kept exactly; beyond it those seen longest ago are dropped and the page flagged."""
 
 VERSION: Final = b"\x01"
+PACKED: Final = b"\x02"
+"""Version of the pages of (user, category) views, which are packed."""
 DROPPED: Final = -1.0
 _NAN: Final = float("nan")
 
@@ -135,6 +137,16 @@ def check_page(page: bytes) -> bytes:
         raise RowFormatError(
             f"tile page of {len(page)} bytes with version {page[0]}: this build reads version {VERSION[0]} and whole "
             "float64 values; run `liverank rebuild` with this build"
+        )
+    return page
+
+
+def check_packed(page: bytes) -> bytes:
+    """`page` of a (user, category) view, if this build can read it."""
+    if page[:1] != PACKED or len(page) < 7:
+        raise RowFormatError(
+            f"page of categories of {len(page)} bytes with version {page[0]}: this build reads version {PACKED[0]}; "
+            "run `liverank rebuild` with this build"
         )
     return page
 

@@ -24,10 +24,10 @@ from streams.calls import Limits, Position
 from streams.fold import Fold
 from streams.items import ItemFold
 from streams.outbox import Output
-from streams.partition_fold import PartitionFold
+from streams.partition_fold import ItemVersions, PartitionFold
 from streams.users import UserFold
 
-__all__ = ["Estimate", "estimate", "events_of_user", "feast_row", "part_of", "redis_bytes"]
+__all__ = ["Estimate", "Memory", "estimate", "events_of_user", "feast_row", "part_of", "redis_bytes", "sizes"]
 
 GRID: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 """Numbers of events that are folded for real; between them sizes are interpolated, above them they are the last."""
@@ -127,17 +127,17 @@ def hash_of(text: str) -> int:
     return zlib.crc32(text.encode())
 
 
-class _Memory:
+class Memory:
     """One partition of one fold in memory."""
 
-    def __init__(self, fold: Fold, *, numbered: bool) -> None:
+    def __init__(self, fold: Fold, *, numbered: bool, items: ItemVersions | None = None) -> None:
         self.fields: dict[str, dict[bytes, bytes]] = defaultdict(dict)
         self.outputs: list[Output] = []
         self._offset = 0
         nothing = _Nothing()
         self._part = PartitionFold(
             fold, partition=0, n_partitions=1, generation=1, position=Position(1, -1, 0), clock_ms=0, sources={},
-            reader=nothing, items=nothing, clock="wall", numbered_input=numbered, spill=self.write,
+            reader=nothing, items=items or nothing, clock="wall", numbered_input=numbered, spill=self.write,
             cache_states=1 << 40, limits=_UNLIMITED, horizon_ms=1 << 60,
         )  # fmt: skip
         self._fold = fold
@@ -193,7 +193,8 @@ def events_of_user(
             )  # fmt: skip
 
 
-def _sizes(fields: Mapping[bytes, bytes]) -> Counter[str]:
+def sizes(fields: Mapping[bytes, bytes]) -> Counter[str]:
+    """Bytes of each part, field names included."""
     found: Counter[str] = Counter()
     for name, data in fields.items():
         found[part_of(name)] += len(name) + len(data)
@@ -277,7 +278,7 @@ def estimate(
     fold = UserFold(settings, program, token=b"")
     vector = 4 * settings.llm.dimensions + 6
     for n in GRID:
-        memory = _Memory(fold, numbered=False)
+        memory = Memory(fold, numbered=False)
         name = f"user-{n:012d}"
         for event in events_of_user(rng, name, n, item, span_ms=_SPAN_MS):
             value = event.SerializeToString()
@@ -294,7 +295,7 @@ def estimate(
         memory.feed(end.SerializeToString(), end_ms)
         memory.write()
         stored = memory.fields[name]
-        user_curve.append(_sizes(stored))
+        user_curve.append(sizes(stored))
         row = feast_row(stored, {"user_vectors": (vector, vector, vector, 25, 8)})
         user_redis.append(redis_bytes(len(name) + 40, stored) + redis_bytes(len(name) + 40, row))
         for output in memory.outputs:
@@ -331,7 +332,7 @@ def _items(
     settings: Settings, program: FeatureProgram, fold: UserFold, rng: random.Random
 ) -> tuple[list[Counter[str]], list[float], float]:
     """Sizes of an item after each number of events of the grid, and bytes of item rows that an event causes."""
-    users, items = _Memory(fold, numbered=False), _Memory(ItemFold(settings, program), numbered=True)
+    users, items = Memory(fold, numbered=False), Memory(ItemFold(settings, program), numbered=True)
     others = iter(range(1 << 40))
     name = "item-00000000"
     vector = 4 * settings.llm.dimensions + 6
@@ -357,7 +358,7 @@ def _items(
         users.outputs.clear()
         items.write()
         stored = items.fields[name]
-        curve.append(_sizes(stored))
+        curve.append(sizes(stored))
         row = feast_row(stored, {"item_catalogue": _CATALOGUE_ROW, "item_semantic": (vector, 25, 2)})
         redis.append(redis_bytes(len(name) + 40, stored) + redis_bytes(len(name) + 40, row))
     # An event changes a tile page a slide, the trend and a page of neighbours; a poll of 1,000 events shares rows of

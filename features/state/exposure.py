@@ -136,7 +136,7 @@ class Exposure:
         self.marks = bytearray(len(slots))
         self.head_bits = tuple(HEAD_BITS.get(name, 0) for name in event.exposure.heads)
         self.phi: NDArray[np.float64] | None = None
-        self.size_bytes = event.ByteSize()
+        self.size_bytes = event.ByteSize() + 2 * len(slots) + 16  # with its page of outcomes and the fields' names
 
     @property
     def request_id(self) -> str:

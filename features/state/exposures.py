@@ -32,11 +32,15 @@ from features.state.pages import HEAD, body
 from features.state.params import StateParams
 from liverank.v1.event_pb2 import Event
 
-__all__ = ["Change", "Counted", "Exposures", "LabelMoved", "RowDue", "SeenMoved"]
+__all__ = ["USUAL_IDS", "Change", "Counted", "Exposures", "LabelMoved", "RowDue", "SeenMoved", "room"]
 
 PER_PAGE: Final = 16
 MAX_OUTCOMES: Final = 256
-MAX_BYTES: Final = 96 * 1024
+MAX_OUTCOME_BYTES: Final = 12 * 1024
+MAX_BYTES: Final = 64 * 1024
+LEAST_BYTES: Final = 2 * 1024
+USUAL_IDS: Final = 640
+ID_BYTES: Final = 12
 _NEVER: Final = 1 << 62
 
 
@@ -69,6 +73,14 @@ class Counted(NamedTuple):
     """Something that operators watch happened."""
 
     name: str
+
+
+def room(n_ids: int) -> int:
+    """Bytes of exposures that a user with so many event ids may keep: both together are bounded.
+
+    More than 640 ids are kept only of a user with more than that many events within 15 minutes.
+    """
+    return max(LEAST_BYTES, MAX_BYTES - ID_BYTES * max(0, n_ids - USUAL_IDS))
 
 
 Change = LabelMoved | SeenMoved | RowDue | Counted
@@ -154,7 +166,10 @@ class Exposures:
         if target is not None:
             outcome.join(target)
             changes += self._change(target, outcome.slot, target.bits[outcome.slot] | outcome.bits)
-        if len(self._outcomes) >= MAX_OUTCOMES:
+        packed = pack_outcome(outcome)
+        while self._outcomes and (
+            len(self._outcomes) >= MAX_OUTCOMES or sum(map(len, self._outcome_pages)) + len(packed) > MAX_OUTCOME_BYTES
+        ):
             oldest = min(self._outcomes, key=lambda each: each.event_ts_ms)
             self._outcomes.remove(oldest)
             self._repack()
@@ -166,7 +181,7 @@ class Exposures:
         self._outcomes.append(outcome)
         if page == len(self._outcome_pages):
             self._outcome_pages.append(bytearray())
-        self._outcome_pages[page] += pack_outcome(outcome)
+        self._outcome_pages[page] += packed
         self._dirty.add(b"_o%d" % page)
         return changes
 
@@ -298,15 +313,28 @@ class Exposures:
 
     # -- storage
 
-    def _free_number(self, changes: list[Change]) -> int:
+    def shrink(self, most_bytes: int) -> list[Change]:
+        """Close and drop the oldest exposures until the rest takes `most_bytes` (`room`), closed ones first."""
         held = sum(exposure.size_bytes for exposure in self._exposures.values())
-        while self._exposures and (len(self._exposures) >= self._params.max_exposures or held > MAX_BYTES):
-            oldest = min(self._exposures.values(), key=lambda e: (not e.closed, *_age(e)))
-            if not oldest.closed:
-                changes += self._close(oldest)
-                changes.append(Counted("closed_early"))
-            held -= oldest.size_bytes
-            self._drop(oldest)
+        if held <= most_bytes:
+            return []
+        changes: list[Change] = []
+        while held > most_bytes:
+            held -= self._drop_oldest(changes)
+        self._note_times()
+        return changes
+
+    def _drop_oldest(self, changes: list[Change]) -> int:
+        oldest = min(self._exposures.values(), key=lambda e: (not e.closed, *_age(e)))
+        if not oldest.closed:
+            changes += self._close(oldest)
+            changes.append(Counted("closed_early"))
+        self._drop(oldest)
+        return oldest.size_bytes
+
+    def _free_number(self, changes: list[Change]) -> int:
+        while len(self._exposures) >= self._params.max_exposures:
+            self._drop_oldest(changes)
         taken = {exposure.number for exposure in self._exposures.values()}
         return next(number for number in range(len(taken) + 1) if number not in taken)
 

@@ -4,8 +4,9 @@ In the user's good news sorted by time, every entry is paired with the `partners
 items only; the weight of a pair halves for every `gap_half_life` between the two. A late entry adds its own pairs and
 takes back those of entries that it moved apart, so the pairs are a function of the set of entries.
 
-Kept are the newest 512 entries above the dedup bound and the `partners` newest at or below it: nothing at or below the
-bound is taken any more, so that no other entry can ever be needed.
+Kept are the newest 512 entries (of long ids the newest 8 KiB, cut when they take 9) above the dedup bound and the
+`partners` newest at or below it: nothing at or below the bound is taken any more, so that no other entry can ever be
+needed.
 """
 
 from __future__ import annotations
@@ -23,9 +24,13 @@ from features.state.pages import HEAD, body
 __all__ = ["Good", "Pairing", "Pairs"]
 
 MOST: Final = 512
+MAX_BYTES: Final = 9 * 1024
+KEPT_BYTES: Final = 8 * 1024
+"""Bytes of entries at which the oldest are cut, and what is left then."""
 SLACK: Final = 64
 PER_PAGE: Final = 32
 _ENTRY: Final = struct.Struct("<IHB")
+_LONGEST: Final = _ENTRY.size + 128
 _META: Final = struct.Struct("<q")
 _META_FIELD: Final = b"_p"
 _FIELDS: Final = tuple(b"_p%d" % page for page in range(-(-(MOST + SLACK) // PER_PAGE) + 2))
@@ -102,10 +107,16 @@ class Pairs:
             at = bisect_right(entries, good)
             pairings = self._late(good, at)
             entries.insert(at, good)
-        if len(entries) > MOST + SLACK:
-            self._floor_ms = entries[-MOST - 1].event_ts_ms
+        kept = MOST
+        if len(entries) * _LONGEST > MAX_BYTES and sum(map(len, self._pages)) > MAX_BYTES:
+            kept, size = 0, 0
+            while kept < MOST and size <= KEPT_BYTES:
+                kept += 1
+                size += len(_pack(entries[-kept]))
+        if len(entries) > kept + (SLACK if kept == MOST else 0):
+            self._floor_ms = entries[-kept - 1].event_ts_ms
             self._meta_dirty = True
-            self._keep(entries[-MOST:])
+            self._keep(entries[-kept:])
         return pairings
 
     def forget(self, bound_ms: int) -> None:

@@ -6,7 +6,8 @@ or at once where its last event is a `session_end`; if the user goes on within t
 
 A session that ended without good news although something was shown is *abandoned*: a negative signal on the item shown
 last, stamped with the session's end. When a late event changes that, the abandonment is taken back.
-Sessions are kept while an event that is still taken could touch them (7 days and the timeout), the newest for good.
+Sessions are kept while an event that is still taken could touch them (7 days and the timeout), the newest for good,
+and at most 10 KiB of them (53 with ids of 128 bytes, 227 without an item): the oldest are final before their time then.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Final, NamedTuple
 from features.errors import StateFormatError
 from features.state.dedup import HORIZON_MS
 from features.state.history import DERIVED_FIELD, Entry, next_leaving_ms, pack, unpack
-from features.state.pages import HEAD, body
+from features.state.pages import HEAD, HEAD_2, body
 
 __all__ = ["STATE_FIELD", "SessionView", "Sessions", "Shown", "decode_session"]
 
@@ -28,6 +29,9 @@ STATE_FIELD: Final = b"user_session:state"
 _CURRENT: Final = b"_sc"
 _OLDER: Final = b"_s"
 MAX_FINAL: Final = 16
+MAX_BYTES: Final = 10 * 1024
+MAX_SESSION: Final = 192
+"""Bytes of all sessions; of one."""
 
 _STATE: Final = struct.Struct("<qqqqIIIIIIIIf")
 _SESSION: Final = struct.Struct("<qqqIIIIIB")
@@ -136,7 +140,12 @@ class _Session:
         if other.shown is not None and (self.shown is None or other.shown > self.shown):
             self.shown = other.shown
 
+    def size_bytes(self) -> int:
+        """Length of `pack`."""
+        return _SESSION.size + (_SHOWN.size + len(self.shown.item_id.encode()) if self.shown else 0)
+
     def pack(self) -> bytes:
+        # An abandonment is what was shown last, stamped with the session's end: nothing more need be stored.
         flags = (_HAS_SHOWN if self.shown else 0) | (_HAS_ABANDONED if self.abandoned else 0)
         parts = [
             _SESSION.pack(
@@ -151,27 +160,25 @@ class _Session:
                 flags,
             )
         ]
-        for shown in (self.shown, self.abandoned):
-            if shown is not None:
-                item = shown.item_id.encode()
-                parts.append(_SHOWN.pack(shown.event_ts_ms, shown.append_ts_ms, len(item)) + item)
+        if self.shown is not None:
+            item = self.shown.item_id.encode()
+            parts.append(_SHOWN.pack(self.shown.event_ts_ms, self.shown.append_ts_ms, len(item)) + item)
         return b"".join(parts)
 
 
-def _unpack(packed: bytes) -> Iterator[_Session]:
+def _unpack(packed: bytes, timeout_ms: int) -> Iterator[_Session]:
     at = 0
     try:
         while at < len(packed):
             start, last, end, events, clicks, positives, negatives, n_shown, flags = _SESSION.unpack_from(packed, at)
             at += _SESSION.size
-            found: list[Shown | None] = [None, None]
-            for which, flag in enumerate((_HAS_SHOWN, _HAS_ABANDONED)):
-                if flags & flag:
-                    ts, append_ts, length = _SHOWN.unpack_from(packed, at)
-                    at += _SHOWN.size
-                    found[which] = Shown(ts, packed[at : at + length].decode(), append_ts)
-                    at += length
-            yield _Session(
+            found: Shown | None = None
+            if flags & _HAS_SHOWN:
+                ts, append_ts, length = _SHOWN.unpack_from(packed, at)
+                at += _SHOWN.size
+                found = Shown(ts, packed[at : at + length].decode(), append_ts)
+                at += length
+            session = _Session(
                 start_ms=start,
                 last_ms=last,
                 end_ms=end,
@@ -180,9 +187,11 @@ def _unpack(packed: bytes) -> Iterator[_Session]:
                 positives=positives,
                 negatives=negatives,
                 n_shown=n_shown,
-                shown=found[0],
-                abandoned=found[1],
+                shown=found,
             )
+            if flags & _HAS_ABANDONED and found is not None:
+                session.abandoned = found._replace(event_ts_ms=session.closes_ms(timeout_ms))
+            yield session
     except (struct.error, UnicodeDecodeError) as error:
         raise StateFormatError(f"sessions cannot be read at byte {at} ({error}); run `liverank rebuild`") from error
 
@@ -206,8 +215,8 @@ class Sessions:
 
     def __init__(self, fields: Mapping[bytes, bytes], timeout_ms: int) -> None:
         self._timeout_ms = timeout_ms
-        packed = b"".join(body(name, fields[name]) for name in (_OLDER, _CURRENT) if fields.get(name))
-        self._sessions = list(_unpack(packed))
+        packed = b"".join(body(name, fields[name], version=2) for name in (_OLDER, _CURRENT) if fields.get(name))
+        self._sessions = list(_unpack(packed, timeout_ms))
         view = decode_session(fields.get(STATE_FIELD))
         self._count, self._abandonments = (view.sessions, view.abandonments) if view else (0, 0)
         self._intent = (view.intent_category, view.intent_share) if view else (0, 0.0)
@@ -337,7 +346,13 @@ class Sessions:
         gone = 0
         while gone < len(self._sessions) - 1 and self._sessions[gone].last_ms <= final_ms:
             gone += 1
+        if len(self._sessions) - gone > MAX_BYTES // MAX_SESSION:
+            size = sum(session.size_bytes() for session in self._sessions[gone:])
+            while size > MAX_BYTES and gone < len(self._sessions) - 1:
+                size -= self._sessions[gone].size_bytes()
+                gone += 1
         if gone:
+            self._pending = [session for session in self._pending if session not in self._sessions[:gone]]
             del self._sessions[:gone]
             self._older_dirty = True
             final = bisect_left(self._derived, (self._sessions[0].start_ms,))
@@ -349,10 +364,10 @@ class Sessions:
         """Fields changed since the last call."""
         changed: dict[bytes, bytes] = {}
         if self._current_dirty:
-            changed[_CURRENT] = HEAD + self._sessions[-1].pack()
+            changed[_CURRENT] = HEAD_2 + self._sessions[-1].pack()
         if self._older_dirty:
             older = b"".join(session.pack() for session in self._sessions[:-1])
-            changed[_OLDER] = HEAD + older if older else b""
+            changed[_OLDER] = HEAD_2 + older if older else b""
         if self._state_dirty:
             changed[STATE_FIELD] = HEAD + self._pack_state()
         if self._derived_dirty:

@@ -15,7 +15,7 @@ from features.state import parts
 from features.state.dedup import HORIZON_MS, Dedup, Verdict
 from features.state.emitter import Emitter
 from features.state.exposure import CLICK, FAST, Exposure, outcome_bits
-from features.state.exposures import Change, Counted, RowDue, SeenMoved
+from features.state.exposures import USUAL_IDS, Change, Counted, RowDue, SeenMoved, room
 from features.state.history import Entry
 from features.state.pages import HEAD, body
 from features.state.pairs import Good, Pairs
@@ -181,6 +181,8 @@ class UserState:
             if what == _CHANGED:
                 self._leaving_known = False
                 emit.user_changed(self.newest_event_ts_ms)
+            if len(self.dedup) > USUAL_IDS:
+                self._make_room(clock_ms, emit)
             return True
         dedup = self.dedup
         event_id_hash = id_hash(event.event_id)
@@ -203,7 +205,14 @@ class UserState:
             self._exposure(event, append_ts_ms, clock_ms, emit, bot)
         else:
             self._action(event, append_ts_ms, clock_ms, emit, bot)
+        if event.type == _EXPOSURE or len(dedup) > USUAL_IDS:
+            self._make_room(clock_ms, emit)
         return True
+
+    def _make_room(self, clock_ms: int, emit: Emitter) -> None:
+        """Event ids and exposures share one bound."""
+        changes = self._exposures.shrink(room(len(self.dedup)))
+        self._apply(changes, emit, self.dedup.is_bot(clock_ms))
 
     def merge(self, pages: Mapping[bytes, bytes]) -> None:
         """Add tiles that were counted apart: the past of a view that was activated later."""

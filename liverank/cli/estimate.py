@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated
 
 import typer
@@ -26,19 +27,21 @@ def estimate(
     from liverank.settings import Settings, resolve
     from streams.estimate import as_json
     from streams.estimate import estimate as run
+    from streams.worst_case import largest_user
 
     settings = resolve(Settings())
     with connect(settings) as client, translated("reading the feature program"):
         text = client.get(f"{settings.namespace}:program")
     if not text:
         raise ConfigError(f"namespace {settings.namespace} has no views yet: run `liverank up` or `feast apply` first")
-    found = run(
-        settings, FeatureProgram.from_json(text), users=users, items=items, events_a_user=events, events_a_day=per_day
-    )
+    program = FeatureProgram.from_json(text)
+    largest = largest_user(settings, program)
+    found = run(settings, program, users=users, items=items, events_a_user=events, events_a_day=per_day)
     if json:
         import json as encoder
 
-        typer.echo(encoder.dumps(as_json(found)))
+        body = {**as_json(found), "largest_user": largest.size_bytes, "largest_user_parts": largest.parts}
+        typer.echo(encoder.dumps(body))
         return
     for title, parts, total, most, redis in (
         ("user", found.user_parts, found.user_bytes, found.user_most, found.user_redis),
@@ -50,6 +53,8 @@ def estimate(
         typer.echo(
             f"  {'all parts':34} {total:10,.0f} B, busiest {most:,} B, in Redis with its Feast row {redis:,.0f} B"
         )
+    biggest = ", ".join(f"{name} {_human(size)}" for name, size in Counter(largest.parts).most_common(4))
+    typer.echo(f"largest user that events can make: {_human(largest.size_bytes)} ({biggest})")
     typer.echo(f"Redis, {users:,} users and {items:,} items: {_human(found.redis_bytes)}")
     typer.echo("log, over each topic's retention, compressed")
     for topic, size in sorted(found.log_bytes.items(), key=lambda each: -each[1]):

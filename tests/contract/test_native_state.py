@@ -149,7 +149,7 @@ def test_category_tiles(seed: int) -> None:
         if seed > 3:
             category = f"category-{rng.randrange(400)}"
         ts_ms = now - int(9 * DAY * rng.random() ** 6)
-        sign = rng.choice([1.0, 1.0, 1.0, -1.0])
+        sign = rng.choice([1.0, 1.0, 1.0, -1.0, 700.0 if seed == 3 else 1.0, 70_000.0 if seed == 2 else 1.0])
         name = rng.choice([category, category, category, ""])
         twins.both("add", ts_ms, row, sign, name)
         if rng.random() < 0.1:
@@ -230,7 +230,9 @@ def test_sessions(seed: int) -> None:
     for _ in range(1200):
         clock += rng.randrange([5, 60, 600][seed % 3] * MINUTE)
         ts_ms = clock - int(8 * DAY * rng.random() ** 5)
-        shown = Shown(ts_ms, item(rng) + "é", clock) if rng.random() < 0.4 else None
+        shown = (
+            Shown(ts_ms, (item(rng) + "é").ljust(100 if seed > 5 else 1, "é"), clock) if rng.random() < 0.4 else None
+        )
         polarity = rng.choice([-1, 0, 0, 0, 1]) if shown is None else 0
         changes = twins.both("add", ts_ms, clock, polarity, polarity > 0, rng.random() < 0.05, shown)
         due = twins.both("due_ms")
@@ -256,7 +258,7 @@ def test_pairs(seed: int) -> None:
     now = T0
     for _ in range(2000):
         now += rng.randrange(HOUR)
-        name = item(rng) + "ü"
+        name = (item(rng) + "ü").ljust(60 if seed == 1 else 1, "ü")
         good = Good(now - int(3 * DAY * rng.random() ** 5), name, item_hash(name))
         twins.both("add", good)
         twins.both("__len__")
@@ -329,7 +331,10 @@ def test_exposures(seed: int) -> None:
         else:
             request = rng.choice(["", rng.choice(requests[-6:]), f"r-{at + rng.randrange(3)}"])
             bits = rng.choice([64, 33, 34, 36, 40, 48, 32])
-            settle("add_outcome", item(rng), ts_ms, bits, request, rng.randrange(12))
+            name = item(rng).ljust(120 if seed > 7 else 1)
+            settle("add_outcome", name, ts_ms, bits, request, rng.randrange(12))
+        if seed > 5 and rng.random() < 0.3:
+            settle("shrink", rng.randrange(400, 6000))
         twins.both("__len__")
         if rng.random() < 0.1:
             twins.stop(rng)
@@ -346,8 +351,14 @@ def test_pages_that_cannot_be_read_are_refused_alike() -> None:
                 kind(fields)
     with pytest.raises(StateFormatError, match="version 1 and 3 bytes"):
         core.Dedup({b"_d0": b"\x01abc"})
-    with pytest.raises(StateFormatError, match="sessions cannot be read"):
+    for page in (b"\x02abc", b"\x02" + bytes(14) + b"abc", b"\x02" + bytes(12) + b"\x09\x00" + bytes(16)):
+        for kind in (Dedup, core.Dedup):
+            with pytest.raises(StateFormatError, match="liverank rebuild"):
+                kind({b"_d0": page})
+    with pytest.raises(StateFormatError, match="version 1 and 3 bytes"):
         core.Sessions({b"_sc": b"\x01abc"}, 1)
+    with pytest.raises(StateFormatError, match="sessions cannot be read"):
+        core.Sessions({b"_sc": b"\x02abc"}, 1)
     with pytest.raises(StateFormatError, match="no page _j3"):
         core.Exposures({b"_x3": b"\x01" + bytes(8)}, 1, 1, 32)
     with pytest.raises(StateFormatError, match="outcomes cannot be read"):

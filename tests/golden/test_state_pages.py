@@ -34,8 +34,19 @@ def test_hashes() -> None:
 def test_dedup_pages() -> None:
     dedup = Dedup({})
     dedup.add(ITEM, T0, T0 + 1_999)
-    assert dedup.dirty() == {b"_d0": b"\x01" + struct.pack("<qqI", ITEM, T0, 1_700_000_001)}
+    one = struct.pack("<q", ITEM)[1:]
+    assert dedup.dirty() == {b"_d0": b"\x02" + struct.pack("<qIBB", T0, 1_700_000_001, 0, 0) + one}
     assert dedup.dirty() == {}
+    dedup.add(-2, T0 - 70_000, T0 + 300_999)
+    assert dedup.dirty() == {
+        b"_d0": b"\x02"
+        + struct.pack("<qIBB", T0 - 70_000, 1_700_000_001, 3, 2)
+        + one
+        + b"\xff" * 7
+        + (70_000).to_bytes(3, "little")
+        + bytes(3)
+        + struct.pack("<HH", 0, 299)
+    }
 
 
 def test_history_pages() -> None:
@@ -76,7 +87,7 @@ def test_session_pages() -> None:
     sessions.add(T0, T0, shown=Shown(T0, "item-1", T0 + 1))
     dirty = sessions.dirty()
     assert dirty == {
-        b"_sc": b"\x01"
+        b"_sc": b"\x02"
         + struct.pack("<qqqIIIIIB", T0, T0, -1, 1, 0, 0, 0, 1, 1)
         + struct.pack("<qqB", T0, T0 + 1, 6)
         + b"item-1",
@@ -112,6 +123,22 @@ def test_item_pages() -> None:
     assert values[20] == float(landmark)
 
 
+def test_an_abandoned_session_is_stored_with_what_was_shown_last() -> None:
+    sessions = Sessions({}, 1_800_000)
+    sessions.add(T0, T0, shown=Shown(T0, "item-1", T0 + 1))
+    abandoned = (1, Shown(T0 + 1_800_000, "item-1", T0 + 1))
+    assert sessions.on_due(T0 + 1_800_000) == [abandoned]
+    dirty = sessions.dirty()
+    assert dirty[b"_sc"] == b"\x02" + (
+        struct.pack("<qqqIIIIIB", T0, T0, -1, 1, 0, 0, 0, 1, 3) + struct.pack("<qqB", T0, T0 + 1, 6) + b"item-1"
+    )
+    again = Sessions(dirty, 1_800_000)
+    assert again.due_ms() is None
+    assert again.add(T0 + 1, T0 + 1_800_000, polarity=1) == [(-1, abandoned[1])]
+
+
 def test_another_version_is_refused() -> None:
+    with pytest.raises(StateFormatError, match=r"reads version 2.*liverank rebuild"):
+        Dedup({b"_d0": b"\x01" + bytes(20)})
     with pytest.raises(StateFormatError, match="liverank rebuild"):
         History({b"user_history:page_0": b"\x02" + bytes(24)})

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import struct
 
+import pytest
+
 from features import tiles
+from features.category_tiles import CategoryTiles, category_windows
 from features.columns import COLUMNS, row_of, text_hash
+from features.errors import RowFormatError
 from features.program import Aggregate, ViewProgram
 
 DAY = 86_400_000
@@ -83,7 +87,32 @@ def test_a_category_page() -> None:
     number = int(text_hash("jazz")) % 8
     hours, days = T0 // (DAY // 12) * 8, 20_000 * 8 + 1
     jazz = text_hash("jazz")
-    assert state.dirty() == {view.page_fields[number]: page(*sorted([(hours, jazz, 1), (days, jazz, 1)]))}
+    head = b"\x02" + struct.pack("<HHH", 2, 2, 1) + struct.pack("<3d", *sorted([hours, days]), jazz)
+    clicks = b"\x01" + bytes((1, 1))
+    assert state.dirty() == {view.page_fields[number]: head + bytes((1, 1)) + bytes((0, 0)) + clicks}
+    for value, size, cells in (
+        (299, 2, struct.pack("<hh", 300, 300)),
+        (-400, 2, struct.pack("<hh", -100, -100)),
+        (40_000, 4, struct.pack("<ii", 39_900, 39_900)),
+        (0.5, 8, struct.pack("<dd", 39_900.5, 39_900.5)),
+        (-39_900.5, 0, b""),
+    ):
+        state.add(T0, row_of(click=value), 1.0, "jazz")
+        assert state.dirty() == {
+            view.page_fields[number]: head + bytes((1, 1)) + bytes((0, 0)) + bytes((size,)) + cells
+        }
+
+
+def test_a_category_page_of_another_version_is_refused() -> None:
+    view = ViewProgram(name="v", entity="user_category", aggregates=(aggregate("clicks_7d", "click", "sum", 7),))
+    for broken in (page((8.0, 5.0, 1.0)), b"\x02" + struct.pack("<HHH", 9, 1, 1), b"\x02"):
+        fields = dict.fromkeys(view.page_fields, broken)
+        with pytest.raises(RowFormatError, match="liverank rebuild"):
+            category_windows(view, fields, T0)
+        with pytest.raises(RowFormatError, match="liverank rebuild"):
+            tiles.load(view, fields).add(T0, row_of(click=1), 1.0, "jazz")
+        with pytest.raises(RowFormatError, match="liverank rebuild"):
+            CategoryTiles(view, fields).add(T0, row_of(click=1), 1.0, "jazz")
 
 
 def test_hashes_of_texts() -> None:

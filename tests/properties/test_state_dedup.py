@@ -45,7 +45,7 @@ def test_ING_4_the_table_follows_its_rule(seed: int, gap_ms: int, late_ms: int) 
         assert dedup.bound_ms == rule.bound_ms
         if rng.random() < 0.01:
             dedup = _reload(dedup, stored)
-    assert {id_hash(entry[0]) for entry in rule.kept} == dedup._ids
+    assert {id_hash(entry[0]) >> 8 for entry in rule.kept} == dedup._ids
     assert len(dedup) == len(rule.kept)
 
 

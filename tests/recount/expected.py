@@ -51,6 +51,7 @@ class Arrived(NamedTuple):
     clock_ms: int
     index: int
     bot: bool
+    n_ids: int
 
 
 class Fact(NamedTuple):
@@ -127,7 +128,8 @@ class Recount:
             verdict = dedups[user_id].take(event.event_id, event.event_ts_ms, now)
             if verdict == "new":
                 bot = dedups[user_id].bot_until_ms > now
-                by_user[user_id].append(Arrived(event, append_ts_ms, now, index, bot))
+                n_ids = len(dedups[user_id].kept)
+                by_user[user_id].append(Arrived(event, append_ts_ms, now, index, bot, n_ids))
             elif verdict == "repeat":
                 self.repeats += 1
             else:
@@ -155,7 +157,7 @@ class Recount:
         marks: Counter[tuple[int, int]] = Counter()
         acts: dict[tuple[int, str], int] = {}
         entries: list[tuple[int, ...]] = []
-        for event, append_ts_ms, _, _, bot in arrived:
+        for event, append_ts_ms, _, _, bot, _ in arrived:
             if event.type == EXPOSURE:
                 continue
             item_id, kind, ts_ms, value = event.item_id, int(event.type), event.event_ts_ms, event.value

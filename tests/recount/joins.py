@@ -13,8 +13,10 @@ from typing import Any, NamedTuple, Protocol
 from features.state.params import StateParams
 from liverank.v1.event_pb2 import Event
 
-MAX_BYTES = 96 * 1024
+MAX_BYTES = 64 * 1024
+LEAST_BYTES = 2 * 1024
 MAX_OUTCOMES = 256
+MAX_OUTCOME_BYTES = 12 * 1024
 IMPRESSION = 1
 #: Outcomes whose waiting is over leave the list when so many of them are there.
 LEAVE_TOGETHER = 16
@@ -29,6 +31,8 @@ class Arrival(Protocol):
     def clock_ms(self) -> int: ...
     @property
     def bot(self) -> bool: ...
+    @property
+    def n_ids(self) -> int: ...
 
 
 class Told(NamedTuple):
@@ -124,6 +128,7 @@ class Joined:
                 self._show(each)
             elif labels is not None:
                 self._hear(Said(each.event, labels), each.bot)
+            self._make_room(each)
         self._until(end_ms, is_bot_at)
         return self.slates
 
@@ -173,14 +178,21 @@ class Joined:
 
     # -- arrivals
 
+    def _make_room(self, arrival: Arrival) -> None:
+        """64 KiB of exposures; of a user with more than 640 event ids 12 bytes less for each, 2 KiB at least."""
+        most = max(LEAST_BYTES, MAX_BYTES - 12 * max(0, arrival.n_ids - 640))
+        while sum(each.event.ByteSize() + 2 * len(each.items) + 16 for each in self._kept) > most:
+            self._drop_oldest(arrival.bot)
+
+    def _drop_oldest(self, bot: bool) -> None:
+        oldest = min(self._kept, key=lambda each: (not each.closed, *each.age))
+        if not oldest.closed:
+            self._close(oldest, bot)
+        self._drop(oldest)
+
     def _show(self, arrival: Arrival) -> None:
-        held = sum(each.event.ByteSize() for each in self._kept)
-        while self._kept and (len(self._kept) >= self._most or held > MAX_BYTES):
-            oldest = min(self._kept, key=lambda each: (not each.closed, *each.age))
-            if not oldest.closed:
-                self._close(oldest, arrival.bot)
-            held -= oldest.event.ByteSize()
-            self._drop(oldest)
+        while len(self._kept) >= self._most:
+            self._drop_oldest(arrival.bot)
         slate = Slate(arrival)
         self.slates.append(slate)
         self._kept.append(slate)
@@ -202,7 +214,9 @@ class Joined:
             self._said.append(said)
             self._change(slate, said.slot, bot)
             self._said.remove(said)
-        if len(self._said) >= MAX_OUTCOMES:
+        while self._said and (
+            len(self._said) >= MAX_OUTCOMES or sum(map(_size, self._said)) + _size(said) > MAX_OUTCOME_BYTES
+        ):
             self._said.remove(min(self._said, key=lambda each: each.event.event_ts_ms))
         self._said.append(said)
 
@@ -252,3 +266,7 @@ def _slot(slate: Slate, event: Event) -> int:
     if 1 <= event.position <= len(items) and items[event.position - 1] == event.item_id:
         return event.position - 1
     return items.index(event.item_id)
+
+
+def _size(said: Said) -> int:
+    return 15 + len(said.event.item_id.encode()) + len(said.event.request_id.encode())

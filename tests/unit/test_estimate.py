@@ -6,6 +6,7 @@ import pytest
 
 from liverank.settings import Settings
 from streams.estimate import GRID, as_json, estimate, part_of, redis_bytes
+from streams.worst_case import largest_user
 from tests.recount.program import PROGRAM
 
 KIB = 1024
@@ -26,6 +27,18 @@ def test_the_busiest_user_of_a_month_stays_below_the_worst_case(found) -> None: 
     assert GRID[-1] == 4096
     assert found.user_most <= 256 * KIB
     assert found.item_most <= 64 * KIB
+
+
+def test_the_largest_user_that_events_can_make_takes_at_most_256_kib() -> None:
+    largest = largest_user(Settings(), PROGRAM)
+    # Every bound is pressed, not only some of them.
+    least = {
+        "event ids": 105, "seen": 50, "counters user_category_activity": 42, "open exposures": 13, "sessions": 9,
+        "good news": 8, "counters user_activity": 4, "history": 14,
+    }  # fmt: skip
+    for part, size in least.items():
+        assert largest.parts[part] >= size * KIB, part
+    assert largest.size_bytes <= 256 * KIB
 
 
 def test_every_topic_of_the_log_is_counted(found) -> None:  # type: ignore[no-untyped-def]

@@ -106,12 +106,14 @@ inline void append(PyObject* list, const Ref& value) {
 struct Imported {
   PyObject* body;       // features.state.pages.body: raises for a page that cannot be read
   PyObject* tile_page;  // features.tiles.check_page
+  PyObject* packed_page;  // features.tiles.check_packed
   PyObject* shown;      // features.state.session.Shown
   PyObject* entry;      // features.state.history.Entry
   PyObject* good;       // features.state.pairs.Good
   PyObject* pairing;    // features.state.pairs.Pairing
   PyObject* verdicts[3];
   PyObject* format_error;  // features.errors.StateFormatError
+  PyObject* row_error;     // features.errors.RowFormatError
 };
 inline Imported imported{};
 
@@ -139,14 +141,15 @@ class Fields {
   }
 
   // The entries of a page, checked.
-  std::string_view body(PyObject* name, size_t size = 1) const {
+  std::string_view body(PyObject* name, size_t size = 1, i64 version = 1) const {
     std::string_view page = raw(name);
     if (page.empty()) return {};
-    if (page[0] != 1 || (page.size() - 1) % size) {
+    if (page[0] != version || (page.size() - 1) % size) {
       Ref stored = py_bytes(page);
       Ref width = py(static_cast<i64>(size));
-      PyObject* arguments[] = {name, stored.get(), width.get()};
-      Ref unread(checked(PyObject_Vectorcall(imported.body, arguments, 3, nullptr)));
+      Ref wanted = py(version);
+      PyObject* arguments[] = {name, stored.get(), width.get(), wanted.get()};
+      Ref unread(checked(PyObject_Vectorcall(imported.body, arguments, 4, nullptr)));
     }
     return page.substr(1);
   }
@@ -155,15 +158,17 @@ class Fields {
   Ref dict_;
 };
 
-inline Ref page_bytes(std::string_view entries) {
+inline Ref page_bytes(std::string_view entries, char version = 1) {
   PyObject* page = checked(PyBytes_FromStringAndSize(nullptr, entries.size() + 1));
   char* data = PyBytes_AS_STRING(page);
-  data[0] = 1;
+  data[0] = version;
   std::memcpy(data + 1, entries.data(), entries.size());
   return Ref(page);
 }
 
-inline Ref page_or_nothing(std::string_view entries) { return entries.empty() ? py_bytes({}) : page_bytes(entries); }
+inline Ref page_or_nothing(std::string_view entries, char version = 1) {
+  return entries.empty() ? py_bytes({}) : page_bytes(entries, version);
+}
 
 template <class T>
 T load(const char* data) {

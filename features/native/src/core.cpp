@@ -33,10 +33,12 @@ PyObject* item_of(const char* module, const char* name) {
 void import_all() {
   imported.body = item_of("features.state.pages", "body");
   imported.tile_page = item_of("features.tiles", "check_page");
+  imported.packed_page = item_of("features.tiles", "check_packed");
   imported.shown = item_of("features.state.session", "Shown");
   imported.entry = item_of("features.state.history", "Entry");
   imported.good = item_of("features.state.pairs", "Good");
   imported.pairing = item_of("features.state.pairs", "Pairing");
+  imported.row_error = item_of("features.errors", "RowFormatError");
   imported.format_error = item_of("features.errors", "StateFormatError");
   Ref verdict(item_of("features.state.dedup", "Verdict"));
   const char* verdicts[] = {"NEW", "REPEAT", "BEYOND"};
@@ -127,6 +129,7 @@ void add_types(PyObject* module) {
       method<Exposures, &Exposures::get>("get"), method<Exposures, &Exposures::add_exposure>("add_exposure"),
       method<Exposures, &Exposures::add_outcome>("add_outcome"), method<Exposures, &Exposures::due_ms>("due_ms"),
       method<Exposures, &Exposures::on_due>("on_due"), method<Exposures, &Exposures::forget>("forget"),
+      method<Exposures, &Exposures::shrink>("shrink"),
       dirty_method<Exposures>(), {}};
   add_type<Exposures>(module, "Exposures", exposures, nullptr, &length<Exposures>);
   static PyMethodDef sink[] = {method<Sink, &Sink::effect>("effect"), method<Sink, &Sink::number>("number"), {}};

@@ -15,13 +15,9 @@ class Dedup {
     expect(n, 1, 1);
     Fields fields(args[0]);
     for (;; ++stored_pages_) {
-      std::string_view page = fields.body(names()[stored_pages_], kEntry);
+      std::string_view page = fields.body(names()[stored_pages_], 1, 2);
       if (page.empty()) break;
-      for (size_t at = 0; at < page.size(); at += kEntry) {
-        ids_.push_back(load<i64>(&page[at]));
-        times_.push_back(load<i64>(&page[at + 8]));
-        arrivals_.push_back(load<u32>(&page[at + 16]));
-      }
+      read(page);
     }
     std::string_view meta = fields.body(meta_name(), 16);
     if (!meta.empty()) {
@@ -39,7 +35,8 @@ class Dedup {
   }
 
   // 0 = new, 1 = repeat, 2 = beyond the horizon
-  int verdict(i64 id, i64 ts_ms, i64 clock_ms) const {
+  int verdict(i64 id_hash, i64 ts_ms, i64 clock_ms) const {
+    const i64 id = id_hash >> 8;
     if (std::find(ids_.begin(), ids_.end(), id) != ids_.end()) return 1;
     return ts_ms < clock_ms - kHorizonMs || (bound_ms_ != kNone && ts_ms <= bound_ms_) ? 2 : 0;
   }
@@ -85,11 +82,11 @@ class Dedup {
   }
 
   // Whether others left.
-  bool add_one(i64 id, i64 ts_ms, i64 clock_ms) {
+  bool add_one(i64 id_hash, i64 ts_ms, i64 clock_ms) {
     i64 clock_s = floor_div(clock_ms, 1000);
     if (clock_s < 0 || clock_s > std::numeric_limits<u32>::max())
       raise(PyExc_OverflowError, "the partition clock lies outside 1970 to 2106");
-    ids_.push_back(id);
+    ids_.push_back(id_hash >> 8);
     times_.push_back(ts_ms);
     arrivals_.push_back(static_cast<u32>(clock_s));
     size_t n = ids_.size();
@@ -107,7 +104,7 @@ class Dedup {
   }
 
  private:
-  static constexpr size_t kEntry = 20, kPerPage = 32, kMaxRecent = 8192, kNewest = 512, kMost = 576, kLeave = 64;
+  static constexpr size_t kHead = 14, kId = 7, kPerPage = 32, kMaxRecent = 8192, kNewest = 512, kMost = 576, kLeave = 64;
   static constexpr i64 kRecentS = 15 * 60, kHorizonMs = 7LL * 24 * 3600 * 1000, kBotMs = 24LL * 3600 * 1000;
   static constexpr i64 kNone = std::numeric_limits<i64>::min();
 
@@ -120,15 +117,46 @@ class Dedup {
     return name;
   }
 
+  // Smallest event time and arrival, bytes of the offsets from them, then ids, offsets, offsets.
   Ref encoded(size_t page) const {
-    std::string entries;
-    size_t end = std::min(ids_.size(), (page + 1) * kPerPage);
-    for (size_t at = page * kPerPage; at < end; ++at) {
-      pack(entries, ids_[at]);
-      pack(entries, times_[at]);
-      pack(entries, arrivals_[at]);
-    }
-    return page_bytes(entries);
+    const size_t first = page * kPerPage, end = std::min(ids_.size(), first + kPerPage);
+    auto [oldest, newest] = std::minmax_element(times_.begin() + first, times_.begin() + end);
+    auto [earliest, latest] = std::minmax_element(arrivals_.begin() + first, arrivals_.begin() + end);
+    const i64 base_ms = *oldest, base_s = *earliest;
+    const size_t time_bytes = bytes_for(static_cast<u64>(*newest - base_ms));
+    const size_t arrival_bytes = bytes_for(static_cast<u64>(*latest - base_s));
+    std::string out;
+    out.reserve(kHead + kPerPage * (kId + time_bytes + arrival_bytes));
+    pack(out, base_ms);
+    pack(out, static_cast<u32>(base_s));
+    pack(out, static_cast<u8>(time_bytes));
+    pack(out, static_cast<u8>(arrival_bytes));
+    auto put_low = [&](i64 value, size_t size) { out.append(reinterpret_cast<const char*>(&value), size); };
+    for (size_t at = first; at < end; ++at) put_low(ids_[at], kId);
+    for (size_t at = first; at < end; ++at) put_low(times_[at] - base_ms, time_bytes);
+    for (size_t at = first; at < end; ++at) put_low(static_cast<i64>(arrivals_[at]) - base_s, arrival_bytes);
+    return page_bytes(out, 2);
+  }
+
+  static size_t bytes_for(u64 most) { return (static_cast<size_t>(std::bit_width(most)) + 7) / 8; }
+
+  void read(std::string_view page) {
+    const size_t time_bytes = page.size() < kHead ? 9 : load<u8>(&page[12]), arrival_bytes = page.size() < kHead ? 9 : load<u8>(&page[13]);
+    const size_t entry = kId + time_bytes + arrival_bytes;
+    if (time_bytes > 8 || arrival_bytes > 8 || (page.size() - kHead) % entry)
+      raise(imported.format_error, "event ids cannot be read (cut short); run `liverank rebuild`");
+    const i64 base_ms = load<i64>(page.data()), base_s = load<u32>(&page[8]);
+    const size_t n = (page.size() - kHead) / entry;
+    const char* at = page.data() + kHead;
+    auto low = [&](size_t size) {
+      i64 value = 0;
+      std::memcpy(&value, at, size);
+      at += size;
+      return value;
+    };
+    for (size_t row = 0; row < n; ++row) ids_.push_back(static_cast<i64>(static_cast<u64>(low(kId)) << 8) >> 8);
+    for (size_t row = 0; row < n; ++row) times_.push_back(base_ms + low(time_bytes));
+    for (size_t row = 0; row < n; ++row) arrivals_.push_back(static_cast<u32>(base_s + low(arrival_bytes)));
   }
 
   bool leave(i64 horizon_s) {

@@ -68,7 +68,7 @@ class Exposure {
   Exposure(const Exposure&) = delete;
 
   std::pair<i64, std::string_view> age() const { return {shown_ms, request_id}; }
-  size_t size_bytes() const { return raw_.size(); }
+  size_t size_bytes() const { return raw_.size() + 2 * slots.size() + 16; }
 
   // First slot that shows the item; -1 = none.
   int find(std::string_view item, size_t hash) const {
@@ -394,7 +394,15 @@ class Exposures {
       outcome.join(*target);
       change(outcome.target, outcome.slot, outcome.exposure()->bits[outcome.slot] | outcome.bits, changes);
     }
-    if (outcomes_.size() >= kMaxOutcomes) {
+    std::string packed;
+    outcome.write(packed);
+    auto full = [&] {
+      if (outcomes_.size() >= kMaxOutcomes) return true;
+      size_t size = packed.size();
+      for (const std::string& page : pages_) size += page.size();
+      return size > kMaxOutcomeBytes;
+    };
+    while (!outcomes_.empty() && full()) {
       auto oldest = std::min_element(outcomes_.begin(), outcomes_.end(),
                                      [](const Outcome& a, const Outcome& b) { return a.ts_ms < b.ts_ms; });
       outcomes_.erase(oldest);
@@ -408,9 +416,23 @@ class Exposures {
     }
     size_t page = outcomes_.size() / kPerPage;
     if (page == pages_.size()) pages_.emplace_back();
-    outcome.write(pages_[page]);
+    pages_[page] += packed;
     dirty_outcomes_.insert(page);
     outcomes_.push_back(std::move(outcome));
+  }
+
+  // shrink(most_bytes) -> changes
+  PyObject* shrink(Arguments args, Py_ssize_t n) {
+    expect(n, 1, 1);
+    const size_t most = static_cast<size_t>(integer(args[0]));
+    Changes changes;
+    size_t held = 0;
+    for (const Ref& each : exposures_) held += of(each).size_bytes();
+    if (held > most) {
+      while (held > most) held -= drop_oldest(changes);
+      note_times();
+    }
+    return changes.listed();
   }
 
   PyObject* due_ms(Arguments, Py_ssize_t) {
@@ -487,7 +509,7 @@ class Exposures {
   static Exposure& of(const Ref& each) { return *reinterpret_cast<Box<Exposure>*>(each.get())->value; }
 
  private:
-  static constexpr size_t kPerPage = 16, kMaxOutcomes = 256, kMaxBytes = 96 * 1024, kOutcome = 15;
+  static constexpr size_t kPerPage = 16, kMaxOutcomes = 256, kMaxOutcomeBytes = 12 * 1024, kOutcome = 15;
   static constexpr i64 kNever = 1LL << 62;
 
   static Names& event_names() {
@@ -667,20 +689,20 @@ class Exposures {
 
   // -- storage
 
-  size_t free_place(Changes& changes) {
-    size_t held = 0;
-    for (const Ref& each : exposures_) held += of(each).size_bytes();
-    while (!exposures_.empty() && (exposures_.size() >= most_ || held > kMaxBytes)) {
-      Ref oldest = *std::min_element(exposures_.begin(), exposures_.end(), [](const Ref& a, const Ref& b) {
-        return std::make_pair(!of(a).closed, of(a).age()) < std::make_pair(!of(b).closed, of(b).age());
-      });
-      if (!of(oldest).closed) {
-        close(oldest, changes);
-        changes.count("closed_early");
-      }
-      held -= of(oldest).size_bytes();
-      drop(oldest);
+  size_t drop_oldest(Changes& changes) {
+    Ref oldest = *std::min_element(exposures_.begin(), exposures_.end(), [](const Ref& a, const Ref& b) {
+      return std::make_pair(!of(a).closed, of(a).age()) < std::make_pair(!of(b).closed, of(b).age());
+    });
+    if (!of(oldest).closed) {
+      close(oldest, changes);
+      changes.count("closed_early");
     }
+    drop(oldest);
+    return of(oldest).size_bytes();
+  }
+
+  size_t free_place(Changes& changes) {
+    while (exposures_.size() >= most_) drop_oldest(changes);
     size_t place = 0;
     while (at_place(place) != nullptr) ++place;
     return place;

@@ -88,10 +88,18 @@ class Pairs {
       late(good, at, pairings);
       sorted_.insert(sorted_.begin() + at, std::move(good));
     }
-    if (sorted_.size() > kMost + kSlack) {
-      floor_ms_ = sorted_[sorted_.size() - kMost - 1].ts_ms;
+    size_t most = kMost, held = 0;
+    if (sorted_.size() * (kHead + 128) > kMaxBytes)
+      for (const std::string& page : pages_) held += page.size();
+    if (held > kMaxBytes) {
+      most = 0;
+      for (size_t size = 0; most < kMost && size <= kKeptBytes; ++most)
+        size += kHead + sorted_[sorted_.size() - 1 - most].item.size();
+    }
+    if (sorted_.size() > most + (most == kMost ? kSlack : 0)) {
+      floor_ms_ = sorted_[sorted_.size() - most - 1].ts_ms;
       meta_dirty_ = true;
-      keep(sorted_.size() - kMost);
+      keep(sorted_.size() - most);
     }
     return pairings;
   }
@@ -130,7 +138,7 @@ class Pairs {
   }
 
  private:
-  static constexpr size_t kMost = 512, kSlack = 64, kPerPage = 32, kHead = 7;
+  static constexpr size_t kMost = 512, kSlack = 64, kPerPage = 32, kHead = 7, kMaxBytes = 9 * 1024, kKeptBytes = 8 * 1024;
 
   static Names& names() {
     static Names all("_p");

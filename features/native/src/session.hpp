@@ -64,8 +64,9 @@ struct Session {
     for (u32 count : {events, clicks, positives, negatives, n_shown}) pack(out, count);
     pack(out, static_cast<u8>((shown ? 1 : 0) | (abandoned ? 2 : 0)));
     if (shown) shown->write(out);
-    if (abandoned) abandoned->write(out);
   }
+
+  size_t size_bytes() const { return 45 + (shown ? 17 + shown->item.size() : 0); }
 };
 
 class Sessions {
@@ -78,8 +79,8 @@ class Sessions {
     expect(n, 2, 2);
     Fields fields(args[0]);
     timeout_ms_ = integer(args[1]);
-    std::string packed(fields.body(older_name()));
-    packed += fields.body(current_name());
+    std::string packed(fields.body(older_name(), 1, 2));
+    packed += fields.body(current_name(), 1, 2);
     read(packed);
     std::string_view state = fields.body(state_name(), kState);
     if (!state.empty()) {
@@ -221,12 +222,12 @@ class Sessions {
     std::string out;
     if (current_dirty_) {
       sessions_.back().write(out);
-      put(changed, current_name(), page_bytes(out));
+      put(changed, current_name(), page_bytes(out, 2));
     }
     if (older_dirty_) {
       out.clear();
       for (size_t at = 0; at + 1 < sessions_.size(); ++at) sessions_[at].write(out);
-      put(changed, older_name(), page_or_nothing(out));
+      put(changed, older_name(), page_or_nothing(out, 2));
     }
     if (state_dirty_) {
       out.clear();
@@ -246,7 +247,7 @@ class Sessions {
   }
 
  private:
-  static constexpr size_t kSession = 45, kShown = 17, kState = 68, kMaxFinal = 16;
+  static constexpr size_t kSession = 45, kShown = 17, kState = 68, kMaxFinal = 16, kMaxBytes = 10 * 1024, kMaxSession = 192;
   static constexpr i64 kHorizonMs = 7LL * 24 * 3600 * 1000;
 
   static PyObject* name(const char* text) { return checked(PyBytes_FromString(text)); }
@@ -285,13 +286,16 @@ class Sessions {
       session.n_shown = load<u32>(data + 40);
       u8 flags = load<u8>(data + 44);
       at += kSession;
-      for (auto [flag, target] : {std::pair{1, &session.shown}, std::pair{2, &session.abandoned}}) {
-        if (!(flags & flag)) continue;
+      if (flags & 1) {
         need(kShown);
         size_t length = load<u8>(&packed[at + 16]);
         need(kShown + length);
-        *target = Shown{load<i64>(&packed[at]), std::string(packed.substr(at + kShown, length)), load<i64>(&packed[at + 8])};
+        session.shown = Shown{load<i64>(&packed[at]), std::string(packed.substr(at + kShown, length)), load<i64>(&packed[at + 8])};
         at += kShown + length;
+      }
+      if (flags & 2 && session.shown) {
+        session.abandoned = session.shown;
+        session.abandoned->ts_ms = session.closes_ms(timeout_ms_);
       }
       sessions_.push_back(std::move(session));
     }
@@ -317,6 +321,11 @@ class Sessions {
     i64 final_ms = clock_ms - kHorizonMs - timeout_ms_;
     size_t gone = 0;
     while (gone + 1 < sessions_.size() && sessions_[gone].last_ms <= final_ms) ++gone;
+    if (sessions_.size() - gone > kMaxBytes / kMaxSession) {
+      size_t size = 0;
+      for (size_t at = gone; at < sessions_.size(); ++at) size += sessions_[at].size_bytes();
+      for (; size > kMaxBytes && gone + 1 < sessions_.size(); ++gone) size -= sessions_[gone].size_bytes();
+    }
     if (gone == 0) return;
     sessions_.erase(sessions_.begin(), sessions_.begin() + gone);
     older_dirty_ = true;

@@ -405,14 +405,14 @@ class CategoryTiles : public Pages {
   }
 
   void gather(PyObject* changed) {
-    take_dirty(changed, [&](size_t number) { return encoded(pages_[number]->rows); });
+    take_dirty(changed, [&](size_t number) { return packed(pages_[number]->rows); });
   }
 
   PyObject* pages(Arguments, Py_ssize_t) {
     Ref all(checked(PyList_New(0)));
     for (size_t number = 0; number < pages_.size(); ++number)
       append(all.get(),
-             pages_[number] ? encoded(pages_[number]->rows) : py_bytes(fields_.raw(plan_.names[number].get())));
+             pages_[number] ? packed(pages_[number]->rows) : py_bytes(fields_.raw(plan_.names[number].get())));
     return all.release();
   }
 
@@ -429,7 +429,7 @@ class CategoryTiles : public Pages {
   Page& decoded(size_t number) {
     if (!pages_[number]) {
       Page page;
-      page.rows = decode(number);
+      page.rows = unpacked(number);
       for (size_t at = 0; at < page.rows.size(); at += width_) {
         i64 stamp = static_cast<i64>(page.rows[at]);
         i64& newest = page.newest[stamp % kRings];
@@ -438,6 +438,125 @@ class CategoryTiles : public Pages {
       pages_[number] = std::move(page);
     }
     return *pages_[number];
+  }
+
+  // The page as stored (docs/specs/tiles.md): stamps and hashes once each, cells by column in as few bytes as they need.
+  Ref packed(const std::vector<double>& rows) const {
+    if (rows.empty()) return py_bytes({});
+    const size_t n = rows.size() / width_;
+    static thread_local std::vector<double> hashes;
+    hashes.clear();
+    for (size_t row = 0; row < n; ++row) hashes.push_back(rows[row * width_ + 1]);
+    std::sort(hashes.begin(), hashes.end());
+    hashes.erase(std::unique(hashes.begin(), hashes.end()), hashes.end());
+    std::string stamps, counts, index, out;
+    size_t n_stamps = 0;
+    for (size_t row = 0; row < n; ++row) {
+      const double stamp = rows[row * width_];
+      if (row == 0 || stamp != rows[(row - 1) * width_]) {
+        pack(stamps, stamp);
+        counts.push_back('\0');
+        ++n_stamps;
+      }
+      ++counts.back();
+      size_t at = std::lower_bound(hashes.begin(), hashes.end(), rows[row * width_ + 1]) - hashes.begin();
+      if (hashes.size() > 256)
+        pack(index, static_cast<u16>(at));
+      else
+        index.push_back(static_cast<char>(at));
+    }
+    out.reserve(7 + stamps.size() + 8 * hashes.size() + counts.size() + index.size() + (width_ - 2) * (1 + 2 * n));
+    out.push_back('\2');
+    pack(out, static_cast<u16>(n));
+    pack(out, static_cast<u16>(n_stamps));
+    pack(out, static_cast<u16>(hashes.size()));
+    out += stamps;
+    out.append(reinterpret_cast<const char*>(hashes.data()), 8 * hashes.size());
+    out += counts;
+    out += index;
+    for (size_t column = 2; column < width_; ++column) {
+      const size_t size = cell_size(rows, column);
+      out.push_back(static_cast<char>(size));
+      if (size == 0) continue;
+      for (size_t at = column; at < rows.size(); at += width_) {
+        const double cell = rows[at];
+        if (size == 1)
+          pack(out, static_cast<u8>(cell));
+        else if (size == 2)
+          pack(out, static_cast<std::int16_t>(cell));
+        else if (size == 4)
+          pack(out, static_cast<std::int32_t>(cell));
+        else
+          pack(out, cell);
+      }
+    }
+    return py_bytes(out);
+  }
+
+  size_t cell_size(const std::vector<double>& rows, size_t column) const {
+    double least = rows[column], most = least;
+    bool zero = true, whole = true;
+    for (size_t at = column; at < rows.size(); at += width_) {
+      const double cell = rows[at];
+      zero &= cell == 0.0;
+      whole &= cell == std::floor(cell);
+      least = std::min(least, cell);
+      most = std::max(most, cell);
+    }
+    if (zero) return 0;
+    if (!whole || least < -2147483648.0 || most >= 2147483648.0) return 8;
+    if (least >= 0.0 && most < 256.0) return 1;
+    return least >= -32768.0 && most < 32768.0 ? 2 : 4;
+  }
+
+  std::vector<double> unpacked(size_t number) const {
+    std::string_view page = fields_.raw(plan_.names[number].get());
+    std::vector<double> rows;
+    if (page.empty()) return rows;
+    auto refuse = [&] {
+      Ref stored = py_bytes(page);
+      Ref unread(checked(PyObject_CallOneArg(imported.packed_page, stored.get())));
+      raise(imported.row_error, "a page of categories cannot be read (cut short); run `liverank rebuild`");
+    };
+    if (page[0] != 2 || page.size() < 7) refuse();
+    const size_t n = load<u16>(&page[1]), n_stamps = load<u16>(&page[3]), n_hashes = load<u16>(&page[5]);
+    const size_t index_size = n_hashes > 256 ? 2 : 1;
+    size_t at = 7;
+    auto take = [&](size_t size) {
+      if (page.size() - at < size) refuse();
+      at += size;
+      return page.data() + at - size;
+    };
+    const char* stamps = take(8 * n_stamps);
+    const char* hashes = take(8 * n_hashes);
+    const char* counts = take(n_stamps);
+    const char* index = take(index_size * n);
+    rows.assign(n * width_, 0.0);
+    size_t row = 0;
+    for (size_t stamp = 0; stamp < n_stamps; ++stamp)
+      for (size_t left = load<u8>(counts + stamp); left > 0; --left, ++row) {
+        if (row == n) refuse();
+        rows[row * width_] = load<double>(stamps + 8 * stamp);
+      }
+    if (row != n) refuse();
+    for (row = 0; row < n; ++row) {
+      const size_t hash = index_size == 2 ? load<u16>(index + 2 * row) : load<u8>(index + row);
+      if (hash >= n_hashes) refuse();
+      rows[row * width_ + 1] = load<double>(hashes + 8 * hash);
+    }
+    for (size_t column = 2; column < width_; ++column) {
+      const size_t size = load<u8>(take(1));
+      if (size != 0 && size != 1 && size != 2 && size != 4 && size != 8) refuse();
+      const char* cells = take(size * n);
+      for (row = 0; size != 0 && row < n; ++row) {
+        const char* cell = cells + size * row;
+        rows[row * width_ + column] = size == 1   ? load<u8>(cell)
+                                      : size == 2 ? load<std::int16_t>(cell)
+                                      : size == 4 ? load<std::int32_t>(cell)
+                                                  : load<double>(cell);
+      }
+    }
+    return rows;
   }
 
   size_t lower(const Page& page, const Key& key) const {
