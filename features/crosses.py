@@ -16,7 +16,7 @@ from feast.types import Float64, Int64, String
 from features import cross_values as _values
 from features import windows as _windows
 from features.compile import complete
-from features.ondemand import AS_OF, CHECKED, CLIENT_IMPORTS, ONE_CATEGORY, self_contained
+from features.ondemand import AS_OF, CHECKED, CHECKED_PACKED, CLIENT_IMPORTS, ONE_CATEGORY, self_contained
 
 __all__ = ["COMPUTED", "GIVEN", "cross_view"]
 
@@ -54,7 +54,7 @@ def crosses(inputs):
             item = dict(zip(ITEM_NAMES, ring_windows(ITEM_PLAN, pages, as_of_ms)))
             names = inputs["categories"][at]
             empty = [0.0] * len(CATEGORY_NAMES)
-            pages = [checked(inputs[page][at]) for page in CATEGORY_PAGES]
+            pages = [checked_packed(inputs[page][at]) for page in CATEGORY_PAGES]
             own = one_category(CATEGORY_PLAN, pages, as_of_ms, names[0], empty) if names else empty
             row = cross_values(
                 item, dict(zip(CATEGORY_NAMES, own)),
@@ -88,7 +88,7 @@ def cross_view(
     ]
     udf, text = self_contained(
         "crosses",
-        "\n".join([*sources, CLIENT_IMPORTS, CHECKED, ONE_CATEGORY, _UDF]),
+        "\n".join([*sources, CLIENT_IMPORTS, CHECKED, CHECKED_PACKED, ONE_CATEGORY, _UDF]),
         ITEM_NAMES=item.names,
         ITEM_PAGES=item.page_names,
         ITEM_PLAN=item.layout.plan,

@@ -62,7 +62,7 @@ def {name}(inputs):
         columns = []
         for at, as_of_ms in enumerate(inputs["as_of_ms"]):
             try:
-                values = {function}(plan, [checked(inputs[page][at]) for page in pages], as_of_ms or now_ms{extra})
+                values = {function}(plan, [{checked}(inputs[page][at]) for page in pages], as_of_ms or now_ms{extra})
             except ValueError:  # bytes that are no pages of this layout
                 values = [float("nan")] * len(names)
             columns.append([float(value) for value in values])
@@ -83,7 +83,7 @@ def checked(page):
 '''
 
 CHECKED_PACKED: Final = '''
-def checked(page):
+def checked_packed(page):
     """A page of categories, version 2."""
     if not page:
         return b""
@@ -156,6 +156,7 @@ def window_view(entity: Entity, views: Sequence[tuple[StreamFeatureView, ViewPro
     source += _UDF.format(
         name=name,
         views=", ".join(view.name for view, _ in views),
+        checked="checked_packed" if packed else "checked",
         function="one_category" if packed else "ring_windows",
         extra=', inputs["category"][at], empty' if packed else "",
     )
