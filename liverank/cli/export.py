@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from liverank.v1.event_pb2 import Event
 
 
 def register(app: typer.Typer) -> None:
@@ -37,13 +41,11 @@ def export(
     generation = found.of(settings.namespace).generation if found is not None else 1
     steps, report, n_items = Steps(), Exported(), 0
     with steps.step("events") as step:
-        write_events(
-            file,
-            export_events(
-                settings, [0, generation] if history else [generation], since_ms=_ms(since, 0),
-                until_ms=_ms(until, 1 << 62), user_id=user, exposures=exposures, report=report,
-            ),
+        events = export_events(
+            settings, [0, generation] if history else [generation], since_ms=_ms(since, 0),
+            until_ms=_ms(until, 1 << 62), user_id=user, exposures=exposures, report=report,
         )  # fmt: skip
+        write_events(file, _noted(events, step.note))
         step.note(f"{report.events:,} events")
     if items is not None:
         with steps.step("items") as step:
@@ -60,6 +62,14 @@ def export(
         typer.echo(f"left out   {report.unreadable:,} unreadable; see `liverank dlq list`")
     if items is not None:
         typer.echo(f"items      {n_items:,} in {items}")
+
+
+def _noted(events: Iterable[Event], note: Callable[[str], None]) -> Iterator[Event]:
+    """Pass events on, and say how many there were."""
+    for n, event in enumerate(events, 1):
+        if n % 10_000 == 0:
+            note(f"{n:,} events")
+        yield event
 
 
 def _ms(text: str, default: int) -> int:
