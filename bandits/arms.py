@@ -138,6 +138,14 @@ class ArmPartials:
             else:
                 self.put(arm, partial.copy())
 
+    def take_back(self, other: ArmPartials) -> None:
+        """Subtract sums that were added before, of arms that are still kept; see `Partial.take_back`."""
+        check_alike(self, other)
+        for arm, partial in other._arms.items():
+            if arm in self._arms:
+                self._arms[arm].take_back(partial)
+                self._changed.add(arm)
+
     def scaled(self, factor: float) -> ArmPartials:
         """All sums times a factor; see `Partial.scaled`."""
         twin = ArmPartials(self.dim, self.n_heads, self.half_life_ms)

@@ -104,6 +104,11 @@ class Curvature:
             root = np.sqrt(probabilities[:, head] * (1.0 - probabilities[:, head]))
             partial.shown(features * root[:, None], none, ts_ms)
 
+    def take_back(self, other: Curvature) -> None:
+        """Subtract sums that were added before; see `Partial.take_back`."""
+        for own, theirs in zip(self._heads, other._heads, strict=True):
+            own.take_back(theirs)
+
     def merge(self, other: Curvature) -> None:
         """Add another partition's sums.
 

@@ -108,6 +108,11 @@ class LogisticPartial:
         self._slope.merge(other._slope)
         self._curvature.merge(other._curvature)
 
+    def take_back(self, other: LogisticPartial) -> None:
+        """Subtract sums that were added before; see `Partial.take_back`."""
+        self._slope.take_back(other._slope)
+        self._curvature.take_back(other._curvature)
+
     def scaled(self, factor: float) -> LogisticPartial:
         """All sums times a factor; see `Partial.scaled`."""
         twin = LogisticPartial(self.dim, self.n_heads, self._slope.half_life_ms)

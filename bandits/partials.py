@@ -264,6 +264,20 @@ class Partial:
         self.n_shown += other.n_shown
         self.newest_ms = max(self.newest_ms, other.newest_ms)
 
+    def take_back(self, other: Partial) -> None:
+        """Subtract sums that were added before; exact as adding is. `newest_ms` stays.
+
+        Raises
+        ------
+        InvalidStatisticsError
+            Different shape or half-life. Nothing was subtracted.
+        """
+        twin = other.copy()
+        twin._a, twin._b, twin.n_shown = -twin._a, -twin._b, -twin.n_shown
+        self.merge(twin)
+        self._a += 0.0  # no negative zeros: equal sums are equal bytes
+        self._b += 0.0
+
     def scaled(self, factor: float) -> Partial:
         """The sums times a factor, for a new model that starts from discounted statistics of another's slots.
 

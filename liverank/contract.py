@@ -53,6 +53,7 @@ INTERNAL_HEADER: Final = "liverank-internal"
 FORWARDED_HEADER: Final = "liverank-forwarded"
 
 MAX_BYTES: Final = 64 * 1024
+MAX_INTERNAL_BYTES: Final = 512 * 1024
 MAX_FUTURE_MS: Final = 5 * 60 * 1000
 MIN_TS_MS: Final = 10**11  # March 1973; anything smaller is a time in seconds
 MAX_VALUE: Final = 10**12  # of an event's value, either sign, and of a price: sums of such stay far inside float64
@@ -69,6 +70,7 @@ _ABANDON: Final = int(_T.EVENT_TYPE_ABANDON)
 _CLICK, _DWELL, _RATING = int(_T.EVENT_TYPE_CLICK), int(_T.EVENT_TYPE_DWELL), int(_T.EVENT_TYPE_RATING)
 _SURVEY, _EXPOSURE = int(_T.EVENT_TYPE_SURVEY), int(_T.EVENT_TYPE_EXPOSURE)
 _CONTROL = int(_T.EVENT_TYPE_CONTROL)
+_IDENTIFY = int(_T.EVENT_TYPE_IDENTIFY)
 
 POSITIVE: Final[frozenset[int]] = frozenset(
     int(t) for t in (_T.EVENT_TYPE_CLICK, _T.EVENT_TYPE_LIKE, _T.EVENT_TYPE_SAVE, _T.EVENT_TYPE_PURCHASE)
@@ -101,6 +103,7 @@ _WITHOUT_ITEM: Final = INTERNAL | {
     _SURVEY,
     int(_T.EVENT_TYPE_SEARCH),
     int(_T.EVENT_TYPE_SESSION_END),
+    _IDENTIFY,
 }
 
 
@@ -132,14 +135,14 @@ def header(headers: Headers, name: str) -> bytes | None:
 
 
 def event_key(event: Event) -> bytes:
-    """Kafka key of an event: user_id, else session_id, as UTF-8.
+    """Kafka key of an event: user_id, else session_id, as UTF-8; of an `identify` the session_id, whose past moves.
 
     Raises
     ------
     ContractError
         `missing_id`, where both are empty.
     """
-    key: str = event.user_id or event.session_id
+    key: str = event.session_id if event.type == _IDENTIFY else event.user_id or event.session_id
     if not key:
         raise ContractError("missing_id", "user_id or session_id is required, both are empty")
     return key.encode()
@@ -174,7 +177,9 @@ def _decode(message: Message, value: bytes | None, headers: Headers) -> dict[str
     if value is None:
         raise ContractError("malformed", f"a record holds one {name}, got no value")
     if len(value) > MAX_BYTES:
-        raise ContractError("too_large", f"a {name} has at most {MAX_BYTES} bytes, got {len(value)}")
+        most = MAX_BYTES if header(headers, INTERNAL_HEADER) is None else MAX_INTERNAL_BYTES
+        if len(value) > most:
+            raise ContractError("too_large", f"a {name} has at most {most} bytes, got {len(value)}")
     if headers and (header(headers, CONTENT_TYPE) or b"").split(b";")[0].strip().lower() == JSON_TYPE:
         return _decode_json(message, value, name)
     try:
@@ -221,7 +226,7 @@ def validate_event(event: Event, *, now_ms: int, internal: bool = False, exposur
     """
     kind = event.type
     if kind not in _KNOWN:
-        raise ContractError("unknown_type", f"type is one of EventType (1 to 14 for producers), got {kind}")
+        raise ContractError("unknown_type", f"type is one of EventType (1 to 15 for producers), got {kind}")
     if kind in INTERNAL:
         if not internal:
             raise ContractError("not_allowed", f"{_T.Name(kind)} is for liverank's own processes; do not send it")
@@ -237,6 +242,8 @@ def validate_event(event: Event, *, now_ms: int, internal: bool = False, exposur
         raise ContractError("missing_id", "user_id or session_id is required, both are empty")
     _text("user_id", user_id, 128)
     _text("session_id", session_id, 128)
+    if kind == _IDENTIFY and (not user_id or not session_id or user_id == session_id):
+        raise ContractError("missing_id", "EVENT_TYPE_IDENTIFY needs a user_id and a session_id, and they differ")
     if item_id:
         _text("item_id", item_id, 128)
     elif kind not in _WITHOUT_ITEM:

@@ -14,7 +14,7 @@ from liverank.contract import PRODUCER_HEADER, event_key, validate_event, valida
 from liverank.errors import ConfigError, LiverankError, UnavailableError
 from liverank.ids import uuid7
 from liverank.settings import Endpoints, Settings, resolve
-from liverank.v1.event_pb2 import Event
+from liverank.v1.event_pb2 import Event, EventType
 from liverank.v1.item_pb2 import ItemChange
 
 OnDelivery = Callable[[Exception | None, int, int], None]
@@ -148,6 +148,20 @@ class EventProducer:
             on_delivery=self._delivery(event),
         )
         self._transport.poll(0.0)
+
+    def identify(self, session_id: str, user_id: str) -> None:
+        """Say that the user of a session, anonymous until now, logged in; what the session did becomes the user's.
+
+        Call it once after the login and send the user's later events with `user_id`. Saying it again is harmless.
+
+        Raises
+        ------
+        ContractError
+            An id is missing or too long, or they are the same; nothing was queued.
+        UnavailableError
+            The buffer stayed full: the broker takes nothing.
+        """
+        self.send(Event(type=EventType.EVENT_TYPE_IDENTIFY, user_id=user_id, session_id=session_id))
 
     def send_item(self, change: ItemChange) -> None:
         """Validate a catalogue change and queue it."""

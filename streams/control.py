@@ -8,6 +8,7 @@ of items are told to the item fold by the user fold, numbered like any effect, s
 from __future__ import annotations
 
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -25,6 +26,7 @@ from streams.program import PROGRAM_KEY, ProgramState
 __all__ = [
     "KINDS",
     "Activate",
+    "Adopt",
     "Command",
     "Erase",
     "Erased",
@@ -108,8 +110,29 @@ class Void:
     """What stands in the archive where an event of an erased user stood. Does nothing."""
 
 
-Command = Activate | Remove | Merge | Sweep | Erase | Erased | Void
-KINDS: Final = ("activate", "merge", "remove", "sweep", "erase", "erased", "void")
+@dataclass(frozen=True, kw_only=True)
+class Adopt:
+    """Fold these events, encoded and with the append times of their records, as the user's.
+
+    Attributes
+    ----------
+    whole : bool
+        What they had added to sums before was taken back, so they add to sums again.
+    late : bool
+        They were never counted: views of sessions count them too.
+    hops : int
+        How often they moved on because the user id turned out to be a session's.
+    """
+
+    user_id: str
+    events: tuple[tuple[bytes, int], ...]
+    whole: bool
+    late: bool = False
+    hops: int = 0
+
+
+Command = Activate | Remove | Merge | Sweep | Erase | Erased | Void | Adopt
+KINDS: Final = ("activate", "merge", "remove", "sweep", "erase", "erased", "void", "adopt")
 
 
 @runtime_checkable
@@ -134,6 +157,8 @@ def control(command: Command) -> Control:
             body = {"tiles_id": tiles_id, "path": command.path, "sha256": command.sha256}
         case Erase() | Erased() | Void():
             body = asdict(command)
+        case Adopt(events=events):
+            body = {**asdict(command), "events": [[b64encode(packed).decode(), ts_ms] for packed, ts_ms in events]}
     payload = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
     return Control(kind=type(command).__name__.lower(), payload=payload)
 
@@ -166,6 +191,10 @@ def parse_control(record: Control) -> Command:
                 return Erased(keys=keys, at_ms=int(body["at_ms"]), job=_job(body["job"]), path=path, sha256=digest)
             case "void":
                 return Void()
+            case "adopt":
+                events = tuple((b64decode(packed, validate=True), int(ts_ms)) for packed, ts_ms in body["events"])
+                flags = {"whole": bool(body["whole"]), "late": bool(body["late"])}
+                return Adopt(user_id=_named(body["user_id"]), events=events, hops=int(body["hops"]), **flags)
     except (KeyError, TypeError, ValueError, ProgramError) as error:
         raise ContractError("bad_control", f"the body of {record.kind!r} cannot be read: {error}") from error
     raise ContractError("bad_control", f"kind must be one of {', '.join(KINDS)}, got {record.kind[:32]!r}")
@@ -287,7 +316,7 @@ def apply_control(
             for key, pages in _chunks(command, state, ctx, home):
                 ctx.erase(key, [field for field in pages if field in left])
             state.swept(tiles_id)
-        case Erase() | Erased() | Void():
+        case Erase() | Erased() | Void() | Adopt():
             raise ContractError("bad_control", f"{type(command).__name__.lower()} is for the user fold alone")
 
 

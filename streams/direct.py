@@ -13,15 +13,16 @@ from typing import Final
 from features.hashing import id_hash
 from features.program import FeatureProgram, ViewProgram
 from features.state import parts
-from features.state.dedup import Dedup, Verdict
+from features.state.dedup import HORIZON_MS, Dedup, Verdict
 from features.state.views import ViewTiles
 from liverank.errors import ContractError
 from liverank.kafka import Record
 from liverank.partition import partition as partition_of
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType
-from streams.control import Erase, Erased
+from streams.control import Adopt, Erase, Erased
 from streams.erasure import ErasedKeys
+from streams.identity import adopted
 from streams.partition_fold import ItemVersions
 from streams.rows import state_key
 from streams.users import UserFold
@@ -29,6 +30,7 @@ from streams.users import UserFold
 __all__ = ["DirectPast", "is_direct"]
 
 _EXPOSURE: Final = int(EventType.EVENT_TYPE_EXPOSURE)
+_IDENTIFY: Final = int(EventType.EVENT_TYPE_IDENTIFY)
 _SUMS: Final = frozenset(
     ("click", "like", "save", "purchase", "skip", "dismiss", "thumbs_down", "not_interested", "positive", "short_dwell",
      "value")
@@ -61,6 +63,7 @@ class DirectPast:
         self._users: dict[str, tuple[Dedup, ViewTiles]] = {}
         self._newest_ms: dict[str, int] = {}
         self._erased = ErasedKeys({})
+        self._identified: dict[str, int] = {}
         self._own: dict[bytes, bool] = {}
         self._clock_ms = 0
 
@@ -80,9 +83,26 @@ class DirectPast:
         if isinstance(event, Erase | Erased):
             self._erase(event, record.offset)
             return
+        if isinstance(event, Adopt):
+            if not self._is_identified(event.user_id):
+                for one, append_ts_ms in adopted(event.events, event.user_id):
+                    self._count(state_key(event.user_id), one, append_ts_ms, catalogue)
+            return
         if not isinstance(event, Event) or not self._is_own(parsed.route):
             return
         key = parsed.keys[0]
+        if event.type == _IDENTIFY:  # its events come as `Adopt`, where the user lies
+            self._users.pop(key, None)
+            self._identified[event.session_id] = self._clock_ms
+        elif event.user_id or not self._is_identified(event.session_id):
+            self._count(key, event, record.append_ts_ms, catalogue)
+
+    def _is_identified(self, session_id: str) -> bool:
+        since_ms = self._identified.get(session_id)
+        return since_ms is not None and self._clock_ms < since_ms + HORIZON_MS
+
+    def _count(self, key: str, event: Event, append_ts_ms: int, catalogue: ItemVersions) -> None:
+        """Count one event of a user."""
         if self._erased and self._erased.holds_back(key, event.event_ts_ms):
             return
         found = self._users.get(key)
@@ -98,7 +118,7 @@ class DirectPast:
             return
         category = ""
         if self._by_category and event.item_id:
-            item = catalogue.at(event.item_id, record.append_ts_ms)
+            item = catalogue.at(event.item_id, append_ts_ms)
             category = item.category if item is not None else ""
         views.add(event, category)
 
@@ -109,6 +129,7 @@ class DirectPast:
         if isinstance(command, Erase):
             key = state_key(command.user_id)
             self._users.pop(key, None)
+            self._identified.pop(command.user_id, None)
             keys: tuple[int, ...] = (id_hash(key),)
             at_ms = max(self._clock_ms, self._newest_ms.pop(key, 0))
         else:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from features.archive import last_offset, part_dir, read_part
+from features.archive import last_offset, part_dir, partitions_of, read_part
 from features.redis import connect, namespace_token, translated
-from liverank.contract import INTERNAL_HEADER
-from liverank.errors import UnavailableError
-from liverank.kafka import OffsetClient, Producer, Tp, end_offsets
+from liverank.contract import INTERNAL_HEADER, decode_event
+from liverank.errors import ContractError, UnavailableError
+from liverank.kafka import OffsetClient, Producer, Record, Tp, end_offsets
 from liverank.partition import partition as partition_of
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType
@@ -38,7 +38,8 @@ class Sent:
 def send_erase(settings: Settings, users: Sequence[str]) -> list[Sent]:
     """Send one control record a user into its partition.
 
-    Sessions are found in the archive where views of sessions are counted: those of the last 8 days that carry the user.
+    Sessions are found in the archive, as far as it is written: those of the last 8 days that carry the user, and those
+    that became the user's by a login, which are erased like users.
 
     Raises
     ------
@@ -49,7 +50,10 @@ def send_erase(settings: Settings, users: Sequence[str]) -> list[Sent]:
     token, generation, n = namespace_token(client, settings.namespace), *live_generation(settings, client)
     producer = Producer(settings.kafka.bootstrap, linger_ms=0)
     sent = []
-    for user_id in users:
+    # A session that logged in lies where its id says, and remembers the user.
+    asked = dict.fromkeys(users)
+    asked.update(dict.fromkeys(_logged_in(settings, generation, users)))
+    for user_id in asked:
         partition, job = partition_of(user_id.encode(), n), secrets.token_hex(8)
         key = f"{settings.namespace}:{{{settings.namespace}.{generation}.{partition}}}:u:"
         with translated("looking at a user's state"):
@@ -63,6 +67,25 @@ def send_erase(settings: Settings, users: Sequence[str]) -> list[Sent]:
     if producer.flush(30.0):
         raise UnavailableError("Kafka did not take all requests within 30 s; send them again")
     return sent
+
+
+def _logged_in(settings: Settings, generation: int, users: Sequence[str]) -> list[str]:
+    """Sessions that became these users'."""
+    texts = [user.encode() for user in users]
+    return [
+        event.session_id
+        for partition in partitions_of(settings, "events", generation)
+        for record in read_part(part_dir(settings, "events", generation, partition), "events", partition)
+        if any(text in record.value for text in texts) and (event := _event(record)) is not None
+        and event.type == EventType.EVENT_TYPE_IDENTIFY and event.user_id in users
+    ]  # fmt: skip
+
+
+def _event(record: Record) -> Event | None:
+    try:
+        return decode_event(record.value, record.headers)
+    except ContractError:
+        return None  # it was a dead letter
 
 
 def _sessions(settings: Settings, generation: int, partition: int, user_id: str) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from liverank.v1.event_pb2 import Event, EventType
 from liverank.v1.stream_pb2 import ItemEffect
 from streams.activation import read_partitions
 from streams.catalogue import Catalogue, History
-from streams.control import Erase, Erased, Void, control, parse_control, staged
+from streams.control import Adopt, Erase, Erased, Void, control, parse_control, staged
 from streams.erasure import ERASED_KEY, ErasedKeys, write_left
 from streams.past import MemoryStore, feed, imported_records, memory_part, newest_imported_ms, tick_at
 from streams.program import pinned_program
@@ -110,13 +110,31 @@ class OwnRecords:
         self._users = {user.encode() for user in users}
         self._pattern = re.compile(b"|".join(map(re.escape, sorted(self._users))))
 
+    def owner(self, record: Record) -> tuple[bytes, int] | None:
+        """User and newest event time of a record, if it holds events of one of these users and can be decoded.
+
+        A login is its session's; events that moved by one are the user's.
+        """
+        event = self.event(record)
+        if event is None:
+            return None
+        if event.type != _CONTROL:
+            return event_key(event), event.event_ts_ms
+        moved = parse_control(event.control)
+        times = [Event.FromString(packed).event_ts_ms for packed, _ in moved.events] if isinstance(moved, Adopt) else []
+        return (moved.user_id.encode(), max(times, default=0)) if isinstance(moved, Adopt) else None
+
     def event(self, record: Record) -> Event | None:
-        """The event, if it is one of these users and can be decoded."""
-        if not self._pattern.search(record.value) and record.header(CONTENT_TYPE) is None:
+        """The event, if it is one of these users, or the record of events that moved to one."""
+        internal = record.header(INTERNAL_HEADER) is not None
+        if not internal and record.header(CONTENT_TYPE) is None and not self._pattern.search(record.value):
             return None
         try:
             event = decode_event(record.value, record.headers)
-            return event if event.type not in (_CONTROL, _TICK) and event_key(event) in self._users else None
+            if event.type == _CONTROL:
+                command = parse_control(event.control) if internal and event.control.kind == "adopt" else None
+                return event if isinstance(command, Adopt) and command.user_id.encode() in self._users else None
+            return event if event.type != _TICK and event_key(event) in self._users else None
         except ContractError:
             return None
 
@@ -261,15 +279,15 @@ def _pasts(settings: Settings, erasures: Sequence[_Erasure]) -> dict[bytes, _Pas
     own = OwnRecords([found.command.user_id for found in erasures])
     pasts = {found.key: _Past() for found in erasures}
     for record in imported_records(settings, partition):
-        if (event := own.event(record)) is not None:
-            pasts[event_key(event)].imported.append(record)
+        if (owner := own.owner(record)) is not None:
+            pasts[owner[0]].imported.append(record)
     clock_ms, wall = newest_imported_ms(settings), settings.clock == "wall"
     held: dict[bytes, int] = {}
     folder = part_dir(settings, "events", generation, partition)
     for record in read_part(folder, settings.topic("events", generation), partition):
-        event = own.event(record)
-        if event is not None and event.event_ts_ms > held.get(event_key(event), -1):
-            pasts[event_key(event)].live.append((record, clock_ms))
+        owner = own.owner(record)
+        if owner is not None and owner[1] > held.get(owner[0], -1):
+            pasts[owner[0]].live.append((record, clock_ms))
         if (earlier := _erased(record)) is not None:
             for key in pasts:
                 if id_hash(state_key(key.decode())) in earlier.keys:
@@ -314,6 +332,11 @@ def _folded(
     return store, effects
 
 
+def _is_request(record: Record) -> bool:
+    """Whether it is a control record of erasing itself."""
+    return record.header(INTERNAL_HEADER) is not None and Event.FromString(record.value).control.kind != "adopt"
+
+
 def _erased(record: Record) -> Erased | None:
     """The record of an earlier rewrite."""
     if record.header(INTERNAL_HEADER) is None:
@@ -350,11 +373,8 @@ def _void(
     for at, (g, p, path) in enumerate(files_of(settings, "events")):
 
         def void(record: Record, g: int = g, p: int = p) -> Record:
-            event = own.event(record)
-            key, ts_ms = (record.key or b"", record.append_ts_ms) if event is None else (
-                event_key(event), event.event_ts_ms,
-            )  # fmt: skip
-            if key not in users or record.header(INTERNAL_HEADER) is not None:
+            key, ts_ms = own.owner(record) or (record.key or b"", record.append_ts_ms)
+            if key not in users or _is_request(record):
                 return record
             old = g == 0 or record.offset < until.get((g, p, key), -1) or ts_ms <= users[key]
             return _control_record(record, Void(), token) if old else record

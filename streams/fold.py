@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from features.online import EntityRow, Row, Tombstone
     from features.redis import VersionedValue
     from features.state.effects import PySink
+    from liverank.v1.event_pb2 import Control
     from liverank.v1.stream_pb2 import ItemEffect
 
 __all__ = ["CatalogueItem", "Context", "Feed", "Fold", "KeyState", "Number", "Parsed", "Record"]
@@ -164,10 +165,8 @@ class Context(Protocol):
         """
         ...
 
-    def drop(self, key: str) -> None:
-        """Delete everything of a key, its due time included; asked for again it is new. Only in records with
-        `Parsed.alone`.
-        """
+    def drop(self, key: str, then: KeyState | None = None) -> None:
+        """Delete everything of a key, its due time included; asked for again it is new, or `then`."""
         ...
 
     def write_now(self) -> None:
@@ -190,6 +189,10 @@ class Context(Protocol):
 
     def dead_letter(self, reason: str, detail: str) -> None:
         """Send the current record to the dead letters with this reason."""
+        ...
+
+    def control(self, partition: int, control: Control, token: bytes) -> None:
+        """Send a control record to a partition of `events`, with the namespace's token."""
         ...
 
     def forward(self, record: Record) -> None:

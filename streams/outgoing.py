@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from features.state.effects import Sink
+from liverank.contract import INTERNAL_HEADER
 from liverank.kafka import Record
 from liverank.partition import partition as partition_of
-from liverank.v1.event_pb2 import DeadLetter
+from liverank.v1.event_pb2 import Control, DeadLetter, Event, EventType
 from streams.calls import Call
 from streams.errors import FoldBugError
 from streams.numbers import numbered
@@ -87,6 +88,12 @@ class Outgoing:
             append_ts_ms=record.append_ts_ms,
         )
         self.emit("dead-letter", letter, key=record.key)
+
+    def control(self, partition: int, control: Control, token: bytes) -> None:
+        """See `Context.control`."""
+        value = Event(type=EventType.EVENT_TYPE_CONTROL, control=control).SerializeToString()
+        self._call.outputs.append(Output("events", partition, None, value, ((INTERNAL_HEADER, token),)))
+        self._call.size_bytes += len(value)
 
     def forward(self, record: Record, *, route: bytes | None = None) -> None:
         """See `Context.forward`."""

@@ -247,18 +247,18 @@ class PartitionFold(Outgoing):
             self._close_step()
         self._spill()
 
-    def drop(self, key: str) -> None:
+    def drop(self, key: str, then: KeyState | None = None) -> None:
         """See `Context.drop`."""
         self._finish_touched()
         self._settle()
         fields = set(self._reader.load(self.partition, [key])[0])
         for call in (*self.calls, self._call):  # not in the store yet
             fields.update(call.pages.get(key, ()))
-        self._cache.pop(key, None)
-        self.adopt(key, {})
+        state = self._fold.new(key) if then is None else then
+        self._cache[key] = _Entry(state, None)
         if fields:
             self._call.pages[key] = dict.fromkeys(fields, b"")
-            self._call.states[key] = self._cache[key].state
+            self._call.states[key] = state
             self._due.put(key, None)
 
     def prefetch(self, keys: Sequence[str]) -> None:

@@ -65,6 +65,7 @@ def merge_calls(calls: Sequence[Call]) -> dict[tuple[int, str], Pending]:
             else:
                 found.fields.update(public)
                 found.version = call.version
+                found.state = call.states[key]  # another one where the key was dropped
     return merged
 
 

@@ -134,6 +134,18 @@ class StatisticsState:
             self.logistic.merge(other.logistic)
             self._logistic_changed = True
 
+    def take_back(self, other: StatisticsState) -> None:
+        """Subtract sums that were entered here before, counted apart once more."""
+        if other.partial is None or self.partial is None:
+            return
+        self.partial.take_back(other.partial)
+        self._changed = True
+        if other.arms is not None and self.arms is not None:
+            self.arms.take_back(other.arms)
+        if other.logistic is not None and self.logistic is not None:
+            self.logistic.take_back(other.logistic)
+            self._logistic_changed = True
+
     def due_ms(self) -> int | None:
         """Statistics are never due."""
         return None

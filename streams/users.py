@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -19,13 +20,16 @@ from features.state.params import state_params
 from features.state.session_views import SessionViews
 from features.state.user import UserState
 from liverank.contract import decode_event, event_key, header, validate_event
+from liverank.errors import ContractError
+from liverank.partition import partition as partition_of
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType, Exposure
 from liverank.v1.stream_pb2 import UserChange
-from streams.control import Command, Erase, Erased, Void, apply_control, parse_control
+from streams.control import Adopt, Command, Erase, Erased, Void, apply_control, control, parse_control
 from streams.erasure import ERASED_KEY, ErasedKeys, apply_erase
 from streams.errors import FoldBugError
 from streams.fold import Context, KeyState, Parsed, Record
+from streams.identity import Identified, adopted, advance, movable, take_back
 from streams.program import PROGRAM_KEY, ProgramState
 from streams.rows import SESSION, plain_key, session_key, state_key
 from streams.statistics import PREFIX, StatisticsState, statistics_key
@@ -35,6 +39,8 @@ __all__ = ["UserFold", "state_params"]
 _TICK: Final = int(EventType.EVENT_TYPE_TICK)
 _CONTROL: Final = int(EventType.EVENT_TYPE_CONTROL)
 _EXPOSURE: Final = int(EventType.EVENT_TYPE_EXPOSURE)
+_IDENTIFY: Final = int(EventType.EVENT_TYPE_IDENTIFY)
+_MOST_HOPS: Final = 4
 _ANY_TIME_MS: Final = 1 << 62
 _VIEWS: Final = ("user_history", "user_session", "user_seen", "user_vectors")
 """Views of a user's row that no program lists."""
@@ -102,10 +108,12 @@ class UserFold:
             command = parse_control(event.control)
             if isinstance(command, Erase | Erased):
                 return Parsed((ERASED_KEY,), command, alone=True)
+            if isinstance(command, Adopt):
+                return Parsed((state_key(command.user_id),), command, alone=True)
             follow = self._follow and not isinstance(command, Void)
             return Parsed((PROGRAM_KEY,), command, alone=True) if follow else Parsed((), None)
         key = event_key(event)
-        return Parsed((state_key(key.decode()),), event, key)
+        return Parsed((state_key(key.decode()),), event, key, alone=event.type == _IDENTIFY)
 
     def new(self, key: str) -> KeyState:
         """See `Fold.new`."""
@@ -123,6 +131,8 @@ class UserFold:
             return self._erased
         if key.startswith(SESSION):
             return SessionViews(plain_key(key), fields, self._program.program)
+        if Identified.holds(fields):
+            return Identified(plain_key(key), fields)
         return UserState(plain_key(key), fields, self._program.program, self._params)
 
     def apply(self, record: Record, body: object, ctx: Context) -> None:
@@ -136,11 +146,22 @@ class UserFold:
             return  # a control record that is not followed
         if not isinstance(body, Event):
             raise FoldBugError(f"the user fold folds events, got {type(body).__name__}")
-        key = state_key(body.user_id or body.session_id)
+        if body.type == _IDENTIFY:
+            self._identify(body, ctx)
+            return
+        anonymous = not body.user_id
+        key = state_key(body.session_id if anonymous else body.user_id)
         if self._erased and self._erased.holds_back(key, body.event_ts_ms):
             _COUNTED.labels("erased").inc()
             return
+        if anonymous and isinstance(known := ctx.state(key), Identified):
+            if known.user_id:
+                late = ((body.SerializeToString(), record.append_ts_ms),)
+                self._send(Adopt(user_id=known.user_id, events=late, whole=True, late=True), ctx)
+                return
+            ctx.drop(key)
         state = _user(ctx, key)
+        raw = state.raw if anonymous else None
         outlet = _Outlet(ctx, state.user_id)
         # JSON comes with a header; without one the value is the encoded event.
         packed = None if record.headers else record.value
@@ -148,7 +169,63 @@ class UserFold:
             body, append_ts_ms=record.append_ts_ms, clock_ms=ctx.clock_ms, emit=outlet, packed=packed
         )
         if counted and self._program.has_sessions and body.session_id and body.type != _EXPOSURE:
-            self._session(body, record, ctx, outlet)
+            self._session(body, record.append_ts_ms, ctx, outlet)
+        if raw is not None and counted:
+            raw.add(body.SerializeToString(), record.append_ts_ms)
+        outlet.close()
+
+    def _identify(self, event: Event, ctx: Context) -> None:
+        """Move an anonymous session to its user (`streams.identity`)."""
+        if ctx.generation == 0:
+            ctx.dead_letter("not_allowed", "imported history has no logins: give its events their user_id")
+            return
+        key = state_key(event.session_id)
+        state = ctx.state(key)
+        if isinstance(state, Identified) and state.user_id:
+            _COUNTED.labels("repeat" if state.user_id == event.user_id else "identified_as_another").inc()
+            return
+        if isinstance(state, UserState) and state.newest_event_ts_ms:
+            events, whole = movable(state, ctx.clock_ms)
+            if whole:
+                program, params = self._program.program, self._params
+                take_back(event.session_id, events, ctx, lambda: UserState(event.session_id, {}, program, params))
+            if events:
+                packed = tuple((raw.packed, raw.append_ts_ms) for raw in events)
+                self._send(Adopt(user_id=event.user_id, events=packed, whole=whole), ctx)
+        known = Identified(event.session_id, {})
+        ctx.drop(key, known)
+        ctx.state(key)
+        known.set(event.user_id, ctx.clock_ms)
+        ctx.write_now()
+
+    def _send(self, command: Adopt, ctx: Context) -> None:
+        ctx.control(partition_of(command.user_id.encode(), ctx.n_partitions), control(command), self._token)
+
+    def _adopt(self, command: Adopt, ctx: Context) -> None:
+        """Fold events that moved here as the user's."""
+        key = state_key(command.user_id)
+        state = ctx.state(key)
+        if isinstance(state, Identified) and state.user_id:
+            if command.hops >= _MOST_HOPS:
+                raise ContractError("bad_control", f"{command.user_id!r} and others were identified as each other")
+            self._send(replace(command, user_id=state.user_id, hops=command.hops + 1), ctx)
+            return
+        if isinstance(state, Identified):
+            ctx.drop(key)
+        state = _user(ctx, key)
+        outlet = _Outlet(ctx, state.user_id) if command.whole else _Counted(ctx, state.user_id)
+        for event, append_ts_ms in adopted(command.events, command.user_id):
+            if self._erased and self._erased.holds_back(key, event.event_ts_ms):
+                _COUNTED.labels("erased").inc()
+                continue
+            advance(state, event.event_ts_ms, outlet)
+            try:
+                counted = state.observe(event, append_ts_ms=append_ts_ms, clock_ms=ctx.clock_ms, emit=outlet)
+            except ContractError:
+                _COUNTED.labels("adopted_too_late").inc()
+                continue
+            if counted and command.late and self._program.has_sessions and event.type != _EXPOSURE:
+                self._session(event, append_ts_ms, ctx, outlet)
         outlet.close()
 
     def _control(self, command: Command, record: Record, ctx: Context) -> None:
@@ -156,19 +233,21 @@ class UserFold:
         home, erased = self._settings.home, self._erased
         if erased is None:
             raise FoldBugError(f"{ERASED_KEY} was not loaded")
-        if isinstance(command, Erase | Erased):
+        if isinstance(command, Adopt):
+            self._adopt(command, ctx)
+        elif isinstance(command, Erase | Erased):
             user = ctx.state(state_key(command.user_id)) if isinstance(command, Erase) else None
             newest_ms = user.newest_event_ts_ms if isinstance(user, UserState) else 0
             apply_erase(command, erased, ctx, home=home, offset=record.offset, newest_ms=newest_ms)
         else:
             apply_control(command, self._program, ctx, home=home, offset=record.offset, gone=erased.gone_since)
 
-    def _session(self, event: Event, record: Record, ctx: Context, outlet: _Outlet) -> None:
+    def _session(self, event: Event, append_ts_ms: int, ctx: Context, outlet: _Outlet) -> None:
         """Count an event in the views of its session."""
         session = ctx.state(session_key(event.session_id))
         if not isinstance(session, SessionViews):
             raise FoldBugError(f"state of session {event.session_id!r} is a {type(session).__name__}")
-        item = ctx.item(event.item_id, record.append_ts_ms) if event.item_id else None
+        item = ctx.item(event.item_id, append_ts_ms) if event.item_id else None
         category = item.category if item is not None else ""
         session.observe(event, category, failed=outlet.transformation_failed)
 
@@ -178,6 +257,10 @@ class UserFold:
             session = ctx.state(key)
             if isinstance(session, SessionViews):
                 session.forget()
+            return
+        known = ctx.state(key)
+        if isinstance(known, Identified):
+            known.set("", due_ms)
             return
         state = _user(ctx, key)
         outlet = _Outlet(ctx, state.user_id, due_ms)
@@ -196,6 +279,8 @@ class UserFold:
             if not state.newest_event_ts_ms and not any(fields.values()):
                 return [self._tombstone("session_id", state.session_id, ("session",), version)]
             return [EntityRow("session_id", state.session_id, fields, state.newest_event_ts_ms, version)]
+        if isinstance(state, Identified):
+            return [self._tombstone("user_id", state.session_id, ("user", "user_category"), version)]
         if not isinstance(state, UserState):
             raise FoldBugError(f"state of {key!r} is a {type(state).__name__}")
         if not state.newest_event_ts_ms and not any(fields.values()):
@@ -287,3 +372,29 @@ class _Outlet:
         if not isinstance(state, StatisticsState):
             raise FoldBugError(f"state of {key!r} is a {type(state).__name__}, not statistics")
         return state
+
+
+class _Counted(_Outlet):
+    """Of events whose part of the sums stays where it was counted."""
+
+    __slots__ = ()
+
+    def __init__(self, ctx: Context, user_id: str) -> None:
+        super().__init__(ctx, user_id)
+        self.sink = None  # the fast way would count it
+
+    def item_event(self, item_id: str, kind: int, event_ts_ms: int, **_: object) -> None:
+        return
+
+    def pairs(self, item_id: str, other_hashes: Sequence[int], weights: Sequence[float], event_ts_ms: int) -> None:
+        return
+
+    def shown(
+        self, exposure: Exposure, phi: NDArray[np.float64], residuals: NDArray[np.float64], exposure_ts_ms: int
+    ) -> None:
+        return
+
+    def outcome(
+        self, exposure: Exposure, slot: int, phi: NDArray[np.float64], head: int, delta: float, exposure_ts_ms: int
+    ) -> None:
+        return

@@ -20,6 +20,7 @@ from features.state.history import Entry
 from features.state.pages import HEAD, body
 from features.state.pairs import Good, Pairs
 from features.state.params import DAY_MS, EXPECTED_CLICKS, StateParams
+from features.state.raw import RawEvents
 from features.state.seen import CLICKED, CONSUMED, DISMISSED
 from features.state.session import Shown
 from features.state.variants import arms_of
@@ -102,6 +103,7 @@ class UserState:
         self._views = ViewTiles(program, ("user", "user_category"), fields)
         self._dedup: Dedup | None = None
         self._pairs: Pairs | None = None
+        self._raw: RawEvents | None = None
         self._history = parts.History(fields)
         self._seen = parts.Seen(fields)
         self._sessions = parts.Sessions(fields, params.session_timeout_ms)
@@ -137,6 +139,14 @@ class UserState:
             self._pairs = parts.Pairs(self._fields, self._params.pair_partners, self._params.pair_gap_half_life_ms)
             self._parts.append(self._pairs)
         return self._pairs
+
+    @property
+    def raw(self) -> RawEvents:
+        """Events as they came; only sessions without a user keep them (the caller adds them, before `observe`)."""
+        if self._raw is None:
+            self._raw = RawEvents(self._fields, late=self.newest_event_ts_ms > 0)
+            self._parts.append(self._raw)
+        return self._raw
 
     # -- the transition
 

@@ -24,6 +24,7 @@ class EventType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_TYPE_NOT_INTERESTED: _ClassVar[EventType]
     EVENT_TYPE_SESSION_END: _ClassVar[EventType]
     EVENT_TYPE_SURVEY: _ClassVar[EventType]
+    EVENT_TYPE_IDENTIFY: _ClassVar[EventType]
     EVENT_TYPE_EXPOSURE: _ClassVar[EventType]
     EVENT_TYPE_TICK: _ClassVar[EventType]
     EVENT_TYPE_CONTROL: _ClassVar[EventType]
@@ -50,6 +51,7 @@ EVENT_TYPE_THUMBS_DOWN: EventType
 EVENT_TYPE_NOT_INTERESTED: EventType
 EVENT_TYPE_SESSION_END: EventType
 EVENT_TYPE_SURVEY: EventType
+EVENT_TYPE_IDENTIFY: EventType
 EVENT_TYPE_EXPOSURE: EventType
 EVENT_TYPE_TICK: EventType
 EVENT_TYPE_CONTROL: EventType

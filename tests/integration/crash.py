@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from google.protobuf import json_format
 
+from liverank.contract import event_key
 from liverank.kafka import Producer
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType, Exposure, ExposureSlot
@@ -92,7 +93,7 @@ def send(settings: Settings, events: Sequence[Event], *, json: bool = False, for
     for event in events:
         value = json_format.MessageToJson(event).encode() if json else event.SerializeToString()
         headers = [("content-type", b"application/json")] if json else None
-        producer.produce(settings.topic("events", 1), key=event.user_id.encode(), value=value, headers=headers)
+        producer.produce(settings.topic("events", 1), key=event_key(event), value=value, headers=headers)
     assert producer.flush(30) == 0
 
 

@@ -14,6 +14,7 @@ import pytest
 from conftest import MakeNamespace
 from crash import send, send_catalogue, traffic
 from test_agents_in_worker import worker
+from test_import_rebuild import wait_archived
 from workers import STREAMS, Folds
 
 from features.apply import apply_here, open_store
@@ -21,8 +22,10 @@ from features.archive import rewriting
 from features.redis import connect
 from features.wire import entity_key
 from liverank.kafka import Producer
+from liverank.producer import EventProducer
 from liverank.settings import Settings
 from liverank.v1.decision_pb2 import Decision
+from liverank.v1.event_pb2 import Event, EventType
 from streams.erase import await_files, await_folded, send_erase
 from streams.erase_files import rewrite
 from streams.rebuild import rebuild
@@ -38,6 +41,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 PREFIX = "someone-"
+T = EventType
 
 
 def decide(settings: Settings, users: list[str]) -> None:
@@ -103,16 +107,38 @@ def test_OPS_6_after_an_erase_no_store_returns_the_id(make_namespace: MakeNamesp
         counts = Counter(e.user_id for e in events if e.user_id[-2:].isdecimal() and e.user_id[-1] != "0")
         (user, n), *others = counts.most_common(4)
         assert any(event.user_id == user and event.HasField("exposure") for event in events)
+        # What the user did before a login goes with them.
+        session = f"{PREFIX}session-of-{user[-2:]}"
+        now_ms = int(time.time() * 1000)
+        before = [
+            Event(
+                event_id=f"b{i}",
+                type=T.EVENT_TYPE_CLICK,
+                session_id=session,
+                item_id=f"{PREFIX}i{i}",
+                event_ts_ms=now_ms,
+            )
+            for i in range(5)
+        ]
+        send(settings, before)
+        settle(settings, quiet_s=0)
+        producer = EventProducer(settings)
+        producer.identify(session, user)
+        producer.flush()
+        settle(settings, quiet_s=1)
+        assert any(user in name for name in holders(settings, user) if session in name)
+        wait_archived(settings)
         decide(settings, [user, *(other for other, _ in others)])
         asked = send_erase(settings, [user])
         offsets = await_folded(settings, asked)
         await_files(settings)
+        assert [each.user_id for each in asked] == [user, session]
         assert asked[0].state_fields > 3
         assert holders(settings, user)
         report = rewrite(settings)
-        assert report.users == 1
+        assert report.users == 2
         assert {store for store, (rows, _) in report.removed.items() if rows} >= {"events", "decisions", "requests"}
-        assert report.removed["events"][0] == n
+        assert report.removed["events"][0] == n + len(before) + 2  # and the login, and what moved
         assert report.removed["decisions"][0] == 1
         assert rewrite(settings).removed == {}  # nothing stands there any more
         assert not rewriting(settings).exists()
@@ -121,7 +147,10 @@ def test_OPS_6_after_an_erase_no_store_returns_the_id(make_namespace: MakeNamesp
         )
         assert row.to_dict() == {"user_id": [user], "page_0": [None], "state": [None]}
         deadline_s = time.monotonic() + 20
-        while left := holders(settings, user):  # the empty row's key, for `tombstone_s`; an outbox, until the next tick
+        while left := [
+            *holders(settings, user),
+            *holders(settings, session),
+        ]:  # the empty row's key, for `tombstone_s`; an outbox, until the next tick
             assert time.monotonic() < deadline_s, left
             time.sleep(0.5)
         assert offsets[asked[0].job] >= 0

@@ -243,8 +243,15 @@ class World:
             if output.topic == "item-effects":
                 self.items.feed(Record("item-effects.1", 0, self._effects_offset, None, output.value, (), 0))
                 self._effects_offset += 1
+        moved = [output for output in self.users.outputs[self._sent :] if output.topic == "events"]
         self._sent = len(self.users.outputs)
         self.items.write()
+        for output in moved:
+            now_ms = self.users.partition.clock_ms
+            self.users.feed(Record("events.1", 0, self._offset, output.key, output.value, output.headers, now_ms))
+            self._offset += 1
+        if moved:
+            self.flush()
 
     # -- what came out
 
