@@ -15,7 +15,7 @@ from features import native
 from features.online import EntityRow, Tombstone
 from features.program import FeatureProgram
 from features.redis import VersionedValue
-from features.state.effects import item_event, item_pairs
+from features.state.effects import PySink, item_event, item_pairs
 from features.state.params import state_params
 from features.state.session_views import SessionViews
 from features.state.user import UserState
@@ -310,7 +310,7 @@ class _Outlet:
         self._ctx = ctx
         self._user_id = user_id
         self.item = ctx.item
-        self.sink = ctx.sink
+        self.sink: PySink | None = ctx.sink
         self._clock_ms = ctx.clock_ms if clock_ms is None else clock_ms
         self._changed = 0
 

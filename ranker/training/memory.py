@@ -20,7 +20,7 @@ from features.state.user import UserState
 from features.user_row import UserRow, UserSchema
 from features.vectors import user_vectors
 from liverank.errors import ContractError
-from liverank.v1.event_pb2 import Event
+from liverank.v1.event_pb2 import Event, EventType
 from liverank.v1.item_pb2 import Item, ItemChange
 from liverank.v1.stream_pb2 import Example, ItemEvent, ItemPairs
 
@@ -77,8 +77,12 @@ class Memory:
     # -- the fold
 
     def observe(self, event: Event) -> None:
-        """Fold one event; events come in order of time. A refused one is counted."""
+        """Fold one event; events come in order of time. A refused one is counted. Logins move nothing here: sessions of
+        before are somebody else's past.
+        """
         self.advance(event.event_ts_ms)
+        if event.type == EventType.EVENT_TYPE_IDENTIFY:
+            return
         user_id = event.user_id or event.session_id
         state = self._user(user_id)
         try:
