@@ -20,7 +20,19 @@ from liverank.v1.stream_pb2 import ItemEffects
 from streams.backfill import Job, stage
 from streams.calls import Limits
 from streams.catalogue import Catalogue
-from streams.control import Activate, Command, Merge, Remove, Sweep, control, parse_control, staged, write_staged
+from streams.control import (
+    Activate,
+    Adopt,
+    Command,
+    Erase,
+    Merge,
+    Remove,
+    Sweep,
+    control,
+    parse_control,
+    staged,
+    write_staged,
+)
 from streams.direct import is_direct
 from streams.program import PROGRAM_KEY, ProgramState
 from streams.rows import SESSION, plain_key, session_key, state_key
@@ -346,3 +358,30 @@ def test_views_of_sessions_count_their_own_events_and_go_a_week_later(tmp_path: 
     assert list(windows(view, store.fields[session_key("s1")], log.now_ms)) == [1, 1]
     assert plain_key(session_key("s1")) == "s1"
     assert len({session_key("x"), state_key("x"), state_key("\x01s:x"), state_key("#x")}) == 4
+
+
+def test_the_short_way_knows_logins_and_erasures(tmp_path: Path) -> None:
+    sums = (
+        of("clicks_6h", "click", "sum", 6 * HOUR_MS, 5 * MINUTE_MS),
+        of("good_7d", "positive", "sum", 7 * DAY_MS, DAY_MS),
+    )
+    view = ViewProgram(name="user_direct", entity="user", aggregates=sums)
+    log = Log(tmp_path, PROGRAM, limits=Limits())
+    events = scene(random.Random(8), 300, 5 * HOUR_MS, users=4)
+    for event in events[:200]:
+        if event.user_id == "u1":
+            event.user_id, event.session_id = "", "s"
+    log.send(events[:200])
+    moved = tuple((event.SerializeToString(), log.now_ms) for event in events[:200] if not event.user_id)
+    login = EventType.EVENT_TYPE_IDENTIFY
+    log.send([Event(event_id="login", type=login, user_id="u1", session_id="s", event_ts_ms=log.now_ms)])
+    log.control(Adopt(user_id="u1", events=moved, whole=True))
+    log.control(Erase(user_id="u2", sessions=(), job="00" * 8))
+    log.send([*events[150:200], *events[200:]])  # some again; what is the session's, too
+    log.archive()
+    job = Job(generation=1, project="p", views=((view.tiles_id, view),), offsets={0: len(log.records) - 1})
+    slow = stage(log.settings, job, log.table, TOKEN, short=False)
+    quick = stage(log.settings, job, log.table, TOKEN)
+    assert quick.files == slow.files
+    keys = {key for key, _ in staged(log.settings.home / quick.files["u", 0].path, quick.files["u", 0].sha256)}
+    assert keys == {"u0", "u1", "u2", "u3"}
