@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]
 
 from liverank.errors import ConfigError, CorruptError, LiverankError, UnavailableError
 from liverank.settings import Settings
@@ -76,12 +76,21 @@ def ignore_error(_error: KafkaError) -> None:
 
 
 def _admin(bootstrap: str) -> AdminClient:
+    return AdminClient(_client(bootstrap))
+
+
+def _consumer(bootstrap: str, group: str = "liverank.offsets") -> Consumer:
+    """A consumer that asks and reads nothing."""
+    own = {"group.id": group, "enable.auto.commit": False, "isolation.level": "read_uncommitted"}
+    return Consumer({**_client(bootstrap), **own})
+
+
+def _client(bootstrap: str) -> dict[str, Any]:
     if not bootstrap:
         raise KafkaConfigError(
             "no Kafka address: run `liverank up`, or set LIVERANK_KAFKA__BOOTSTRAP, e.g. 127.0.0.1:9092"
         )
-    conf: dict[str, Any] = {"bootstrap.servers": bootstrap, "log_level": 0, "error_cb": ignore_error}
-    return AdminClient(conf)
+    return {"bootstrap.servers": bootstrap, "log_level": 0, "error_cb": ignore_error}
 
 
 def create_topics(
@@ -157,8 +166,8 @@ def partition_counts(
 _STALE = (KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH)
 #: A partition that was just created, or whose leader is changing: ask again.
 _MOVING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, *_STALE)
-_LATEST: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-_EARLIEST: Any = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+#: Kafka's words, in place of a time, for the end of the log and for its beginning.
+_LATEST, _EARLIEST = -1, -2
 
 
 def describe_topics(
@@ -181,35 +190,35 @@ def describe_topics(
 
 
 class OffsetClient:
-    """Asks a broker for offsets; keep one for repeated questions. Thread safe."""
+    """Asks a broker for offsets; keep one for repeated questions. Thread safe.
+
+    A consumer that joins nothing asks: the same questions by librdkafka's admin client can end the process with an
+    assertion (`eonce->refcnt`) while a broker restarts.
+    """
 
     def __init__(self, bootstrap: str) -> None:
-        self._admin = _admin(bootstrap)
+        self._consumer = _consumer(bootstrap)
         self._bootstrap = bootstrap
 
-    def _ask(self, tps: Iterable[Tp], spec: Any, timeout_s: float) -> dict[Tp, int]:
-        asked = {TopicPartition(tp.topic, tp.partition): spec for tp in tps}
+    def _ask(self, tps: Iterable[Tp], when: int, timeout_s: float) -> dict[Tp, int]:
+        asked = list(tps)
         answers: dict[Tp, int] = {}
         deadline_s = time.monotonic() + timeout_s
         while asked:
-            futures = self._admin.list_offsets(
-                asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=timeout_s
-            )
-            asked, stale = {}, False
-            for tp, future in futures.items():
-                try:
-                    answers[Tp(tp.topic, tp.partition)] = int(future.result(timeout=timeout_s + 5).offset)
-                except KafkaException as error:
-                    if error.args[0].code() not in _MOVING or time.monotonic() >= deadline_s:
-                        raise translate(error.args[0], f"asking {self._bootstrap} for offsets of {tp.topic}") from error
-                    asked[tp] = spec
-                    stale |= error.args[0].code() in _STALE
-                except TimeoutError as error:
-                    raise KafkaUnavailableError(
-                        f"asking {self._bootstrap} for offsets of {tp.topic}: no answer in {timeout_s:g} s"
-                    ) from error
-            if stale:
-                self._admin = _admin(self._bootstrap)
+            try:
+                found = self._consumer.offsets_for_times(
+                    [TopicPartition(tp.topic, tp.partition, when) for tp in asked], timeout=timeout_s
+                )
+                faults = {Tp(one.topic, one.partition): one.error for one in found if one.error is not None}
+                answers |= {Tp(one.topic, one.partition): int(one.offset) for one in found if one.error is None}
+            except KafkaException as error:
+                faults = dict.fromkeys(asked, error.args[0])
+            for tp, fault in faults.items():
+                if fault.code() not in _MOVING or time.monotonic() >= deadline_s:
+                    raise translate(fault, f"asking {self._bootstrap} for offsets of {tp.topic}")
+            if any(fault.code() in _STALE for fault in faults.values()):
+                self._consumer = _consumer(self._bootstrap)
+            asked = list(faults)
             if asked:
                 time.sleep(0.05)
         return answers
@@ -227,22 +236,21 @@ class OffsetClient:
         asked = [TopicPartition(tp.topic, tp.partition) for tp in tps]
         if not asked:
             return {}
+        consumer = _consumer(self._bootstrap, group)
         try:
-            futures = self._admin.list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(group, asked)], request_timeout=timeout_s
-            )
-            found = futures[group].result(timeout=timeout_s + 5).topic_partitions
+            found = consumer.committed(asked, timeout=timeout_s)
         except KafkaException as error:
             raise translate(error.args[0], f"asking {self._bootstrap} for the offsets of group {group}") from error
-        except TimeoutError as error:
-            raise KafkaUnavailableError(
-                f"asking {self._bootstrap} for the offsets of group {group}: no answer in {timeout_s:g} s"
-            ) from error
+        finally:
+            consumer.close()
+        for one in found:
+            if one.error is not None:
+                raise translate(one.error, f"asking {self._bootstrap} for the offsets of group {group}")
         return {Tp(one.topic, one.partition): int(one.offset) for one in found if one.offset >= 0}
 
     def at(self, tps: Iterable[Tp], ts_ms: int, *, timeout_s: float = 10.0) -> dict[Tp, int]:
         """Return for each partition the first offset appended at or after `ts_ms`; -1 = none."""
-        return self._ask(tps, OffsetSpec.for_timestamp(ts_ms), timeout_s)
+        return self._ask(tps, ts_ms, timeout_s)
 
 
 def end_offsets(bootstrap: str, tps: Iterable[Tp], *, timeout_s: float = 10.0) -> dict[Tp, int]:

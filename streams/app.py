@@ -19,10 +19,8 @@ __all__ = ["AgentHost", "build_app"]
 
 _log = log.get(__name__)
 
-_SESSION_S: Final = 20
-#: A Faust app that does not stop is left after so long, s. Its last commit waits for a rebalance to end, and that for
-#: the session of a member that was killed.
-_STOP_S: Final = _SESSION_S + 4.0
+#: A Faust app that does not stop is left after so long, s.
+_STOP_S: Final = 15.0
 _PAUSE_S: Final = 1.0
 
 
@@ -49,7 +47,7 @@ def build_app(settings: Settings, member: str, services: AgentServices) -> faust
         topic_partitions=settings.stack.partitions,
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=member,
-        broker_session_timeout=_SESSION_S,
+        broker_session_timeout=20,
         broker_heartbeat_interval=3,
         broker_rebalance_timeout=20,
         broker_commit_interval=1.0,
@@ -109,10 +107,14 @@ class AgentHost(Service):
         app, self._app = self._app, None
         if app is None:
             return
-        try:
-            await asyncio.wait_for(app.stop(), _STOP_S)
-        except TimeoutError:
+        # `wait_for` would cancel, and wait for what ignores that.
+        stopping = asyncio.ensure_future(app.stop())
+        await asyncio.wait({stopping}, timeout=_STOP_S)
+        if not stopping.done():
             self.stuck = True
             _log.error("the agents did not stop in time", seconds=_STOP_S)
+            return
+        try:
+            await stopping
         except KafkaError as error:
             _log.warning("the agents stopped while Kafka was away", error=str(error))

@@ -39,6 +39,10 @@ __all__ = ["Worker", "main"]
 
 _log = log.get(__name__)
 
+#: A worker that does not stop is ended after so long, s: below the supervisor's 30 s. What it had not published is in
+#: the outbox, for the next owner.
+_LEAVE_S = 27.0
+
 
 def active_generation(client: Redis, namespace: str) -> int:
     """Return the live generation, as ``<ns>:active`` says; 1 where it says nothing."""
@@ -185,7 +189,12 @@ async def serve(settings: Settings, worker_id: int) -> int:
     finally:
         for future in waiting:
             future.cancel()
-        await worker.stop()
+        leaving = asyncio.ensure_future(worker.stop())
+        await asyncio.wait({leaving}, timeout=_LEAVE_S)
+        if not leaving.done():
+            _log.error("a part of the worker did not stop in time: its partitions are taken over", seconds=_LEAVE_S)
+            os._exit(status)
+        await leaving
         if server is not None:
             server.close()
         if worker.agents is not None and worker.agents.stuck:

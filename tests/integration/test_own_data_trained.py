@@ -74,7 +74,7 @@ def test_USE_5_a_file_becomes_a_trained_ranker_with_two_commands(
     own = tmp_path / "own"
     made = json.loads(run(settings, "init", *given, "--out", str(own), "--namespace", settings.namespace, "--json"))
     assert made["columns"]["shape"] == shape
-    report = json.loads(run(settings, "import", str(own), "--train", "--slates", "300", "--json").splitlines()[-1])
+    report = json.loads(run(settings, "import", str(own), "--train", "--slates", "900", "--json").splitlines()[-1])
     assert report["events"] == made["events"] > 2_000
     assert report["items"] == made["items"]
     assert report["dead_letters"] == {}

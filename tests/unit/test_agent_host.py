@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from types import SimpleNamespace
@@ -106,13 +107,47 @@ class Dying(Stuck):
         await self.crash(RuntimeError("a fold died"))
 
 
-@pytest.mark.parametrize(("kind", "status"), [(Stuck, 0), (Dying, 1)])
+class Hanging(Stuck):
+    """One of which a part never stops."""
+
+    async def on_stop(self) -> None:
+        await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize(("kind", "status"), [(Stuck, 0), (Dying, 1), (Hanging, 0)])
 def test_the_exit_status_says_why_a_worker_ended_and_not_how(
     kind: type[Stuck], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[int] = []
     monkeypatch.setattr(process, "Worker", lambda *_: kind())
-    monkeypatch.setattr(os, "_exit", left.append)
-    with capture_logs():
-        assert asyncio.run(process.serve(Settings(), 0)) == status
+    monkeypatch.setattr(process, "_LEAVE_S", 0.2)
+
+    def leave(code: int) -> None:
+        left.append(code)
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    with capture_logs(), pytest.raises(SystemExit):
+        asyncio.run(process.serve(Settings(), 0))
     assert left == [status]
+
+
+def test_an_app_that_ignores_being_cancelled_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Deaf(App):
+        async def stop(self) -> None:
+            for _ in range(20):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.5)
+
+    monkeypatch.setattr(module, "_STOP_S", 0.05)
+    App.failures, App.made = [], []
+
+    async def run() -> bool:
+        host = AgentHost(Deaf)
+        await host.start()
+        await asyncio.wait_for(host.stop(), 2)
+        return host.stuck
+
+    loop = asyncio.new_event_loop()
+    with capture_logs():
+        assert loop.run_until_complete(run())
