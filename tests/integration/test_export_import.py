@@ -37,7 +37,7 @@ def state(settings: Settings) -> dict[str, dict[bytes, bytes]]:
         return found
 
 
-@pytest.mark.parametrize("kind", [".jsonl.zst", ".parquet"])
+@pytest.mark.parametrize("kind", [".parquet"])
 def test_USE_6_export_then_import_gives_identical_state(
     make_namespace: MakeNamespace, tmp_path: Path, kind: str
 ) -> None:
