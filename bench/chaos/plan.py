@@ -100,7 +100,7 @@ class Plan:
             partitions=8 if long else 4,
             rate=rate,
             users=users,
-            skew=min(2.5, math.log(users) / math.log(total / BUSIEST)),
+            skew=math.log(users) / math.log(total / BUSIEST),
             many=10_000 if long else 450,
             redis_away_s=60.0 if long else 5.0,
             deeds=tuple(deeds),
