@@ -25,6 +25,7 @@ from confluent_kafka import Producer as _Producer
 
 from liverank.errors import LiverankError
 from liverank.kafka_admin import (
+    UNKNOWN_TOPIC,
     KafkaConfigError,
     KafkaLogError,
     KafkaUnavailableError,
@@ -386,7 +387,7 @@ class BatchConsumer:
         KafkaLogError
             The position lies outside the log.
         KafkaConfigError
-            The topic is gone, or rights are missing.
+            Rights are missing.
 
         Notes
         -----
@@ -408,7 +409,7 @@ class BatchConsumer:
                 records.append(_record(message))
                 continue
             mine = translate(error, f"reading {message.topic()} [{message.partition()}]")
-            if not isinstance(mine, KafkaUnavailableError) and error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            if not isinstance(mine, KafkaUnavailableError) and error.code() not in UNKNOWN_TOPIC:
                 raise mine
         return records
 

@@ -14,6 +14,7 @@ from liverank.settings import Settings
 from liverank.topics import topic_specs
 
 __all__ = [
+    "UNKNOWN_TOPIC",
     "KafkaConfigError",
     "KafkaLogError",
     "KafkaUnavailableError",
@@ -29,6 +30,10 @@ __all__ = [
     "partition_counts",
     "translate",
 ]
+
+
+#: What a broker says of a topic that does not exist; one that has just come up may say it of any.
+UNKNOWN_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
 
 class KafkaUnavailableError(UnavailableError):
@@ -55,7 +60,7 @@ def translate(error: KafkaError, doing: str) -> LiverankError:
     code = error.code()
     if code in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
         return KafkaLogError(f"{doing}: the offset lies outside the log ({error.str()}); run `liverank rebuild`")
-    if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
+    if code in UNKNOWN_TOPIC:
         return KafkaConfigError(
             f"{doing}: the topic or partition does not exist ({error.str()}); run `liverank up` or create the topics"
         )
@@ -165,7 +170,7 @@ def partition_counts(
 #: its metadata are old, so a new client asks.
 _STALE = (KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH)
 #: A partition that was just created, or whose leader is changing: ask again.
-_MOVING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, *_STALE)
+_MOVING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, *_STALE, *UNKNOWN_TOPIC)
 #: Kafka's words, in place of a time, for the end of the log and for its beginning.
 _LATEST, _EARLIEST = -1, -2
 
@@ -193,7 +198,8 @@ class OffsetClient:
     """Asks a broker for offsets; keep one for repeated questions. Thread safe.
 
     A consumer that joins nothing asks: the same questions by librdkafka's admin client can end the process with an
-    assertion (`eonce->refcnt`) while a broker restarts.
+    assertion (`eonce->refcnt`) while a broker restarts. Topics that a broker does not know are asked for again until
+    `timeout_s` is over: one that has just come up knows none.
     """
 
     def __init__(self, bootstrap: str) -> None:

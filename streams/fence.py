@@ -11,7 +11,7 @@ Keys of partition p of generation g (docs/specs/fold.md), all under one hash tag
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -248,8 +248,14 @@ class FencedStore:
         with translated("restoring a position"):
             self._client.hset(self._part(partition, "meta"), mapping=fields)
 
-    def wipe(self, n_partitions: int) -> int:
-        """Delete everything of this fold instance; return how many keys went."""
+    def wipe(self, n_partitions: int, *, going: Callable[[Sequence[str]], None] | None = None) -> int:
+        """Delete everything of this fold instance; return how many keys went.
+
+        Parameters
+        ----------
+        going : callable, optional
+            Called with keys of states before they are deleted.
+        """
         n = 0
         with translated("deleting state"):
             for partition in range(n_partitions):
@@ -257,6 +263,8 @@ class FencedStore:
                 for pattern in (f"{_escaped(base)}:*", f"{_escaped(base)}.*"):
                     keys = list(self._client.scan_iter(match=pattern, count=5000))
                     for start in range(0, len(keys), 1000):
+                        if going is not None and pattern.endswith(":*"):
+                            going([key.decode()[len(base) + 1 :] for key in keys[start : start + 1000]])
                         n += int(self._client.unlink(*keys[start : start + 1000]))
         return n
 

@@ -254,7 +254,7 @@ def import_history(
                 catalogue=History(reader.table),
                 outputs=outputs,
             )
-            replayer.wipe()
+            replayer.wipe(rows=True)
             for n, record in enumerate(merged(parts), start=1):
                 replayer.feed(record)
                 if n % 1000 == 0:

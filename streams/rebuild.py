@@ -115,6 +115,8 @@ def rebuild(settings: Settings, *, on_progress: Callable[[str, int], None] | Non
         # Every view of the registry counts from the first record, so nothing is left to be backfilled.
         program = pin_published(client, settings.namespace, anew=True)
         token = namespace_token(client, settings.namespace)
+        effects = [Tp(settings.topic("item-effects", generation), p) for p in range(n_partitions)]
+        ends = end_offsets(settings.kafka.bootstrap, effects)
         table, n_items = read_catalogue(settings, n_partitions)
 
         def discard(_outputs: Sequence[Output]) -> None:
@@ -131,6 +133,7 @@ def rebuild(settings: Settings, *, on_progress: Callable[[str, int], None] | Non
                 store_generation=generation,
                 catalogue=History(table) if number == 0 else table,
                 outputs=discard,
+                n_effects=[ends[tp] for tp in effects],
             )
 
         first = replayer(0)

@@ -12,6 +12,7 @@ from typing import Final
 
 from features.redis import Redis, format_version
 from features.state.effects import joined
+from features.wire import entity_key
 from liverank.errors import ContractError
 from liverank.kafka import Record
 from liverank.settings import Settings
@@ -22,6 +23,7 @@ from streams.fold import Fold, Parsed
 from streams.outbox import Output
 from streams.partition_fold import ItemVersions, PartitionFold
 from streams.publisher import Pending, RowSink, merge_calls
+from streams.rows import SESSION, plain_key
 
 __all__ = ["Replayer", "Restored"]
 
@@ -31,6 +33,9 @@ _WRITE_EVERY: Final = 30_000
 _CACHE_STATES: Final = 50_000
 #: Recorded time runs fast: all due keys are held in memory.
 _FOR_EVER_MS: Final = 1 << 60
+#: Largest numbers of a version (features/redis.py).
+_LAST_OFFSET: Final = 10**16 - 1
+_LAST_STEP: Final = 999_999
 _UNLIMITED: Final = Limits(keys=1 << 62, size_bytes=1 << 62)
 
 
@@ -82,7 +87,10 @@ class _Half:
         items: ItemVersions | None,
         spill: Callable[[], None],
         numbered_input: bool,
+        row_versions: Sequence[bytes] = (),
     ) -> None:
+        self._client, self._project = client, settings.feast_project
+        self._row_versions = row_versions
         self.fold = fold
         self.store = FencedStore(client, namespace=settings.namespace, generation=store_generation, kind=fold.kind)
         self.rows = RowSink(client, settings.feast_project, fold)
@@ -129,6 +137,8 @@ class _Half:
                     change.fields = {**earlier.fields, **change.fields}
                 self.statistics[partition, key] = change
                 del changed[partition, key]
+            elif self._row_versions:
+                change.version = self._row_versions[partition]
         visible = self.rows.build(changed)
         self.rows.write(visible)
         if self.reader.known is not None:
@@ -136,6 +146,20 @@ class _Half:
         for part in self.parts:
             part.shrink()
         return visible.feed
+
+    def wipe(self, *, rows: bool) -> int:
+        """Delete all states, and before them their Feast rows if asked to; return how many keys went."""
+        return self.store.wipe(len(self.parts), going=self._erase_rows if rows else None)
+
+    def _erase_rows(self, keys: Sequence[str]) -> None:
+        entity = "user_id" if self.fold.kind == "u" else "item_id"
+        rows = [
+            entity_key(self._project, ("session_id" if key.startswith(SESSION) else entity,), (plain_key(key),))
+            for key in keys
+            if not key.startswith("#")
+        ]
+        if rows:
+            self._client.unlink(*rows)
 
     def write_statistics(self) -> None:
         """Publish the statistics of all partitions."""
@@ -158,6 +182,9 @@ class Replayer:
         What items were.
     outputs : callable
         Gets the user fold's outputs (examples, dead letters, user changes), in order.
+    n_effects : sequence of int, optional
+        Records that `item-effects` holds, by partition. Effects are packed otherwise than the live fold packed them,
+        so an item's row takes the version of the last of these: newer than all before, older than all to come.
     """
 
     def __init__(
@@ -172,9 +199,11 @@ class Replayer:
         store_generation: int,
         catalogue: ItemVersions,
         outputs: Callable[[Sequence[Output]], None],
+        n_effects: Sequence[int] = (),
     ) -> None:
         quiet()
-        self._n_partitions = n_partitions
+        last = [max(0, n - 1) for n in n_effects] if generation else [_LAST_OFFSET] * n_partitions
+        self._client, self._namespace = client, settings.namespace
         self._generation = generation
         self._outputs = outputs
         self._users = _Half(
@@ -184,14 +213,25 @@ class Replayer:
         self._items = _Half(
             items, client, settings, n_partitions=n_partitions, generation=generation,
             store_generation=store_generation, items=None, spill=self._write_items, numbered_input=True,
+            row_versions=[format_version(generation, offset, _LAST_STEP) for offset in last],
         )  # fmt: skip
         self._since_write = 0
         self._effects = [0] * n_partitions
         self.n_records = 0
 
-    def wipe(self) -> int:
-        """Delete what the store holds of the generation; return how many keys went."""
-        return self._users.store.wipe(self._n_partitions) + self._items.store.wipe(self._n_partitions)
+    def wipe(self, *, rows: bool = False) -> int:
+        """Delete what the store holds of the generation; return how many keys went.
+
+        Parameters
+        ----------
+        rows : bool
+            What readers see too: Feast rows and bandit partials. Otherwise it stays until it is written anew.
+        """
+        if rows:
+            partials = list(self._client.scan_iter(match=f"{self._namespace}:bandit:*", count=5000))
+            for start in range(0, len(partials), 1000):
+                self._client.unlink(*partials[start : start + 1000])
+        return self._users.wipe(rows=rows) + self._items.wipe(rows=rows)
 
     def feed(self, record: Record) -> None:
         """Fold one record of `events`; records of one partition come in the order of their offsets."""

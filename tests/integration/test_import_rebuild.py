@@ -16,6 +16,7 @@ from crash import send, send_catalogue, traffic
 from features.archive import last_offset, part_dir, partitions_of, read_part
 from features.examples import examples_dir, read_examples
 from features.redis import connect
+from features.wire import entity_key
 from liverank.errors import ConfigError
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType
@@ -72,6 +73,8 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def test_STR_7_import_then_live_then_rebuild_is_one_state(settings: Settings) -> None:
+    # Nothing of an import is left by the next one.
+    import_history(settings, past(traffic(1000, seed=10, prefix="gone-"), days=3), items=items("gone-"))
     history = past(traffic(800, seed=11), days=3)
     bad = Event(event_id="bad", type=EventType.EVENT_TYPE_CLICK, user_id="u1", event_ts_ms=history[0].event_ts_ms)
     report = import_history(settings, [*history, bad], items=items())
@@ -82,6 +85,8 @@ def test_STR_7_import_then_live_then_rebuild_is_one_state(settings: Settings) ->
     assert read_examples(examples_dir(settings)).num_rows == report.examples
     assert sum(last_offset(part_dir(settings, "events", 0, p)) + 1 for p in range(4)) == len(history)
     imported = found(settings)
+    assert gone(settings) == []
+    assert all(int(fields[b"v"].split(b".")[1]) < 800 for fields in partials(settings).values())
     import_history(settings, [*history, bad], items=items())  # may be repeated while nothing is live
     check_same(found(settings), imported)
 
@@ -96,6 +101,7 @@ def test_STR_7_import_then_live_then_rebuild_is_one_state(settings: Settings) ->
     archiver.stop()
     archiving.join(20)
     live = found(settings)
+    spoil_rows(settings)  # readers see what was rebuilt, though it is as old as what they saw before
     with pytest.raises(ConfigError, match="before the first live one"):
         import_history(settings, history)
     redone = rebuild(settings)
@@ -104,6 +110,30 @@ def test_STR_7_import_then_live_then_rebuild_is_one_state(settings: Settings) ->
     trimmed = {p: offsets(settings, p) for p in range(4)}
     assert all(archived == folded for archived, folded in trimmed.values()), trimmed
     check_same(found(settings), live)
+
+
+def gone(settings: Settings) -> list[bytes]:
+    """Rows and states of the import that another one replaced."""
+    with connect(settings) as client:
+        rows = client.scan_iter(match=f"*gone-*{settings.feast_project}", count=1000)
+        states = client.scan_iter(match=f"{settings.namespace}:*gone-*", count=1000)
+        return [*rows, *states]
+
+
+def partials(settings: Settings) -> dict[bytes, dict[bytes, bytes]]:
+    with connect(settings) as client:
+        keys = client.scan_iter(match=f"{settings.namespace}:bandit:*", count=1000)
+        return {key: client.hgetall(key) for key in keys}
+
+
+def spoil_rows(settings: Settings) -> None:
+    """Other bytes in the rows of items, under the versions that they have."""
+    with connect(settings) as client:
+        for number in range(40):
+            key = entity_key(settings.feast_project, ("item_id",), (f"i{number}",))
+            for field in client.hkeys(key):
+                if not field.startswith((b"_lr:", b"_ts:")):
+                    client.hset(key, field, b"spoilt")
 
 
 def offsets(settings: Settings, p: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from liverank import kafka_admin
-from liverank.kafka import Tp
+from liverank.kafka import KafkaConfigError, Tp
 
 
 class Asking:
@@ -35,3 +35,23 @@ def test_a_client_that_remembers_an_old_leader_is_replaced(
     wanted = [Tp("items", 0), Tp("items", 1)]
     assert kafka_admin.OffsetClient("broker").ends(wanted) == dict.fromkeys(wanted, 7)
     assert not clients
+
+
+@pytest.mark.parametrize("error", [KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_broker_that_has_just_come_up_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, error: int, whole: bool
+) -> None:
+    asked: list[bool] = []
+
+    class Starting(Asking):
+        def offsets_for_times(self, asked_for: list[TopicPartition], **kwargs: Any) -> list[Any]:
+            asked.append(True)
+            self.error = error if len(asked) < 3 else None
+            return super().offsets_for_times(asked_for, **kwargs)
+
+    monkeypatch.setattr(kafka_admin, "_consumer", lambda bootstrap: Starting(error, whole=whole))
+    assert kafka_admin.OffsetClient("broker").ends([Tp("items", 0)]) == {Tp("items", 0): 7}
+    monkeypatch.setattr(kafka_admin, "_consumer", lambda bootstrap: Asking(error, whole=whole))
+    with pytest.raises(KafkaConfigError, match="does not exist"):
+        kafka_admin.OffsetClient("broker").ends([Tp("items", 0)], timeout_s=0.1)
