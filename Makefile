@@ -21,6 +21,8 @@ CODE := $(PACKAGES) tests examples
 PROTOS := protos/liverank/v1/*.proto
 # Overrides the search: make setup PYTHON=/opt/python3.12/bin/python3
 PYTHON ?=
+# Where bytecode is not kept, every process compiles every library anew: 3 s of CPU a start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test check static fmt protos lock clean format-check lint types imports stubs unit
 
