@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 from features import native
@@ -114,19 +115,23 @@ class Tombstone(NamedTuple):
     ttl_s: int
 
 
-# KEYS[1] an entity's hash; ARGV[1] its TTL in seconds (0 = none), then per view: how many arguments follow, the version
-# field, the version, fields and values.
+# KEYS[1] an entity's hash; ARGV: its TTL in seconds (0 = none), the version, how many views, their version fields, how
+# many arguments each has, then for each the version field, the version, fields and values.
 _WRITE: Final = """
-local out, at, wrote = {}, 2, false
-while at <= #ARGV do
-  local n = tonumber(ARGV[at])
-  local have = redis.call('HGET', KEYS[1], ARGV[at + 1])
-  if have and have > ARGV[at + 2] then out[#out + 1] = 0
-  else
-    redis.call('HSET', KEYS[1], unpack(ARGV, at + 1, at + n))
-    out[#out + 1], wrote = 1, true
+local n = tonumber(ARGV[3])
+local have = redis.call('HMGET', KEYS[1], unpack(ARGV, 4, 3 + n))
+local out, wrote, kept = {}, false, false
+for i = 1, n do
+  if have[i] and have[i] > ARGV[2] then out[i], kept = 0, true else out[i], wrote = 1, true end
+end
+local at = 4 + 2 * n
+if not kept then redis.call('HSET', KEYS[1], unpack(ARGV, at))
+else
+  for i = 1, n do
+    local size = tonumber(ARGV[3 + n + i])
+    if out[i] == 1 then redis.call('HSET', KEYS[1], unpack(ARGV, at, at + size - 1)) end
+    at = at + size
   end
-  at = at + 1 + n
 end
 if wrote then
   if ARGV[1] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[1]) else redis.call('PERSIST', KEYS[1]) end
@@ -161,7 +166,7 @@ class OnlineWriter:
     """Writes rows of one Feast project into Redis.
 
     Idempotent and safe against old owners; rows of one call may be written in part if Redis goes away: repeat it.
-    About 6 us a row of three pages, one round trip a call; consecutive rows of one entity share a Lua call.
+    About 6 us a row of three pages, one round trip a call; consecutive rows of one entity and version share a Lua call.
 
     Parameters
     ----------
@@ -219,6 +224,8 @@ class OnlineWriter:
 
     def _packed(self, entities: Iterable[EntityRow]) -> Iterable[bytes]:
         for join_key, entity_id, fields, event_ts_ms, version in entities:
+            if not fields:
+                continue
             packer = self._packers.get(join_key)
             if packer is None:
                 packer = self._packers[join_key] = native.core.RowPacker(
@@ -243,24 +250,18 @@ class OnlineWriter:
             Redis is away; repeat the call.
         """
         calls: list[tuple[int, list[bytes | str | int]]] = []
-        args: list[bytes | str | int] = []
-        entity: tuple[str, str] | None = None
-        for row in rows:
-            if (row.join_key, row.entity_id) != entity:
-                entity = (row.join_key, row.entity_id)
-                args = [
-                    entity_key(self._project, (row.join_key,), (row.entity_id,)),
-                    self._ttls.get(row.join_key, self._ttl),
-                ]
-                calls.append((1, args))
-            args += (
-                4 + 2 * len(row.values),
-                version_field(row.view),
-                row.version,
-                timestamp_field(row.view),
-                pack_timestamp(row.event_ts_ms),
-            )
-            for feature, value in row.values.items():
-                args += (feature_field(row.view, feature), value)
+        for (join_key, entity_id, version), views in groupby(rows, lambda r: (r.join_key, r.entity_id, r.version)):
+            fields: list[bytes] = []
+            sizes: list[int] = []
+            flat: list[bytes | str | int] = []
+            for row in views:
+                fields.append(version_field(row.view))
+                sizes.append(4 + 2 * len(row.values))
+                flat += (fields[-1], version, timestamp_field(row.view), pack_timestamp(row.event_ts_ms))
+                for feature, value in row.values.items():
+                    flat += (feature_field(row.view, feature), value)
+            key = entity_key(self._project, (join_key,), (entity_id,))
+            ttl = self._ttls.get(join_key, self._ttl)
+            calls.append((1, [key, ttl, version, len(fields), *fields, *sizes, *flat]))
         replies = self._script.run_many(calls, "writing online rows")
         return [written == 1 for reply in replies for written in reply]

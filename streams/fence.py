@@ -11,7 +11,7 @@ Keys of partition p of generation g (docs/specs/fold.md), all under one hash tag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -154,6 +154,18 @@ class FencedStore:
         """Return the fields of each key, in one round trip; empty = none."""
         return self.load_many([(partition, key) for key in keys])
 
+    def keys(self, partition: int) -> Iterator[list[str]]:
+        """Yield the keys of a partition's states, some at a time; each at least once while nothing is written."""
+        base = f"{self._prefix}{partition}}}:{self._kind}:"
+        found: list[str] = []
+        with translated("listing states"):
+            for raw in self._client.scan_iter(match=f"{_escaped(base)}*", count=5000):
+                found.append(raw.decode()[len(base) :])
+                if len(found) == 1000:
+                    yield found
+                    found = []
+        yield found
+
     def load_many(self, keys: Sequence[tuple[int, str]]) -> list[Mapping[bytes, bytes]]:
         """Return the fields of each (partition, key), in one round trip."""
         if not keys:
@@ -248,13 +260,13 @@ class FencedStore:
         with translated("restoring a position"):
             self._client.hset(self._part(partition, "meta"), mapping=fields)
 
-    def wipe(self, n_partitions: int, *, going: Callable[[Sequence[str]], None] | None = None) -> int:
+    def wipe(self, n_partitions: int, *, going: Callable[[int, Sequence[str]], None] | None = None) -> int:
         """Delete everything of this fold instance; return how many keys went.
 
         Parameters
         ----------
         going : callable, optional
-            Called with keys of states before they are deleted.
+            Called with a partition and keys of its states before they are deleted.
         """
         n = 0
         with translated("deleting state"):
@@ -264,7 +276,7 @@ class FencedStore:
                     keys = list(self._client.scan_iter(match=pattern, count=5000))
                     for start in range(0, len(keys), 1000):
                         if going is not None and pattern.endswith(":*"):
-                            going([key.decode()[len(base) + 1 :] for key in keys[start : start + 1000]])
+                            going(partition, [key.decode()[len(base) + 1 :] for key in keys[start : start + 1000]])
                         n += int(self._client.unlink(*keys[start : start + 1000]))
         return n
 

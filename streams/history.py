@@ -265,6 +265,8 @@ def import_history(
             outputs.flush()
             if not sink.confirmed(60.0):
                 raise UnavailableError("dead letters were not taken by the broker within 60 s; run the import again")
+            tell("rows", 0, 0)
+            replayer.write_rows()
             tell("vectors", 0, 0)
             recompute_vectors(client, settings)
             # Last: before the positions are there no worker takes the state, so that a killed import is run again.

@@ -133,7 +133,6 @@ def rebuild(settings: Settings, *, on_progress: Callable[[str, int], None] | Non
                 store_generation=generation,
                 catalogue=History(table) if number == 0 else table,
                 outputs=discard,
-                n_effects=[ends[tp] for tp in effects],
             )
 
         first = replayer(0)
@@ -157,6 +156,8 @@ def rebuild(settings: Settings, *, on_progress: Callable[[str, int], None] | Non
             second.feed(record)
             if second.n_records % 1000 == 0:
                 tell("live", second.n_records)
+        tell("rows", 0)
+        second.write_rows([ends[tp] for tp in effects])
         second.finish(live=True)
         tell("vectors", 0)
         recompute_vectors(client, settings)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from features.redis import Redis, format_version
+from features.redis import Redis, format_version, translated
 from features.state.effects import joined
-from features.wire import entity_key
+from features.wire import entity_key, feature_field, timestamp_field, version_field
 from liverank.errors import ContractError
 from liverank.kafka import Record
 from liverank.settings import Settings
@@ -87,17 +87,16 @@ class _Half:
         items: ItemVersions | None,
         spill: Callable[[], None],
         numbered_input: bool,
-        row_versions: Sequence[bytes] = (),
     ) -> None:
         self._client, self._project = client, settings.feast_project
-        self._row_versions = row_versions
         self.fold = fold
         self.store = FencedStore(client, namespace=settings.namespace, generation=store_generation, kind=fold.kind)
         self.rows = RowSink(client, settings.feast_project, fold)
         self.reader = _KnownReader(self.store)
+        self._folds = [fold.for_partition({}) for _ in range(n_partitions)]
         self.parts = [
             PartitionFold(
-                fold.for_partition({}),
+                self._folds[partition],
                 partition=partition,
                 n_partitions=n_partitions,
                 generation=generation,
@@ -126,40 +125,48 @@ class _Half:
             part.calls = []
         return calls
 
-    def write(self, calls: Sequence[Call]) -> list[Output]:
-        """Write state and rows; return the feed. Partition statistics wait for the end."""
+    def write(self, calls: Sequence[Call]) -> None:
+        """Write state. Rows and statistics wait for the end."""
         self.store.restore(calls)
-        changed = merge_calls(calls)
-        for (partition, key), change in list(changed.items()):
+        for (partition, key), change in merge_calls(calls).items():
             if key.startswith("#"):
                 earlier = self.statistics.get((partition, key))
                 if earlier is not None:
                     change.fields = {**earlier.fields, **change.fields}
                 self.statistics[partition, key] = change
-                del changed[partition, key]
-            elif self._row_versions:
-                change.version = self._row_versions[partition]
-        visible = self.rows.build(changed)
-        self.rows.write(visible)
         if self.reader.known is not None:
             self.reader.known.update((call.partition, key) for call in calls for key in call.pages)
         for part in self.parts:
             part.shrink()
-        return visible.feed
+
+    def write_rows(self, part: PartitionFold, version: bytes) -> None:
+        """Write the whole row of every state of a partition."""
+        for keys in self.store.keys(part.partition):
+            entities = [key for key in keys if not key.startswith("#")]
+            pending = {}
+            for key, fields in zip(entities, self.store.load(part.partition, entities), strict=True):
+                public = {name: data for name, data in fields.items() if not name.startswith(b"_")}
+                if public:
+                    pending[part.partition, key] = Pending(self._folds[part.partition].load(key, fields), public, version)
+            self.rows.write(self.rows.build(pending))
 
     def wipe(self, *, rows: bool) -> int:
-        """Delete all states, and before them their Feast rows if asked to; return how many keys went."""
+        """Delete all states, and before them what readers see of them if asked to; return how many keys went."""
         return self.store.wipe(len(self.parts), going=self._erase_rows if rows else None)
 
-    def _erase_rows(self, keys: Sequence[str]) -> None:
+    def _erase_rows(self, partition: int, keys: Sequence[str]) -> None:
         entity = "user_id" if self.fold.kind == "u" else "item_id"
-        rows = [
-            entity_key(self._project, ("session_id" if key.startswith(SESSION) else entity,), (plain_key(key),))
-            for key in keys
-            if not key.startswith("#")
-        ]
-        if rows:
-            self._client.unlink(*rows)
+        with translated("deleting online rows"):
+            pipe = self._client.pipeline(transaction=False)
+            entities = [key for key in keys if not key.startswith("#")]
+            for key, fields in zip(entities, self.store.load(partition, entities), strict=True):
+                public = [name.decode().partition(":") for name in fields if not name.startswith(b"_")]
+                gone = {feature_field(view, feature) for view, _, feature in public}
+                gone |= {field(view) for view, _, _ in public for field in (timestamp_field, version_field)}
+                if gone:
+                    join_key = "session_id" if key.startswith(SESSION) else entity
+                    pipe.hdel(entity_key(self._project, (join_key,), (plain_key(key),)), *gone)
+            pipe.execute()
 
     def write_statistics(self) -> None:
         """Publish the statistics of all partitions."""
@@ -182,9 +189,6 @@ class Replayer:
         What items were.
     outputs : callable
         Gets the user fold's outputs (examples, dead letters, user changes), in order.
-    n_effects : sequence of int, optional
-        Records that `item-effects` holds, by partition. Effects are packed otherwise than the live fold packed them,
-        so an item's row takes the version of the last of these: newer than all before, older than all to come.
     """
 
     def __init__(
@@ -199,10 +203,8 @@ class Replayer:
         store_generation: int,
         catalogue: ItemVersions,
         outputs: Callable[[Sequence[Output]], None],
-        n_effects: Sequence[int] = (),
     ) -> None:
         quiet()
-        last = [max(0, n - 1) for n in n_effects] if generation else [_LAST_OFFSET] * n_partitions
         self._client, self._namespace = client, settings.namespace
         self._generation = generation
         self._outputs = outputs
@@ -213,7 +215,6 @@ class Replayer:
         self._items = _Half(
             items, client, settings, n_partitions=n_partitions, generation=generation,
             store_generation=store_generation, items=None, spill=self._write_items, numbered_input=True,
-            row_versions=[format_version(generation, offset, _LAST_STEP) for offset in last],
         )  # fmt: skip
         self._since_write = 0
         self._effects = [0] * n_partitions
@@ -283,6 +284,24 @@ class Replayer:
         calls = self._items.take_calls()
         if calls:
             self._items.write(calls)
+
+    def write_rows(self, n_effects: Sequence[int] = ()) -> None:
+        """Write what readers see of all states, whatever they saw before.
+
+        Parameters
+        ----------
+        n_effects : sequence of int, optional
+            Records that `item-effects` holds, by partition; default: as many as this replay made. A replay packs
+            effects otherwise than the live fold did, so an item's row takes the version of the last of these: newer
+            than all before, older than all to come.
+        """
+        self.write()
+        users = [part.position.offset for part in self._users.parts]
+        for half, ends in ((self._users, users), (self._items, [n - 1 for n in n_effects or self._effects])):
+            for part, end in zip(half.parts, ends, strict=True):
+                # Imported history lies before all that is live, and another import may be shorter.
+                offset = max(0, end) if self._generation else _LAST_OFFSET
+                half.write_rows(part, format_version(self._generation, offset, _LAST_STEP))
 
     def finish(self, *, live: bool) -> None:
         """Publish statistics and say where each partition stands; the store may be taken over now.

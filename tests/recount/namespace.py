@@ -107,7 +107,8 @@ def found(settings: Settings) -> Found:
                     del states[f"{part}:{kind}:{name}"]  # how far views are merged: nothing that is counted
                 if not name.startswith("#"):
                     row = client.hgetall(entity_key(settings.feast_project, (join,), (name,)))
-                    rows[kind, name] = {k: v for k, v in row.items() if not k.startswith((b"_lr:", b"_ts:"))}
+                    # An empty value is a null, as is one that was never written.
+                    rows[kind, name] = {k: v for k, v in row.items() if v and not k.startswith((b"_lr:", b"_ts:"))}
         for raw in client.scan_iter(match=f"{settings.namespace}:bandit:*", count=1000):
             partials[raw.decode().partition(":")[2]] = {k: v for k, v in client.hgetall(raw).items() if k != b"v"}
     return Found(states, rows, partials)
@@ -175,6 +176,7 @@ def recount(settings: Settings, program: FeatureProgram = PROGRAM) -> tuple[Foun
         )  # fmt: skip
         for record in sorted(folded(settings), key=lambda r: (r.append_ts_ms, r.partition, r.offset)):
             replayer.feed(record)
+        replayer.write_rows()
         replayer.finish(live=True)
         result = found(other)
         for key in client.scan_iter(match=f"{other.namespace}:*", count=1000):

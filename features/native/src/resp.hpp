@@ -180,16 +180,20 @@ class RowPacker {
       if (std::find_if(views.begin(), views.end(), [&](auto view) { return *view == known.view; }) == views.end())
         views.push_back(&known.view);
     }
+    command.add(version);
+    command.add(static_cast<i64>(views.size()));
+    std::vector<std::string> owners;
+    for (const std::string* view : views) command.add(std::string_view(owners.emplace_back("_lr:" + *view)));
+    for (const std::string* view : views)
+      command.add(4 + 2 * std::count_if(fields.begin(), fields.end(), [&](const auto& each) { return each.first->view == *view; }));
     std::string value;
-    for (const std::string* view : views) {
-      i64 own = std::count_if(fields.begin(), fields.end(), [&](const auto& each) { return each.first->view == *view; });
-      command.add(4 + 2 * own);
-      command.add(std::string_view("_lr:" + *view));
+    for (std::size_t at = 0; at < views.size(); ++at) {
+      command.add(std::string_view(owners[at]));
       command.add(version);
-      command.add(std::string_view("_ts:" + *view));
+      command.add(std::string_view("_ts:" + *views[at]));
       command.add(std::string_view(stamp));
       for (const auto& [field, data] : fields) {
-        if (field->view != *view) continue;
+        if (field->view != *views[at]) continue;
         value.clear();
         if (!data.empty()) put_delimited(value, 1, data);
         command.add(std::string_view(field->hashed));
