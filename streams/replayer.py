@@ -147,7 +147,9 @@ class _Half:
             for key, fields in zip(entities, self.store.load(part.partition, entities), strict=True):
                 public = {name: data for name, data in fields.items() if not name.startswith(b"_")}
                 if public:
-                    pending[part.partition, key] = Pending(self._folds[part.partition].load(key, fields), public, version)
+                    pending[part.partition, key] = Pending(
+                        self._folds[part.partition].load(key, fields), public, version
+                    )
             self.rows.write(self.rows.build(pending))
 
     def wipe(self, *, rows: bool) -> int:
