@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TOPICS",
     "files_of",
+    "generations_of",
     "last_offset",
     "part_dir",
     "partitions_of",
@@ -57,6 +58,12 @@ def partitions_of(settings: Settings, topic: str, generation: int) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and any(path.glob("*.parquet")))
 
 
+def generations_of(settings: Settings, topic: str) -> list[int]:
+    """Return the generations that the archive holds, oldest first."""
+    base = settings.home / "archive" / settings.namespace / topic
+    return sorted(int(path.name) for path in base.iterdir() if path.name.isdecimal()) if base.is_dir() else []
+
+
 def _files(folder: Path) -> list[tuple[int, int, Path]]:
     found = []
     for path in folder.glob("*.parquet"):
@@ -73,15 +80,11 @@ def last_offset(folder: Path) -> int:
 
 def files_of(settings: Settings, topic: str) -> list[tuple[int, int, Path]]:
     """Return (generation, partition, file) of everything the archive holds of a topic, in order."""
-    base = settings.home / "archive" / settings.namespace / topic
-    if not base.is_dir():
-        return []
-    generations = sorted(int(path.name) for path in base.iterdir() if path.name.isdecimal())
     return [
         (generation, partition, path)
-        for generation in generations
+        for generation in generations_of(settings, topic)
         for partition in partitions_of(settings, topic, generation)
-        for _, _, path in _files(base / str(generation) / str(partition))
+        for _, _, path in _files(part_dir(settings, topic, generation, partition))
     ]
 
 

@@ -99,9 +99,22 @@ def _client(bootstrap: str) -> dict[str, Any]:
 
 
 def create_topics(
-    bootstrap: str, settings: Settings, generation: int, *, replication: int = 1, timeout_s: float = 30.0
+    bootstrap: str,
+    settings: Settings,
+    generation: int,
+    *,
+    replication: int = 1,
+    timeout_s: float = 30.0,
+    n_folds: int | None = None,
 ) -> list[str]:
     """Create every topic of the namespace that does not exist; return the names of those that were new. Safe to repeat.
+
+    What exists keeps its partitions in a namespace that was repartitioned: whatever the settings say.
+
+    Parameters
+    ----------
+    n_folds : int, optional
+        Partitions of the generation's own topics, for a repartition; those must not exist with another number.
 
     Raises
     ------
@@ -111,13 +124,14 @@ def create_topics(
         A topic exists with another number of partitions, or the broker refuses a setting.
     """
     admin = _admin(bootstrap)
-    specs = topic_specs(settings, generation)
+    specs = topic_specs(settings, generation, n_folds=n_folds)
     have = partition_counts(bootstrap, list(specs), admin=admin, timeout_s=timeout_s)
+    own = {settings.topic(name, generation) for name in ("events", "item-effects")}
     for name, count in have.items():
-        if count != specs[name][0]:
+        if count != specs[name][0] and (generation == 1 or (n_folds is not None and name in own)):
             raise KafkaConfigError(
-                f"topic {name} has {count} partitions, settings say {specs[name][0]}; "
-                "set stack.partitions to what exists, or use another namespace"
+                f"topic {name} has {count} partitions, {specs[name][0]} are wanted; set stack.partitions to what "
+                "exists and run `liverank repartition` to change it, or use another namespace"
             )
     missing = [name for name in specs if name not in have]
     if not missing:

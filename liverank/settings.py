@@ -72,6 +72,8 @@ class StreamsSettings(_Section):
     """The archive writes a file per partition at least this often while records come."""
     archive_records: int = Field(default=50_000, ge=1)
     """Records after which the archive writes a file."""
+    seal_quiet_s: float = Field(default=60.0, ge=0.1)
+    """`liverank repartition` goes on when no producer has sent an event for so long."""
     tombstone_s: int = Field(default=3600, ge=1)
     """How long the empty row of an erased user keeps late writers out; then Redis forgets its key, which is the id."""
 
@@ -333,6 +335,14 @@ class Settings(BaseSettings):
             for key in type(value).model_fields:
                 found[f"LIVERANK_{name.upper()}__{key.upper()}"] = _variable(getattr(value, key))
         return {name: text for name, text in found.items() if text is not None}
+
+    def group(self, name: str, generation: int) -> str:
+        """Consumer group of readers of a generation's topics.
+
+        Each generation has its own: the broker gives a static member that comes back its old partitions, even where it
+        asks for another topic.
+        """
+        return f"liverank.{self.namespace}.{name}" + (f".{generation}" if generation > 1 else "")
 
     @property
     def feast_project(self) -> str:

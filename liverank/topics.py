@@ -15,9 +15,18 @@ RETENTION_MS: Final = 7 * _DAY_MS
 MESSAGE_MAX_BYTES: Final = 4 * 1024 * 1024
 
 
-def topic_specs(settings: Settings, generation: int) -> dict[str, tuple[int, dict[str, str]]]:
-    """Every topic of the namespace: full name -> (partitions, broker settings). The table of docs/specs/topics.md."""
+def topic_specs(
+    settings: Settings, generation: int, *, n_folds: int | None = None
+) -> dict[str, tuple[int, dict[str, str]]]:
+    """Every topic of the namespace: full name -> (partitions, broker settings). The table of docs/specs/topics.md.
+
+    Parameters
+    ----------
+    n_folds : int, optional
+        Partitions of the generation's own topics where they differ from the others': after a repartition.
+    """
     n = settings.stack.partitions
+    n_folds = n if n_folds is None else n_folds
     data = settings.clock == "data"
     base = {"max.message.bytes": str(MESSAGE_MAX_BYTES), "compression.type": "producer"}
     base["message.timestamp.type"] = "CreateTime" if data else "LogAppendTime"
@@ -36,8 +45,8 @@ def topic_specs(settings: Settings, generation: int) -> dict[str, tuple[int, dic
         "delete.retention.ms": str(RETENTION_MS),
     }
     return {
-        settings.topic("events", generation): (n, delete(7)),
-        settings.topic("item-effects", generation): (n, delete(7)),
+        settings.topic("events", generation): (n_folds, delete(7)),
+        settings.topic("item-effects", generation): (n_folds, delete(7)),
         settings.topic("items"): (n, compact),
         settings.topic("decisions"): (n, delete(7)),
         settings.topic("item-rows"): (n, delete(1)),

@@ -315,12 +315,22 @@ class DecisionLog:
         self._decisions = settings.topic("decisions")
         self._snapshots = settings.topic("policy-snapshots")
         self._data_clock = settings.clock == "data"
+        self._settings = settings
         self._published: set[str] = set()
         self.lost = 0
+        self.sealed = ""
+
+    def follow(self, generation: int, n_partitions: int) -> None:
+        """Expose in another generation."""
+        self._events = self._settings.topic("events", generation)
 
     @property
     def safe(self) -> bool:
-        """False while the queue is over 80 % or a delivery failed in the last 5 s: then nothing is drawn."""
+        """False while the queue is over 80 %, a delivery failed in the last 5 s, or the generation is sealed: then
+        nothing is drawn.
+        """
+        if self.sealed:
+            return False
         self._producer.poll(0.0)
         failed_lately = time.monotonic() - self._producer.last_failure_s < self.FAILED_FOR_S
         return self._producer.queue_fill <= self.FULL and not failed_lately

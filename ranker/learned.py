@@ -125,6 +125,10 @@ class LearnedReader:
         self._of: tuple[object, ...] = ()
         self._next_s = float("-inf")
 
+    def follow(self, generation: int, n_partitions: int) -> None:
+        """Read so many partitions from now on."""
+        self._n = n_partitions
+
     def read(
         self,
         model_id: str,

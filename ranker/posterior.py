@@ -120,6 +120,10 @@ class BeliefReader:
         self._redis: Any = redis
         self._namespace, self._n, self._prior = namespace, n_partitions, prior
 
+    def follow(self, generation: int, n_partitions: int) -> None:
+        """Read so many partitions from now on."""
+        self._n = n_partitions
+
     def read(
         self,
         model_id: str,

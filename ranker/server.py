@@ -15,14 +15,14 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from features.apply import open_store
+from features.generation import active_generation
 from features.hot_settings import HotStore
 from features.item_load import load_from_feast
 from features.item_table import ItemTable
 from features.policy_models import PolicyModels
-from features.redis import connect, translated
+from features.redis import connect
 from features.user_row import UserRowReader
 from liverank import metrics as exporter
 from liverank.errors import ConfigError, LiverankError
@@ -35,6 +35,7 @@ from ranker.budget import NewItemBudget
 from ranker.catalogue import Catalogue
 from ranker.decisions import DecisionLog
 from ranker.feeds import CatalogueFeed, Feed, IndexFeed, ServingFeed, VectorFeed
+from ranker.generation import GenerationFeed
 from ranker.grpc_server import FifoPool, GrpcServer
 from ranker.hot import HotFeed
 from ranker.http import HttpServer, application
@@ -53,9 +54,6 @@ from ranker.tracking import Tracker
 from ranker.users import Users
 from ranker.vowpal import VowpalFeed
 
-if TYPE_CHECKING:
-    from features.redis import Redis
-
 _log = get(__name__)
 GRACE_S = 5.0
 FLUSH_S = 10.0
@@ -64,13 +62,6 @@ FLUSH_S = 10.0
 def now_ms() -> int:
     """Wall clock, ms since the UTC epoch."""
     return time.time_ns() // 1_000_000
-
-
-def active_generation(redis: Redis, settings: Settings) -> int:
-    """Generation of the namespace's topics and state; 1 where none is set."""
-    with translated("reading the active generation"):
-        found = redis.get(f"{settings.namespace}:active")
-    return int(found) if isinstance(found, bytes) else 1
 
 
 class RankerProcess:
@@ -93,7 +84,7 @@ class RankerProcess:
         self.settings = settings
         book = rulebook(settings.ranker)
         redis = connect(settings, timeout_s=min(1.0, settings.redis.socket_timeout_s))
-        generation = active_generation(redis, settings)
+        generation = active_generation(redis, settings)  # and as the generation feed says from then on
         counts = self._partitions(settings, generation)
         self.table = ItemTable()
         self.catalogue = Catalogue(self.table, VectorIndex(IndexSettings(exact_below=settings.ranker.exact_below)))
@@ -114,26 +105,35 @@ class RankerProcess:
             settings, self.catalogue, redis, f"ranker-{ident}", lambda: self._load_rows(settings)
         )
         vector_feed = VectorFeed(settings, self.catalogue, redis, catalogue_feed.loaded)
+        beliefs = BeliefReader(redis, settings.namespace, counts["events"], book.prior)
+        learned = LearnedReader(
+            redis, settings.namespace, counts["events"], every_s=0.0 if settings.clock == "data" else READ_EVERY_S
+        )
         self.serving = ServingFeed(
             settings,
             redis,
             book,
-            BeliefReader(redis, settings.namespace, counts["events"], book.prior),
-            lambda: generation,
+            beliefs,
+            lambda: life.generation,
             lambda: self.catalogue.table.space if vector_feed.loaded.is_set() else None,
-            learned=LearnedReader(
-                redis,
-                settings.namespace,
-                counts["events"],
-                every_s=0.0 if settings.clock == "data" else READ_EVERY_S,
-            ),
+            learned=learned,
             rules=lambda: self.hot.current(),
         )
         self.hot = HotFeed(HotStore(redis, settings.namespace), settings.ranker)
         budget = NewItemBudget(redis, settings.namespace, lambda: self.hot.current().exploring)
         vowpal = VowpalFeed(PolicyModels(redis, settings.namespace), self.hot.current)
-        staleness = StalenessFeed(settings, redis, lambda: generation, counts["events"])
+        staleness = StalenessFeed(settings, redis, lambda: life.generation, counts["events"])
+        tracker = Tracker(self.producer, replies, settings, generation, now_ms)
+        life = GenerationFeed(
+            settings,
+            redis,
+            generation,
+            partitions=lambda number: self._partitions(settings, number)["events"],
+            followers=[beliefs, learned, staleness, log, tracker],
+            takers=[log, tracker],
+        )
         self.feeds: list[Feed] = [
+            life,
             staleness,
             self.hot,
             budget,
@@ -171,7 +171,7 @@ class RankerProcess:
         self.service = Service(
             pipeline=pipeline,
             catalogue=self.catalogue,
-            tracker=Tracker(self.producer, replies, settings, generation, now_ms),
+            tracker=tracker,
             finder=DecisionFinder(settings, counts["decisions"]),
             load_model=lambda model_id: load_model(models_dir(settings) / model_id),
             not_ready=self.not_ready,

@@ -53,6 +53,10 @@ class StalenessFeed(Feed):
         self.staleness_s = 0.0
         self.loaded.set()
 
+    def follow(self, generation: int, n_partitions: int) -> None:
+        """Look at so many partitions from now on."""
+        self._n = n_partitions
+
     def behind(self) -> bool:
         """Whether the stream stands still."""
         return self.staleness_s > BEHIND_S

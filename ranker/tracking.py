@@ -94,9 +94,15 @@ class Tracker:
         clock_ms: Callable[[], int],
     ) -> None:
         self._producer, self._replies, self._clock_ms = producer, replies, clock_ms
+        self._settings = settings
+        self.sealed = ""
         self._events = settings.topic("events", generation)
         self._dead = settings.topic("dead-letter")
         self._data_clock = settings.clock == "data"
+
+    def follow(self, generation: int, n_partitions: int) -> None:
+        """Send to another generation."""
+        self._events = self._settings.topic("events", generation)
 
     def track(self, request: pb.TrackRequest, *, timeout_s: float = 10.0) -> pb.TrackReply:
         """Take a batch.
@@ -113,8 +119,10 @@ class Tracker:
         RequestError
             No events, too many, or a key that is too long.
         TrackUnavailableError
-            The broker did not acknowledge all in time.
+            The broker did not acknowledge all in time, or the namespace is being repartitioned.
         """
+        if self.sealed:
+            raise TrackUnavailableError(f"{self.sealed}; repeat the call with the same idempotency_key")
         if not 1 <= len(request.events) <= MAX_EVENTS:
             raise RequestError("bad_value", f"a call has 1 to {MAX_EVENTS} events, got {len(request.events)}")
         if len(request.idempotency_key.encode()) > MAX_KEY_BYTES:

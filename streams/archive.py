@@ -17,6 +17,7 @@ from liverank import log
 from liverank.errors import UnavailableError
 from liverank.kafka import BatchConsumer, OffsetClient, Record, Tp
 from liverank.settings import Settings
+from streams.seal import Seals, seal_of
 
 __all__ = ["Archiver", "archive_holds"]
 
@@ -30,18 +31,22 @@ _GAPS = Counter("liverank_archive_gaps", "Times that the log had lost records be
 def archive_holds(settings: Settings, topic: str, partition: int) -> bool:
     """Whether the archive holds a past of this partition: records of the generation or imported ones."""
     short, _, generation = topic.removeprefix(settings.topic("")).rpartition(".")
-    return any(last_offset(part_dir(settings, short, g, partition)) >= 0 for g in (0, int(generation)))
+    generations = {0, int(generation) - 1, int(generation)}
+    return any(last_offset(part_dir(settings, short, g, partition)) >= 0 for g in generations)
 
 
 class Archiver:
     """Writes files of the archive until it is stopped.
 
     A partition's file is written when `streams.archive_records` wait or `streams.archive_flush_s` have passed since
-    its first one came; what waits is bounded by that. A full disk is waited for.
+    its first one came; what waits is bounded by that. A full disk is waited for. Of a partition that ends with a seal
+    nothing is archived after it.
     """
 
-    def __init__(self, settings: Settings, generation: int, *, member: str) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, generation: int, *, member: str, seals: Seals | None = None) -> None:
+        self._settings, self._generation = settings, generation
+        self._seals = seals
+        self._ended: set[Tp] = set()
         self._member = member
         self._where = {
             settings.topic(short, generation if has_generation else None): (short, generation if has_generation else 0)
@@ -62,7 +67,7 @@ class Archiver:
         self._offsets = OffsetClient(settings.kafka.bootstrap)
         self._consumer = BatchConsumer(
             settings.kafka.bootstrap,
-            group=f"liverank.{settings.namespace}.archive",
+            group=settings.group("archive", self._generation),
             instance_id=self._member,
             session_timeout_ms=settings.streams.group_session_timeout_ms,
         )
@@ -86,8 +91,13 @@ class Archiver:
         now_s = time.monotonic()
         for record in self._poll():
             tp = Tp(record.topic, record.partition)
+            if tp in self._ended:
+                continue
             self._since_s.setdefault(tp, now_s)
             self._waiting.setdefault(tp, []).append(record)
+            if self._seals is not None and record.headers and seal_of(record) is not None and self._ends(record):
+                self._ended.add(tp)
+                self._since_s[tp] = float("-inf")
         ripe = [
             tp
             for tp, records in self._waiting.items()
@@ -95,6 +105,16 @@ class Archiver:
             or now_s - self._since_s[tp] >= self._settings.streams.archive_flush_s
         ]
         self._write(ripe)
+
+    def _ends(self, record: Record) -> bool:
+        """Whether the record is its partition's last; waits for Redis."""
+        while self._seals is not None and not self._stop.is_set():
+            try:
+                return self._seals.ends(record)
+            except UnavailableError as error:
+                _log.warning("the archive waits for Redis", error=str(error))
+                self._stop.wait(0.5)
+        return False
 
     def _poll(self) -> list[Record]:
         """Read on, but not while a disk that refuses lets more and more records wait."""
@@ -110,9 +130,12 @@ class Archiver:
         """Read each partition from where its files end."""
         begins = self._offsets.begins(tps)
         positions = {}
+        self._ended = set()
         for tp in tps:
             short, generation = self._where[tp.topic]
             following = last_offset(part_dir(self._settings, short, generation, tp.partition)) + 1
+            if self._seals is not None and short == "events" and self._seals.at_end(tp, following - 1):
+                self._ended.add(tp)
             if following < begins[tp] and (following > 0 or short != "items"):
                 _GAPS.labels(short).inc()
                 _log.error(

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from features.archive import last_offset, part_dir, partitions_of
+from features.generation import active_generation
 from features.program import FeatureProgram
-from features.redis import connect, namespace_token, translated
+from features.redis import connect, namespace_token
 from features.state.item import ItemState
 from features.state.params import state_params
 from features.wire import pack_bytes
@@ -318,8 +319,7 @@ def run_job(settings: Settings, job: AsOfJob, *, on_progress: Callable[[int, int
     program = published_program(client, settings.namespace)
     if program is None:
         raise ConfigError(f"namespace {settings.namespace!r} has no feature program: run `liverank up` first")
-    with translated("reading the active generation"):
-        generation = int(client.get(f"{settings.namespace}:active") or 1)
+    generation = active_generation(client, settings)
     topic = settings.topic("events", generation)
     n = partition_counts(settings.kafka.bootstrap, [topic])[topic]
     ends = end_offsets(settings.kafka.bootstrap, [Tp(topic, p) for p in range(n)])
@@ -341,7 +341,7 @@ def run_job(settings: Settings, job: AsOfJob, *, on_progress: Callable[[int, int
         moments,
         frozenset(job.fields),
         imported=_by_time([imported_records(settings, p) for p in old]),
-        live=_by_time([live_records(settings, generation, tp.partition, end - 1) for tp, end in ends.items() if end]),
+        live=_by_time([live_records(settings, generation, tp.partition, end - 1) for tp, end in ends.items()]),
         newest_imported_ms=newest_imported_ms(settings),
         generation=generation,
         on_progress=lambda done: tell(done, total),

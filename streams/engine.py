@@ -89,6 +89,7 @@ class FoldEngine:
         self._owned: dict[int, _Owned] = {}
         self._assigned: set[int] = set()
         self._acquire_at_s: dict[int, float] = {}
+        self._ended: set[int] = set()
         self._least_epoch: dict[int, int] = {}
         self._in_cycle = False
         self._last_n = 0
@@ -129,7 +130,7 @@ class FoldEngine:
         self._ticker = Ticker(setup.token) if setup.ticks else None
         self._consumer = BatchConsumer(
             settings.kafka.bootstrap,
-            group=f"liverank.{settings.namespace}.fold.{setup.fold.name}",
+            group=settings.group(f"fold.{setup.fold.name}", setup.generation),
             instance_id=setup.member,
             session_timeout_ms=settings.streams.group_session_timeout_ms,
             fetch_bytes=settings.streams.fetch_bytes,
@@ -206,6 +207,7 @@ class FoldEngine:
             if self._owned.pop(partition, None) is not None:
                 self.metrics.forget(partition)
             self._assigned.discard(partition)
+            self._ended.discard(partition)
             self._acquire_at_s.pop(partition, None)
         self._patience.forget(partitions)
         self.metrics.owned.set(len(self._owned))
@@ -249,6 +251,8 @@ class FoldEngine:
         setup = self.setup
         meta = self._takeover.acquire(partition, least_epoch=self._least_epoch.get(partition, 0))
         self._least_epoch[partition] = meta.epoch
+        if setup.seals is not None and setup.seals.at_end(Tp(setup.topic, partition), meta.position.offset):
+            self._ended.add(partition)
         fold = PartitionFold(
             setup.fold.for_partition(self._store.load(partition, [PROGRAM_KEY])[0]),
             partition=partition,
@@ -312,7 +316,8 @@ class FoldEngine:
         """Decode records of owned partitions that are not folded yet."""
         batch: dict[int, list[tuple[Record, Parsed | ContractError]]] = {}
         parse, owned = self._fold.parse, self._owned
-        following = {p: o.fold.position.offset + 1 for p, o in owned.items()}
+        following = {p: o.fold.position.offset + 1 for p, o in owned.items() if p not in self._ended}
+        seals = self.setup.seals
         for record in records:
             partition = record.partition
             expected = following.get(partition)
@@ -331,6 +336,11 @@ class FoldEngine:
                 what = error
                 self.metrics.dead_letter(error.reason)
             batch.setdefault(partition, []).append((record, what))
+            may_end = record.headers and seals is not None and isinstance(what, Parsed) and what.tick
+            if may_end and seals and self._patience.insist(partial(seals.ends, record), "asking for a repartition"):
+                self._ended.add(partition)
+                del following[partition]
+                self._log.info("partition has ended: its generation is sealed", partition=partition)
         return batch
 
     def _await_catalogue(self) -> None:

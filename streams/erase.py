@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from features.archive import last_offset, part_dir, partitions_of, read_part
+from features.generation import read_note
 from features.redis import connect, namespace_token, translated
 from liverank.contract import INTERNAL_HEADER, decode_event
 from liverank.errors import ContractError, UnavailableError
-from liverank.kafka import OffsetClient, Producer, Record, Tp, end_offsets
+from liverank.kafka import OffsetClient, Producer, Record, Tp, end_offsets, partition_counts
 from liverank.partition import partition as partition_of
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType
@@ -44,10 +45,12 @@ def send_erase(settings: Settings, users: Sequence[str]) -> list[Sent]:
     Raises
     ------
     UnavailableError
-        Kafka or Redis is away: what was sent is done, send the rest again.
+        Kafka or Redis is away: what was sent is done, send the rest again. Or the namespace is being repartitioned.
     """
     client = connect(settings, retries=3)
     token, generation, n = namespace_token(client, settings.namespace), *live_generation(settings, client)
+    if (note := read_note(client, settings.namespace)) is not None:
+        raise UnavailableError(f"nobody can be erased now: {note.reason}")
     producer = Producer(settings.kafka.bootstrap, linger_ms=0)
     sent = []
     # A session that logged in lies where its id says, and remembers the user.
@@ -74,11 +77,17 @@ def _logged_in(settings: Settings, generation: int, users: Sequence[str]) -> lis
     texts = [user.encode() for user in users]
     return [
         event.session_id
-        for partition in partitions_of(settings, "events", generation)
-        for record in read_part(part_dir(settings, "events", generation, partition), "events", partition)
+        for g in _lives(generation)
+        for partition in partitions_of(settings, "events", g)
+        for record in read_part(part_dir(settings, "events", g, partition), "events", partition)
         if any(text in record.value for text in texts) and (event := _event(record)) is not None
         and event.type == EventType.EVENT_TYPE_IDENTIFY and event.user_id in users
     ]  # fmt: skip
+
+
+def _lives(generation: int) -> tuple[int, ...]:
+    """Where the archive holds what came before: the live generation and those before it, in one."""
+    return (generation - 1, generation) if generation > 1 else (generation,)
 
 
 def _event(record: Record) -> Event | None:
@@ -89,13 +98,13 @@ def _event(record: Record) -> Event | None:
 
 
 def _sessions(settings: Settings, generation: int, partition: int, user_id: str) -> tuple[str, ...]:
-    folder = part_dir(settings, "events", generation, partition)
     since_ms = time.time() * 1000 - 8 * 86_400_000 if settings.clock == "wall" else 0
     found: dict[str, None] = {}
     own = OwnRecords([user_id])
-    for record in read_part(folder, "events", partition):
-        if record.append_ts_ms >= since_ms and (event := own.event(record)) is not None and event.session_id:
-            found[event.session_id] = None
+    for g in _lives(generation):
+        for record in read_part(part_dir(settings, "events", g, partition), "events", partition):
+            if record.append_ts_ms >= since_ms and (event := own.event(record)) is not None and event.session_id:
+                found[event.session_id] = None
     return tuple(found)
 
 
@@ -153,8 +162,10 @@ def await_files(settings: Settings, timeout_s: float = 120.0) -> None:
         settings.kafka.bootstrap, [Tp(settings.topic("events", generation), p) for p in range(n)]
     ).items():
         wanted.append(("the archive of events", partial(archived, "events", generation, tp.partition), end))
-    for short, reader in (("decisions", ""), ("examples", "examples"), ("user-changes", "vectors")):
-        tps = [Tp(settings.topic(short), p) for p in range(n)]
+    others = (("decisions", ""), ("examples", "examples"), ("user-changes", "vectors"))
+    counts = partition_counts(settings.kafka.bootstrap, [settings.topic(short) for short, _ in others])
+    for short, reader in others:
+        tps = [Tp(settings.topic(short), p) for p in range(counts.get(settings.topic(short), 0))]
         begins, ends = asking.begins(tps), end_offsets(settings.kafka.bootstrap, tps)
         for tp in tps:
             if ends[tp] == begins[tp]:

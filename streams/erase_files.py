@@ -12,13 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from features.archive import files_of, part_dir, partitions_of, read_part, rewrite_file, rewriting
+from features.archive import files_of, last_offset, part_dir, partitions_of, read_part, rewrite_file, rewriting
 from features.examples import examples_dir, remove_users
+from features.generation import active_generation
 from features.hashing import id_hash
 from features.program import FeatureProgram
 from features.redis import Redis, connect, namespace_token, translated
@@ -80,9 +82,10 @@ class _Erasure:
 
 @dataclass(kw_only=True)
 class _Past:
-    """Records of one user in its partition, each with the clock before it."""
+    """Records of one user in its partition, each with the clock before it; `before`: of the generations before."""
 
     imported: list[Record] = field(default_factory=list)
+    before: list[tuple[Record, int]] = field(default_factory=list)
     live: list[tuple[Record, int]] = field(default_factory=list)
 
 
@@ -94,8 +97,7 @@ def live_generation(settings: Settings, client: Redis) -> tuple[int, int]:
     ConfigError
         The namespace has no topics.
     """
-    with translated("reading the active generation"):
-        generation = int(client.get(f"{settings.namespace}:active") or 1)
+    generation = active_generation(client, settings)
     topic = settings.topic("events", generation)
     n = partition_counts(settings.kafka.bootstrap, [topic]).get(topic)
     if n is None:
@@ -283,11 +285,15 @@ def _pasts(settings: Settings, erasures: Sequence[_Erasure]) -> dict[bytes, _Pas
             pasts[owner[0]].imported.append(record)
     clock_ms, wall = newest_imported_ms(settings), settings.clock == "wall"
     held: dict[bytes, int] = {}
-    folder = part_dir(settings, "events", generation, partition)
-    for record in read_part(folder, settings.topic("events", generation), partition):
+    topic = settings.topic("events", generation)
+    folders = [part_dir(settings, "events", g, partition) for g in range(max(1, generation - 1), generation + 1)]
+    parts = [read_part(folder, topic, partition) for folder in folders]
+    n_before = sum(last_offset(folder) + 1 for folder in folders[:-1])
+    for at, record in enumerate(chain(*parts)):
         owner = own.owner(record)
         if owner is not None and owner[1] > held.get(owner[0], -1):
-            pasts[owner[0]].live.append((record, clock_ms))
+            found = pasts[owner[0]]
+            (found.before if at < n_before else found.live).append((record, clock_ms))
         if (earlier := _erased(record)) is not None:
             for key in pasts:
                 if id_hash(state_key(key.decode())) in earlier.keys:
@@ -322,6 +328,9 @@ def _folded(
     effects += store.take(first)
     second = part(generation=found.generation, catalogue=table)
     second.resume(first.clock_ms, {})
+    for record, clock_ms in past.before if since < 0 else ():
+        tick_at(second, clock_ms)
+        feed(fold, second, record)
     for record, clock_ms in past.live:
         if since < record.offset < found.record.offset:
             tick_at(second, clock_ms)

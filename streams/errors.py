@@ -2,7 +2,8 @@
 
 LiverankError
 ├── StaleError
-│   └── FenceError          another owner moved this partition: drop everything in memory
+│   ├── FenceError          another owner moved this partition: drop everything in memory
+│   └── GenerationOverError another generation is live: the worker ends and is started anew
 ├── CorruptError
 │   ├── OutboxError         the outbox's bytes cannot be read
 │   ├── StateLostError      a partition has no state though its log or archive has a past: `liverank rebuild`
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from liverank.errors import ConfigError, CorruptError, StaleError
 
-__all__ = ["FenceError", "FoldBugError", "OutboxError", "StateLostError", "WorkerConfigError"]
+__all__ = ["FenceError", "FoldBugError", "GenerationOverError", "OutboxError", "StateLostError", "WorkerConfigError"]
 
 
 class FenceError(StaleError):
@@ -29,6 +30,10 @@ class FenceError(StaleError):
     def __init__(self, partition: int, detail: str) -> None:
         super().__init__(f"partition {partition}: {detail}")
         self.partition = partition
+
+
+class GenerationOverError(StaleError):
+    """The generation that this worker folds is not the live one any more."""
 
 
 class OutboxError(CorruptError):

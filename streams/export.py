@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -79,7 +79,7 @@ def _tail(settings: Settings, tp: Tp, start: int) -> Iterator[Record]:
 
 def export_events(
     settings: Settings,
-    generations: Iterable[int],
+    generations: Sequence[int],
     *,
     since_ms: int = 0,
     until_ms: int = 1 << 62,
@@ -91,8 +91,8 @@ def export_events(
 
     Parameters
     ----------
-    generations : iterable of int
-        0 is imported history.
+    generations : sequence of int
+        0 is imported history, the last one the live one; those between are in the archive alone.
     since_ms, until_ms : int
         Event times, half-open.
     user_id : str
@@ -110,7 +110,7 @@ def export_events(
     report = report or Exported()
     streams: list[Iterator[Record]] = []
     for generation in generations:
-        streams += _records(settings, "events", generation, in_log=generation > 0)
+        streams += _records(settings, "events", generation, in_log=generation == max(generations) > 0)
     for record in heapq.merge(*streams, key=attrgetter("append_ts_ms")):
         if record.header("liverank-forwarded") is not None:
             continue  # its original, in the partition it strayed to, is yielded

@@ -2,7 +2,8 @@
 
 Names: ``before_fence``, ``between_calls`` (a call of a poll was fenced, the next was not), ``in_record`` (the same
 between the calls of one record), ``between_fence_and_publish`` and ``after_publish`` (before the trim). ``n`` = the
-n-th time it is passed; ``!stop`` sends SIGSTOP instead of SIGKILL. Costs one comparison where none is set.
+n-th time it is passed; ``!stop`` sends SIGSTOP instead of SIGKILL. Costs one comparison where none is set. Of the
+command `repartition`: ``before_fold`` and so on by its steps (that one is noted and has not begun), ``in_switch``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from liverank.errors import ConfigError
 
 __all__ = ["NAMES", "Failpoints"]
 
-NAMES = ("before_fence", "between_calls", "in_record", "between_fence_and_publish", "after_publish")
+_STEPS = ("before_fold", "before_build", "before_switch", "in_switch", "before_tidy")
+NAMES = ("before_fence", "between_calls", "in_record", "between_fence_and_publish", "after_publish", *_STEPS)
 
 
 class Failpoints:
@@ -34,7 +36,8 @@ class Failpoints:
         owner, dot, short = name.rpartition(".")
         if spec and (short not in NAMES or action not in ("", "stop") or not (count or "1").isdecimal()):
             raise ConfigError(
-                f"LIVERANK_FAILPOINT={spec!r}: allowed is [users.|items.]NAME[:n][!stop], NAME one of {NAMES}"
+                f"LIVERANK_FAILPOINT={spec!r}: allowed is [users.|items.|repartition.]NAME[:n][!stop], "
+                f"NAME one of {NAMES}"
             )
         self.name = short if spec and (not dot or owner == fold) else ""
         self._signal = signal.SIGSTOP if action else signal.SIGKILL

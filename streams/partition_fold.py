@@ -17,6 +17,7 @@ from streams.dues import HORIZON_MS, DueIndex
 from streams.errors import FoldBugError
 from streams.fold import Fold, KeyState, Number, Parsed
 from streams.outgoing import FORWARDED, Outgoing
+from streams.seal import seal_of
 
 if TYPE_CHECKING:
     pass
@@ -172,6 +173,8 @@ class PartitionFold(Outgoing):
             else:
                 self.forward(record, route=parsed.route)
         else:
+            if parsed.tick and record.headers and (seal := seal_of(record)) is not None:
+                record = record._replace(append_ts_ms=max(record.append_ts_ms, seal.clock_ms))
             self._advance(record, tick=parsed.tick)
             if parsed.tick:
                 self._pass_clock_on()

@@ -123,8 +123,17 @@ def tick_at(part: PartitionFold, ts_ms: int) -> None:
     part.feed(tick, Parsed((), None, tick=True))
 
 
-def live_records(settings: Settings, generation: int, partition: int, until: int) -> Iterator[Record]:
+def live_records(
+    settings: Settings, generation: int, partition: int, until: int, *, own: bool = False
+) -> Iterator[Record]:
     """Records of a live generation up to offset `until`: archived ones, then those that only the log has.
+
+    Before them those of the generations before it, as the repartition left them.
+
+    Parameters
+    ----------
+    own : bool
+        Only the generation's own.
 
     Raises
     ------
@@ -133,6 +142,9 @@ def live_records(settings: Settings, generation: int, partition: int, until: int
     UnavailableError
         The log gives nothing for a minute.
     """
+    if generation > 1 and not own:
+        topic = settings.topic("events", generation - 1)
+        yield from read_part(part_dir(settings, "events", generation - 1, partition), topic, partition)
     topic = settings.topic("events", generation)
     following = 0
     for record in read_part(part_dir(settings, "events", generation, partition), topic, partition):

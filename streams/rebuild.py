@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from features.archive import part_dir, partitions_of, read_archive, read_part, rewriting
-from features.redis import connect, namespace_token, translated
+from features.generation import active_generation
+from features.redis import connect, namespace_token
 from liverank.errors import ConfigError, ContractError, CorruptError
 from liverank.kafka import BEGINNING, LogReader, Record, Tp, end_offsets, partition_counts
 from liverank.settings import Settings
@@ -28,17 +29,33 @@ __all__ = ["RebuildReport", "catalogue_records", "catalogue_table", "read_catalo
 
 @dataclass(frozen=True, kw_only=True)
 class RebuildReport:
-    """What a rebuild folded."""
+    """What a rebuild folded.
+
+    Attributes
+    ----------
+    imported, before, live : int
+        Records of imported history, of the generations before the live one, of the live one.
+    items : int
+        Versions of items.
+    """
 
     imported: int
+    before: int
     live: int
     items: int
 
 
 def catalogue_records(settings: Settings, n_partitions: int) -> list[Record]:
-    """Return the catalogue's records, as archive and topic hold them together, by append time."""
+    """Return the catalogue's records, as archive and topic hold them together, by append time.
+
+    Parameters
+    ----------
+    n_partitions : int
+        Of the topic, where the broker does not say.
+    """
     found = {(record.partition, record.offset): record for record in read_archive(settings, "items")}
     topic = settings.topic("items")
+    n_partitions = partition_counts(settings.kafka.bootstrap, [topic]).get(topic, n_partitions)
     ends = end_offsets(settings.kafka.bootstrap, [Tp(topic, p) for p in range(n_partitions)])
     left = {tp for tp, end in ends.items() if end > 0}
     reader = LogReader(settings.kafka.bootstrap, dict.fromkeys(ends, BEGINNING), name="rebuild")
@@ -99,12 +116,15 @@ def rebuild(settings: Settings, *, on_progress: Callable[[str, int], None] | Non
     """
     tell = on_progress or (lambda _step, _done: None)
     client = connect(settings, retries=3)
-    with translated("reading the active generation"):
-        generation = int(client.get(f"{settings.namespace}:active") or 1)
+    generation = active_generation(client, settings)
     topic = settings.topic("events", generation)
     live = partitions_of(settings, "events", generation)
     imported = imported_parts(settings)
-    if not live and not imported:
+    earlier = [
+        _whole(read_part(part_dir(settings, "events", generation - 1, p), "events", p), f"generation {generation - 1}")
+        for p in (partitions_of(settings, "events", generation - 1) if generation > 1 else [])
+    ]
+    if not live and not imported and not earlier:
         raise ConfigError(
             f"the archive under {settings.home / 'archive' / settings.namespace} holds no events: nothing to rebuild"
         )
@@ -146,8 +166,19 @@ def rebuild(settings: Settings, *, on_progress: Callable[[str, int], None] | Non
         if first.n_records:
             first.tick(newest_ms)
             first.finish(live=False)
+        n_before = first.n_records
+        if earlier:
+            between = replayer(generation - 1)
+            if n_before:
+                between.go_on_from_store()
+            for record in merged(earlier):
+                between.feed(record)
+                if between.n_records % 1000 == 0:
+                    tell("before", between.n_records)
+            between.finish(live=False)
+            n_before += between.n_records
         second = replayer(generation)
-        if first.n_records:
+        if n_before:
             second.go_on_from_store()
         parts = [
             _whole(read_part(part_dir(settings, "events", generation, p), topic, p), f"{topic} [{p}]") for p in live
@@ -161,4 +192,5 @@ def rebuild(settings: Settings, *, on_progress: Callable[[str, int], None] | Non
         second.finish(live=True)
         tell("vectors", 0)
         recompute_vectors(client, settings)
-    return RebuildReport(imported=first.n_records, live=second.n_records, items=n_items)
+    before = n_before - first.n_records
+    return RebuildReport(imported=first.n_records, before=before, live=second.n_records, items=n_items)

@@ -89,6 +89,8 @@ class _Half:
         numbered_input: bool,
     ) -> None:
         self._client, self._project = client, settings.feast_project
+        # Rankers find statistics under the generation of their version.
+        self._statistics_version = format_version(store_generation, 0, 0) if generation < store_generation else b""
         self.fold = fold
         self.store = FencedStore(client, namespace=settings.namespace, generation=store_generation, kind=fold.kind)
         self.rows = RowSink(client, settings.feast_project, fold)
@@ -172,6 +174,8 @@ class _Half:
 
     def write_statistics(self) -> None:
         """Publish the statistics of all partitions."""
+        for change in self.statistics.values():
+            change.version = self._statistics_version or change.version
         self.rows.write(self.rows.build(self.statistics))
         self.statistics = {}
 
@@ -208,7 +212,7 @@ class Replayer:
     ) -> None:
         quiet()
         self._client, self._namespace = client, settings.namespace
-        self._generation = generation
+        self._generation, self._store_generation = generation, store_generation
         self._outputs = outputs
         self._users = _Half(
             users, client, settings, n_partitions=n_partitions, generation=generation,
@@ -301,9 +305,12 @@ class Replayer:
         users = [part.position.offset for part in self._users.parts]
         for half, ends in ((self._users, users), (self._items, [n - 1 for n in n_effects or self._effects])):
             for part, end in zip(half.parts, ends, strict=True):
-                # Imported history lies before all that is live, and another import may be shorter.
-                offset = max(0, end) if self._generation else _LAST_OFFSET
-                half.write_rows(part, format_version(self._generation, offset, _LAST_STEP))
+                # Imported history lies before all that is live, and another import may be shorter. So does all that
+                # is there of a generation without a record.
+                last = (
+                    (self._generation, end) if self._generation and end >= 0 else (self._generation - 1, _LAST_OFFSET)
+                )
+                half.write_rows(part, format_version(max(0, last[0]), last[1], _LAST_STEP))
 
     def finish(self, *, live: bool) -> None:
         """Publish statistics and say where each partition stands; the store may be taken over now.
@@ -320,7 +327,7 @@ class Replayer:
         for half in (self._items, self._users):
             for part in half.parts:
                 offset = part.position.offset
-                position = part.position if live and half is self._users else Position(max(1, self._generation), -1, 0)
+                position = part.position if live and half is self._users else Position(self._store_generation, -1, 0)
                 version = format_version(self._generation, max(0, offset), 0)
                 half.store.restore_meta(
                     part.partition,

@@ -13,6 +13,7 @@ from streams.fence import FencedStore, Meta
 from streams.fold import Fold
 from streams.outbox import Output, decode_outbox
 from streams.publisher import Pending, RowSink, Sink, announced
+from streams.seal import Seals
 
 __all__ = ["FoldSetup", "Takeover"]
 
@@ -33,6 +34,8 @@ class FoldSetup:
         This engine produces a tick a second into each partition that it owns.
     archive_holds : callable
         Whether the archive holds records of (topic, partition): then an empty store is a lost store.
+    seals : Seals, optional
+        Knows where partitions of the input end; None = nowhere.
     """
 
     fold: Fold
@@ -44,6 +47,7 @@ class FoldSetup:
     ticks: bool = False
     token: bytes = b""
     archive_holds: Callable[[str, int], bool] = lambda _topic, _partition: False
+    seals: Seals | None = None
 
 
 class Takeover:

@@ -17,7 +17,8 @@ from typing import Any
 
 from mode import Service
 
-from features.redis import Redis, connect, namespace_token, translated
+from features.generation import active_generation
+from features.redis import connect, namespace_token, translated
 from liverank import log, metrics
 from liverank.errors import LiverankError, UnavailableError
 from liverank.kafka import partition_counts
@@ -32,8 +33,10 @@ from streams.engine import FoldEngine, FoldSetup
 from streams.errors import WorkerConfigError
 from streams.items import ItemFold
 from streams.program import pinned_program
+from streams.seal import Seals
 from streams.services import ThreadService
 from streams.users import UserFold
+from streams.watch import GenerationWatch
 
 __all__ = ["Worker", "main"]
 
@@ -42,13 +45,6 @@ _log = log.get(__name__)
 #: A worker that does not stop is ended after so long, s: below the supervisor's 30 s. What it had not published is in
 #: the outbox, for the next owner.
 _LEAVE_S = 27.0
-
-
-def active_generation(client: Redis, namespace: str) -> int:
-    """Return the live generation, as ``<ns>:active`` says; 1 where it says nothing."""
-    with translated("reading the active generation"):
-        text = client.get(f"{namespace}:active")
-    return int(text) if text else 1
 
 
 class Worker(Service):
@@ -72,7 +68,7 @@ class Worker(Service):
                 raise UnavailableError(
                     f"namespace {settings.namespace} is busy with `{busy.decode()}`; waiting for its end"
                 )
-        self.generation = active_generation(client, settings.namespace)
+        self.generation = active_generation(client, settings)
         topic = settings.topic("events", self.generation)
         n_partitions = partition_counts(settings.kafka.bootstrap, [topic]).get(topic)
         if n_partitions is None:
@@ -82,6 +78,7 @@ class Worker(Service):
         items_topic = settings.topic("items")
         n_items = partition_counts(settings.kafka.bootstrap, [items_topic]).get(items_topic, n_partitions)
         self.catalogue = CatalogueReader(settings.kafka.bootstrap, items_topic, n_items)
+        seals = Seals(client, settings, self.generation)
         users = FoldSetup(
             fold=UserFold(settings, program, token=token),
             topic=topic,
@@ -91,6 +88,7 @@ class Worker(Service):
             ticks=settings.clock == "wall",
             token=token,
             archive_holds=lambda name, partition: archive_holds(settings, name, partition),
+            seals=seals,
         )
         items = FoldSetup(
             fold=ItemFold(settings, program, token=token),
@@ -101,7 +99,8 @@ class Worker(Service):
             numbered_input=True,
         )
         self.engines = [FoldEngine(users, settings, self.catalogue), FoldEngine(items, settings)]
-        self.archiver = Archiver(settings, self.generation, member=self.member)
+        self.archiver = Archiver(settings, self.generation, member=self.member, seals=seals)
+        self.watch = GenerationWatch(client, settings, self.generation)
         self.steward = Steward(
             client, settings, program, generation=self.generation, n_partitions=n_partitions, token=token
         )
@@ -121,6 +120,7 @@ class Worker(Service):
             ThreadService("archive", self.archiver.run, self.archiver.stop),
             ThreadService("steward", self.steward.run, self.steward.stop),
             ThreadService("policy-learner", self.learner.run, self.learner.stop),
+            ThreadService("generation", self.watch.run, self.watch.stop),
             self.agents,
         ]
 

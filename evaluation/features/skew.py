@@ -154,7 +154,7 @@ def skew(
     past.live(newest_ms, generation)
     rebuilt = _Rebuilt(past, program, table)
     ends = end_offsets(settings.kafka.bootstrap, [Tp(topic, p) for p in range(n)])
-    logs = [live_records(settings, generation, p, ends[Tp(topic, p)] - 1) for p in range(n) if ends[Tp(topic, p)]]
+    logs = [live_records(settings, generation, p, ends[Tp(topic, p)] - 1) for p in range(n)]
     records = heapq.merge(*logs, key=lambda record: (record.append_ts_ms, record.partition, record.offset))
     # Each decision is looked at twice: without the events of the last while, and with them.
     looks = [(made.decided_ts_ms - slack_ms, 0, at) for at, made in enumerate(decisions)]

@@ -26,15 +26,24 @@ def create(settings: Settings) -> int:
     int
         The active generation.
     """
+    from features.generation import active_generation
     from features.redis import connect, namespace_token, translated
     from liverank.kafka import create_topics
 
     with connect(settings) as client, translated("creating the namespace"):
+        generation = active_generation(client, settings)
         client.set(f"{settings.namespace}:active", FIRST_GENERATION, nx=True)
         namespace_token(client, settings.namespace)
-        generation = int(client.get(f"{settings.namespace}:active"))
     create_topics(settings.kafka.bootstrap, settings, generation, replication=settings.kafka.replication)
     return generation
+
+
+def partitions(settings: Settings, generation: int) -> int:
+    """Return the number of partitions of a generation, as the broker has them."""
+    from liverank.kafka import partition_counts
+
+    topic = settings.topic("events", generation)
+    return partition_counts(settings.kafka.bootstrap, [topic]).get(topic, settings.stack.partitions)
 
 
 def apply_features(settings: Settings) -> str:
@@ -65,11 +74,15 @@ def remove(settings: Settings) -> None:
     settings : Settings
         Resolved.
     """
+    from features.generation import active_generation
     from features.redis import connect, translated
     from liverank.kafka import delete_topics
     from liverank.topics import topic_specs
 
-    delete_topics(settings.kafka.bootstrap, list(topic_specs(settings, FIRST_GENERATION)))
+    with connect(settings) as client:
+        newest = active_generation(client, settings) + 1  # and one that was being built
+    topics = {name for generation in range(FIRST_GENERATION, newest + 1) for name in topic_specs(settings, generation)}
+    delete_topics(settings.kafka.bootstrap, sorted(topics))
     with connect(settings) as client, translated("removing the namespace"):
         # Feast's keys end in the project.
         for pattern in (f"{settings.namespace}:*", f"*{settings.feast_project}"):

@@ -116,6 +116,19 @@ class Stack:
                 rest = {key: one for key, one in found.namespaces.items() if key != name}
                 endpoints_file.publish(self.layout, endpoints_file.with_namespaces(found, rest))
 
+    def set_generation(self, generation: int) -> None:
+        """Write the live generation of this namespace into the endpoints file; no-op where none of it is up."""
+        if not self.layout.run.exists():
+            return
+        with self._lock():
+            found = Endpoints.read(self.layout.home)
+            name = self._settings.namespace
+            if found is not None and name in found.namespaces:
+                own = found.namespaces[name].model_copy(update={"generation": generation})
+                endpoints_file.publish(
+                    self.layout, endpoints_file.with_namespaces(found, {**found.namespaces, name: own})
+                )
+
     def status(self) -> Status:
         """Ask every part in its protocol. Changes nothing."""
         found = Endpoints.read(self.layout.home)
@@ -171,7 +184,7 @@ class Stack:
         if "namespace" in only:
             with self._progress.step(f"namespace {settings.namespace}") as step:
                 generation = namespace.create(settings)
-                step.note(f"generation {generation}, {settings.stack.partitions} partitions")
+                step.note(f"generation {generation}, {namespace.partitions(settings, generation)} partitions")
         if "features" in only:
             with self._progress.step("features") as step:
                 yaml = namespace.apply_features(settings.model_copy(update={"feast": self._settings.feast}))

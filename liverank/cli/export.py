@@ -31,18 +31,21 @@ def export(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write what the archive and the log hold, in the order it came; refused records are left out and counted."""
+    from features.generation import active_generation
+    from features.redis import connect
     from liverank.cli.progress import Steps
     from liverank.files import write_events, write_items
-    from liverank.settings import Endpoints, Settings, resolve
+    from liverank.settings import Settings, resolve
     from streams.export import Exported, export_events, export_items
 
     settings = resolve(Settings())
-    found = Endpoints.read(settings.home)
-    generation = found.of(settings.namespace).generation if found is not None else 1
+    with connect(settings) as client:
+        generation = active_generation(client, settings)
+    generations = [one for one in range(generation + 1) if one or history]
     steps, report, n_items = Steps(), Exported(), 0
     with steps.step("events") as step:
         events = export_events(
-            settings, [0, generation] if history else [generation], since_ms=_ms(since, 0),
+            settings, generations, since_ms=_ms(since, 0),
             until_ms=_ms(until, 1 << 62), user_id=user, exposures=exposures, report=report,
         )  # fmt: skip
         write_events(file, _noted(events, step.note))

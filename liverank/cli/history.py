@@ -142,12 +142,14 @@ def rebuild(
     steps = Steps()
     with steps.step("rebuild") as step:
         report = run(settings, on_progress=lambda name, done: step.note(f"{name} {done:,}"))
-        step.note(f"{report.imported:,} imported and {report.live:,} live events")
+        step.note(f"{report.imported:,} imported and {report.before + report.live:,} live events")
     if json:
         import json as encoder
+        from dataclasses import asdict
 
-        typer.echo(encoder.dumps({"imported": report.imported, "live": report.live, "items": report.items}))
+        typer.echo(encoder.dumps(asdict(report)))
         return
     typer.echo(
-        f"imported events {report.imported:,}\nlive events     {report.live:,}\nitem versions   {report.items:,}"
+        f"imported events {report.imported:,}\nlive events     {report.before + report.live:,}\n"
+        f"item versions   {report.items:,}"
     )

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from features.archive import read_archive
+from features.archive import generations_of, read_archive
 from features.item_vectors import Space, active_space, read_vectors
 from features.llm.catalogue import items_of_topic
 from features.program import FeatureProgram
@@ -191,7 +191,7 @@ def _dataset(
     if served is not None and (source == "served" or len(served) >= ENOUGH_SERVED):
         return served, {"source": "served"}
     with run.step("read the archive"):
-        generations = (0,) if served is not None else (0, 1)
+        generations = [0] if served is not None else generations_of(settings, "events")
         events = [
             event
             for generation in generations

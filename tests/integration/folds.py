@@ -9,15 +9,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from features.generation import active_generation
 from features.redis import connect, namespace_token
 from liverank import log
+from liverank.kafka import partition_counts
 from liverank.settings import Settings
 from streams.archive import archive_holds
 from streams.catalogue import CatalogueReader
 from streams.engine import FoldEngine
 from streams.items import ItemFold
+from streams.seal import Seals
 from streams.takeover import FoldSetup
 from streams.users import UserFold
+from streams.watch import GenerationWatch
 from tests.recount.program import PROGRAM
 
 
@@ -26,17 +30,21 @@ def main() -> None:
     log.configure(f"folds-{member}")
     with connect(settings) as client:
         token = namespace_token(client, settings.namespace)
-    n = settings.stack.partitions
-    catalogue = CatalogueReader(settings.kafka.bootstrap, settings.topic("items"), n)
+        generation = active_generation(client, settings)
+        seals = Seals(connect(settings), settings, generation)
+        watch = GenerationWatch(connect(settings), settings, generation)
+    topic = settings.topic("events", generation)
+    n = partition_counts(settings.kafka.bootstrap, [topic])[topic]
+    catalogue = CatalogueReader(settings.kafka.bootstrap, settings.topic("items"), settings.stack.partitions)
     catalogue.start()
     users = FoldSetup(
-        fold=UserFold(settings, PROGRAM, token=token), topic=settings.topic("events", 1), n_partitions=n, generation=1,
-        member=member, ticks=settings.clock == "wall", token=token,
+        fold=UserFold(settings, PROGRAM, token=token), topic=topic, n_partitions=n, generation=generation,
+        member=member, ticks=settings.clock == "wall", token=token, seals=seals,
         archive_holds=lambda topic, partition: archive_holds(settings, topic, partition),
     )  # fmt: skip
     items = FoldSetup(
-        fold=ItemFold(settings, PROGRAM), topic=settings.topic("item-effects", 1), n_partitions=n, generation=1,
-        member=member, numbered_input=True,
+        fold=ItemFold(settings, PROGRAM), topic=settings.topic("item-effects", generation), n_partitions=n,
+        generation=generation, member=member, numbered_input=True,
     )  # fmt: skip
     engines = [FoldEngine(users, settings, catalogue), FoldEngine(items, settings)]
     failed = threading.Event()
@@ -48,7 +56,15 @@ def main() -> None:
             failed.set()
             raise
 
+    def watched() -> None:
+        try:
+            watch.run()
+        except BaseException:
+            failed.set()
+            raise
+
     threads = [threading.Thread(target=guarded, args=(engine,)) for engine in engines]
+    threading.Thread(target=watched, daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: [engine.stop() for engine in engines])
     for thread in threads:
         thread.start()

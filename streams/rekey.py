@@ -1,0 +1,261 @@
+"""The archive of `events` for another number of partitions: the same records, each in the partition of its key.
+
+Generation g+1 finds its past in three places: imported history (0), everything between as one sequence a partition
+(g), and its own log. All have its number of partitions. What is written here becomes the first two.
+"""
+
+from __future__ import annotations
+
+import heapq
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from features.archive import part_dir, partitions_of, read_part, write_part
+from features.generation import Note
+from liverank.contract import FORWARDED_HEADER, INTERNAL_HEADER
+from liverank.errors import ContractError, CorruptError
+from liverank.kafka import Record
+from liverank.partition import partition as partition_of
+from liverank.settings import Settings
+from liverank.v1.event_pb2 import Event, EventType
+from streams.control import Adopt, Command, Erase, Erased, control, write_staged
+from streams.fold import Parsed
+from streams.past import live_records
+from streams.seal import seal_of
+from streams.ticks import TICK_VALUE
+from streams.users import UserFold
+
+__all__ = ["Counts", "PartWriter", "commit", "destination", "discard", "rekeyed"]
+
+#: Records in memory before files are written.
+_FILE_RECORDS: Final = 100_000
+_WAITING: Final = 200_000
+#: Ticks that are closer are one, ms.
+_TICK_MS: Final = 1_000
+
+
+@dataclass(kw_only=True)
+class Counts:
+    """What came of the records of a generation: every one is counted once.
+
+    Attributes
+    ----------
+    read : int
+    kept : int
+        Records in their new partitions, but for ticks.
+    ticks, strays : int
+        Read and left out: ticks are made anew; a stray is forwarded, and the forwarded record is kept.
+    """
+
+    read: int = 0
+    kept: int = 0
+    ticks: int = 0
+    strays: int = 0
+
+
+class _Found(NamedTuple):
+    """A record and where it goes; None = everywhere, as a tick."""
+
+    record: Record
+    target: int | None
+    erased: Erased | None = None
+
+
+@dataclass(kw_only=True)
+class _Numbers:
+    """Offsets of the new partitions."""
+
+    following: list[int] = field(default_factory=list)
+
+    def take(self, topic: str, target: int, record: Record) -> Record:
+        offset = self.following[target]
+        self.following[target] += 1
+        headers = tuple(pair for pair in record.headers if pair[0] != FORWARDED_HEADER)
+        return record._replace(topic=topic, partition=target, offset=offset, headers=headers)
+
+
+def destination(settings: Settings, generation: int, note: Note) -> Path:
+    """Folder in which the records of a generation wait for the switch."""
+    return part_dir(settings, "events", generation, 0).parent.with_name(f"{generation}.for-{note.new}")
+
+
+def discard(settings: Settings, note: Note) -> None:
+    """Delete what was written for a switch that has not begun."""
+    for generation in (0, note.old):
+        shutil.rmtree(destination(settings, generation, note), ignore_errors=True)
+
+
+def commit(settings: Settings, note: Note) -> None:
+    """Put what was written in the place of what was there; may be interrupted and repeated."""
+    base = destination(settings, note.old, note).parent
+    for generation in (0, note.old):
+        ready, place = destination(settings, generation, note), base / str(generation)
+        before = base / f"{generation}.before-{note.new}"
+        if ready.is_dir():
+            if place.is_dir():
+                shutil.rmtree(before, ignore_errors=True)
+                place.rename(before)
+            ready.rename(place)
+        shutil.rmtree(before, ignore_errors=True)
+    if note.old > 1:  # its records are among those of the generation after it
+        shutil.rmtree(base / str(note.old - 1), ignore_errors=True)
+
+
+class PartWriter:
+    """Writes records of all partitions into files of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._waiting: dict[int, list[Record]] = {}
+        self._n = 0
+
+    def write(self, record: Record) -> None:
+        """Take a record; those of a partition come in order."""
+        waiting = self._waiting.setdefault(record.partition, [])
+        waiting.append(record)
+        self._n += 1
+        if len(waiting) >= _FILE_RECORDS or self._n >= _WAITING:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        for partition, records in self._waiting.items():
+            write_part(self._folder / str(partition), records)
+        self._waiting, self._n = {}, 0
+
+
+def rekeyed(
+    settings: Settings, note: Note, generation: int, fold: UserFold, token: bytes, counts: Counts
+) -> Iterator[Record]:
+    """Yield the past of `note.new` that a generation number stands for, in its new partitions.
+
+    Parameters
+    ----------
+    generation : int
+        0: imported history. `note.old`: everything after it, up to the seals; it ends with a tick of their time.
+    fold : UserFold
+        Decodes records.
+
+    Raises
+    ------
+    CorruptError
+        The archive misses records.
+    """
+    numbers = _Numbers(following=[0] * note.n_new)
+    topic = settings.topic("events", generation)
+    if generation == 0:
+        parts = [_whole(settings, 0, p) for p in partitions_of(settings, "events", 0)]
+        lives = [_merged([_routed(part, fold, note, counts, None) for part in parts])]
+    else:
+        before = partitions_of(settings, "events", note.old - 1) if note.old > 1 else []
+        earlier = [_routed(_whole(settings, note.old - 1, p), fold, note, counts, None) for p in before]
+        sealed = [
+            _routed(live_records(settings, note.old, p, end - 1, own=True), fold, note, counts, note.n_old)
+            for p, end in enumerate(note.ends)
+        ]
+        lives = [_merged(earlier), _merged(sealed)]
+    told_ms = 0
+
+    def tick(ts_ms: int) -> Iterator[Record]:
+        nonlocal told_ms
+        told_ms = ts_ms
+        for target in range(note.n_new):
+            bare = Record(topic, 0, 0, None, TICK_VALUE, ((INTERNAL_HEADER, token),), ts_ms)
+            yield numbers.take(topic, target, bare)
+
+    for life in lives:
+        newest_ms = told_ms
+        for found in life:
+            record = found.record
+            if found.target is None:
+                seal = seal_of(record)
+                newest_ms = max(newest_ms, record.append_ts_ms, seal.clock_ms if seal else 0)
+                least_ms = _TICK_MS if settings.clock == "wall" else 1
+                if newest_ms >= told_ms + least_ms:
+                    yield from tick(newest_ms)
+                continue
+            counts.kept += 1
+            yield numbers.take(topic, found.target, record)
+            if found.erased is not None:
+                yield from _known_everywhere(settings, numbers, topic, found.erased, found, note, token)
+        if newest_ms > told_ms and life is not lives[-1]:
+            yield from tick(newest_ms)
+    if generation:
+        yield from tick(max(note.clock_ms, told_ms))
+
+
+def _known_everywhere(
+    settings: Settings, numbers: _Numbers, topic: str, erased: Erased, found: _Found, note: Note, token: bytes
+) -> Iterator[Record]:
+    """What an erased user left holds no id: its sums are counted in one partition, its hashed keys known in all."""
+    path = Path("archive") / settings.namespace / "erased" / "nothing.parquet"
+    digest = write_staged(settings.home / path, [])
+    bare = Erased(keys=erased.keys, at_ms=erased.at_ms, job=erased.job, path=str(path), sha256=digest)
+    value = Event(type=EventType.EVENT_TYPE_CONTROL, control=control(bare)).SerializeToString()
+    record = found.record._replace(key=None, value=value, headers=((INTERNAL_HEADER, token),))
+    for target in range(note.n_new):
+        if target != found.target:
+            yield numbers.take(topic, target, record)
+
+
+def _routed(
+    part: Iterable[Record], fold: UserFold, note: Note, counts: Counts, n_before: int | None
+) -> Iterator[_Found]:
+    """Say where each record of a partition goes.
+
+    Parameters
+    ----------
+    n_before : int or None
+        Partitions among which a record may have strayed; None = these records were sorted before.
+    """
+    for record in part:
+        counts.read += 1
+        try:
+            parsed = fold.parse(record)
+        except ContractError:  # a dead letter, again and again
+            yield _Found(record, record.partition % note.n_new)
+            continue
+        if parsed.tick:
+            counts.ticks += 1
+            yield _Found(record, None)
+            continue
+        route = _route(parsed)
+        if route is None:
+            erased = parsed.body if isinstance(parsed.body, Erased) else None
+            yield _Found(record, record.partition % note.n_new, erased)
+        elif n_before is not None and partition_of(route, n_before) != record.partition:
+            counts.strays += 1
+        else:
+            yield _Found(record, partition_of(route, note.n_new))
+
+
+def _route(parsed: Parsed) -> bytes | None:
+    """Key that decides the partition of a record; None = any will do."""
+    body = parsed.body
+    if isinstance(body, Adopt | Erase):
+        return body.user_id.encode()
+    return None if isinstance(body, Command) else parsed.route
+
+
+def _merged(parts: Sequence[Iterator[_Found]]) -> Iterator[_Found]:
+    """All partitions by append time, each in its own order; a tick comes after the events of its instant."""
+
+    def key(found: _Found) -> tuple[int, bool, int, int]:
+        record = found.record
+        return record.append_ts_ms, found.target is None, record.partition, record.offset
+
+    return heapq.merge(*parts, key=key)
+
+
+def _whole(settings: Settings, generation: int, partition: int) -> Iterator[Record]:
+    topic = settings.topic("events", generation)
+    records = read_part(part_dir(settings, "events", generation, partition), topic, partition)
+    for following, record in enumerate(records):
+        if record.offset != following:
+            raise CorruptError(
+                f"the archive of {topic} [{partition}] misses offsets {following} to {record.offset - 1}"
+            )
+        yield record
