@@ -21,6 +21,9 @@ CODE := $(PACKAGES) tests examples
 PROTOS := protos/liverank/v1/*.proto
 # Overrides the search: make setup PYTHON=/opt/python3.12/bin/python3
 PYTHON ?=
+# Tests at once: most of the time of a test of processes is waiting. Files stay together, in order.
+JOBS ?= 3
+PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Where bytecode is not kept, every process compiles every library anew: 3 s of CPU a start.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -40,7 +43,7 @@ demo: $(READY)
 	@$(BIN)/liverank demo $(ARGS)
 
 test: $(READY)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 check: static unit
 
@@ -66,7 +69,7 @@ stubs: $(READY)
 	done; echo "generated stubs equal protos/"
 
 unit: $(READY)
-	@$(BIN)/python -m pytest -q tests/unit tests/contract tests/properties tests/golden
+	@$(BIN)/python -m pytest -q $(PARALLEL) tests/unit tests/contract tests/properties tests/golden
 
 fmt: $(READY)
 	@$(BIN)/ruff check --quiet --fix-only $(CODE)

@@ -8,6 +8,7 @@ offset once.
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -198,16 +199,30 @@ def read_part(folder: Path, topic: str, partition: int, *, start: int = 0) -> It
 
     Notes
     -----
-    One file is in memory at a time. Offsets that no file holds are left out; the caller decides whether a gap matters.
+    One file is in memory at a time, or those that overlap. Offsets that no file holds are left out; the caller decides
+    whether a gap matters.
     """
     following = start
-    for _, last, path in _files(folder):
-        if last < following:
-            continue
-        for record in _read(path, topic, partition):
+    for paths in _overlapping(folder):
+        parts = [_read(path, topic, partition) for last, path in paths if last >= following]
+        for record in heapq.merge(*parts, key=lambda each: each.offset):
             if record.offset >= following:
                 yield record
-        following = last + 1
+                following = record.offset + 1
+
+
+def _overlapping(folder: Path) -> Iterator[list[tuple[int, Path]]]:
+    """Yield (last offset, file) of files whose ranges overlap together, in order: one of them may have a hole that
+    another fills.
+    """
+    group: list[tuple[int, Path]] = []
+    for first, last, path in _files(folder):
+        if group and first > max(end for end, _ in group):
+            yield group
+            group = []
+        group.append((last, path))
+    if group:
+        yield group
 
 
 def read_archive(settings: Settings, topic: str, *, generation: int = 0) -> Iterator[Record]:

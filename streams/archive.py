@@ -54,6 +54,9 @@ class Archiver:
         }
         self._waiting: dict[Tp, list[Record]] = {}
         self._since_s: dict[Tp, float] = {}
+        #: The next offset of each partition that is read. A record may come after its partition was given away: in the
+        #: poll that brought the news.
+        self._following: dict[Tp, int] = {}
         self._stop = threading.Event()
         self._wanted: list[Tp] | None = None
 
@@ -91,8 +94,10 @@ class Archiver:
         now_s = time.monotonic()
         for record in self._poll():
             tp = Tp(record.topic, record.partition)
-            if tp in self._ended:
+            following = self._following.get(tp)
+            if following is None or record.offset < following or tp in self._ended:
                 continue
+            self._following[tp] = record.offset + 1
             self._since_s.setdefault(tp, now_s)
             self._waiting.setdefault(tp, []).append(record)
             if self._seals is not None and record.headers and seal_of(record) is not None and self._ends(record):
@@ -144,6 +149,7 @@ class Archiver:
                 )  # fmt: skip
             positions[tp] = max(following, begins[tp])
         self._consumer.assign(positions)
+        self._following = positions
 
     def _write(self, tps: list[Tp]) -> None:
         for tp in tps:
@@ -163,13 +169,18 @@ class Archiver:
             del self._waiting[tp], self._since_s[tp]
 
     def _on_assign(self, tps: list[Tp]) -> None:
+        self._forget()
         self._wanted = tps
 
     def _on_revoke(self, _tps: list[Tp]) -> None:
         self._write(list(self._waiting))
-        self._waiting.clear()
-        self._since_s.clear()
+        self._forget()
 
     def _on_lost(self, _tps: list[Tp]) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
         self._waiting.clear()
         self._since_s.clear()
+        self._following = {}
+        self._wanted = None

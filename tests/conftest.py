@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TEST_VARIABLES = ("LIVERANK_DATA", "LIVERANK_TEST_HOME")
+
+with warnings.catch_warnings():
+    # Feast and what it draws in warn while they are imported: which test does so first must not matter.
+    warnings.simplefilter("ignore")
+    for _name in ("features", "feast"):
+        importlib.import_module(_name)
 
 # A developer's settings must not leak into tests: every test gives the settings it needs.
 for _name in [name for name in os.environ if name.startswith("LIVERANK_") and name not in TEST_VARIABLES]:

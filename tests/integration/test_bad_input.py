@@ -111,7 +111,6 @@ def refusal(call: Callable[[], object]) -> tuple[str, str]:
     return error.code().name, reasons[0] if reasons else ""
 
 
-@pytest.mark.filterwarnings("ignore:Stream feature views are experimental")
 def test_bad_input_is_refused_with_its_reason_and_nothing_is_lost(make_running: MakeRunning) -> None:
     settings = make_running(workers=1, rankers=1, ranker={"surfaces": ("home", "default")})
     stack = Stack(settings.model_copy(update={"ranker": RankerSettings(), "feast": FeastSettings()}))

@@ -28,7 +28,6 @@ from liverank.v1.stream_pb2 import Number, UserChange
 from streams.agents.dead import DeadLetterWriter
 from streams.agents.vectors import PACE, VectorHandler
 
-pytestmark = pytest.mark.filterwarnings("ignore:Stream feature views are experimental")
 TITLES = ["Alien horror in space", "Space horror aliens", "Romantic comedy in Paris", "A love story in France"]
 
 

@@ -33,8 +33,6 @@ from tests.recount.namespace import Found, found, same_item, settle
 from tests.recount.program import PROGRAM
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Stream feature views are experimental",
-    "ignore:On demand feature view is an experimental",
     "ignore::DeprecationWarning",
     "ignore::FutureWarning",
     "ignore::UserWarning",

@@ -25,8 +25,6 @@ from liverank.settings import Settings
 from ranker.columns import COLUMNS, FEATURE_SERVICE
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Stream feature views are experimental",
-    "ignore:On demand feature view is an experimental",
     "ignore::DeprecationWarning",
     "ignore::FutureWarning",
     "ignore::UserWarning",

@@ -42,8 +42,6 @@ from liverank.v1.event_pb2 import Event, EventType
 from ranker.columns import COLUMNS, CROSSES, FEATURE_SERVICE, INDEX, build
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Stream feature views are experimental",
-    "ignore:On demand feature view is an experimental",
     "ignore::DeprecationWarning",
     "ignore::FutureWarning",
     "ignore::UserWarning",

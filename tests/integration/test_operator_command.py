@@ -25,8 +25,6 @@ from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Stream feature views are experimental",
-    "ignore:On demand feature view is an experimental",
     "ignore::DeprecationWarning",
     "ignore::FutureWarning",
     "ignore::UserWarning",

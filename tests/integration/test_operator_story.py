@@ -123,8 +123,6 @@ class Saves:
 
 
 @pytest.mark.filterwarnings(
-    "ignore:Stream feature views are experimental",
-    "ignore:On demand feature view is an experimental",
     "ignore::DeprecationWarning",
     "ignore::FutureWarning",
     "ignore::UserWarning",

@@ -16,8 +16,6 @@ from liverank.settings import Settings
 from ranker.models import load_active_model
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Stream feature views are experimental",
-    "ignore:On demand feature view is an experimental",
     "ignore::DeprecationWarning",
     "ignore::FutureWarning",
     "ignore::UserWarning",

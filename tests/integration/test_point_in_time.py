@@ -43,8 +43,6 @@ from ranker.training.rejoined import rejoined
 from ranker.training.served import join
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Stream feature views are experimental",
-    "ignore:On demand feature view is an experimental",
     "ignore::DeprecationWarning",
     "ignore::FutureWarning",
     "ignore::UserWarning",

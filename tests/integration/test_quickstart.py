@@ -24,7 +24,6 @@ BLOCKS = re.findall(
 MakeRunning = Callable[..., Settings]
 
 
-@pytest.mark.filterwarnings("ignore:Stream feature views are experimental")
 def test_the_quickstart_works_as_it_stands(make_running: MakeRunning, tmp_path: Path) -> None:
     settings = make_running(workers=1, rankers=1)
     environment = {**os.environ, **settings.environment(), "PYTHONWARNINGS": "ignore"}

@@ -419,7 +419,6 @@ class Wire:
         self._server.close()
 
 
-@pytest.mark.filterwarnings("ignore:Stream feature views")
 def test_RNK_7_redis_down_and_model_missing_are_labelled_and_answered(app: App, settings: Settings) -> None:
     """A second ranker in this process whose Redis can be cut off."""
     from ranker.server import RankerProcess

@@ -34,6 +34,14 @@ def test_overlapping_files_give_each_offset_once(tmp_path: Path) -> None:
     assert [record.offset for record in read_part(tmp_path, "events", 0)] == list(range(21))
 
 
+def test_a_hole_in_one_file_is_filled_by_others(tmp_path: Path) -> None:
+    write_part(tmp_path, [*records(0, 2), *records(9, 12)])
+    write_part(tmp_path, records(3, 5))
+    write_part(tmp_path, records(6, 8))
+    write_part(tmp_path, records(13, 14))
+    assert list(read_part(tmp_path, "events", 0)) == records(0, 14)
+
+
 def test_an_unfinished_file_is_not_seen(tmp_path: Path) -> None:
     write_part(tmp_path, records(0, 3))
     (tmp_path / f".{4:016d}-{9:016d}.parquet.77.tmp").write_bytes(b"half")

@@ -16,8 +16,6 @@ START_MS = 1_750_000_000_000
 
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Stream feature views are experimental",
-    "ignore:On demand feature view is an experimental",
 )
 
 
