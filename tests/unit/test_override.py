@@ -15,8 +15,7 @@ from ranker.training.history import Sampling, exposure_dataset, in_order
 START_MS = 1_750_000_000_000
 
 
-pytestmark = pytest.mark.filterwarnings(
-)
+pytestmark = pytest.mark.filterwarnings()
 
 
 def test_FEA_5_one_event_changes_the_ranking_and_not_the_model() -> None:
