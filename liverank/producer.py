@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Final, Protocol
 
 from liverank.calls import SYSTEM_RNG, now_ms
 from liverank.contract import PRODUCER_HEADER, event_key, validate_event, validate_item
@@ -16,6 +17,9 @@ from liverank.ids import uuid7
 from liverank.settings import Endpoints, Settings, resolve
 from liverank.v1.event_pb2 import Event, EventType
 from liverank.v1.item_pb2 import ItemChange
+
+#: How often the endpoints file is looked at for another generation, s.
+_LOOK_S: Final = 1.0
 
 OnDelivery = Callable[[Exception | None, int, int], None]
 
@@ -108,9 +112,10 @@ class EventProducer:
                 f"no Kafka address: none is set and {found.home}/endpoints.json has none; "
                 "run `liverank up` or set LIVERANK_KAFKA__BOOTSTRAP"
             )
-        endpoints = Endpoints.read(found.home)
-        generation = endpoints.of(found.namespace).generation if endpoints is not None else 1
-        self.events_topic = found.topic("events", generation)
+        self._settings = found
+        self._looked_s = float("-inf")
+        self.events_topic = found.topic("events", 1)
+        self._follow()
         self.items_topic = found.topic("items")
         self._data_clock = found.clock == "data"
         self._on_error = on_error
@@ -120,6 +125,17 @@ class EventProducer:
         self.n_delivered = 0
         self.n_failed = 0
         self._transport = transport or _kafka(found, linger_ms)
+
+    def _follow(self) -> None:
+        """Send to the generation that the endpoints file names; looked up at most once a second."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < _LOOK_S:
+            return
+        self._looked_s = now_s
+        endpoints = Endpoints.read(self._settings.home)
+        if endpoints is not None:
+            generation = endpoints.of(self._settings.namespace).generation
+            self.events_topic = self._settings.topic("events", generation)
 
     def send(self, event: Event) -> None:
         """Validate an event and queue it. An event without id or time gets them, as a changed copy.
@@ -139,6 +155,7 @@ class EventProducer:
             event = copy
         moment_ms = event.event_ts_ms if self._data_clock else now_ms()
         validate_event(event, now_ms=moment_ms, exposures=False)
+        self._follow()
         self._transport.produce(
             self.events_topic,
             key=event_key(event),

@@ -341,7 +341,8 @@ class DecisionLog:
         made: decision_pb2.Decision,
         snapshot: tuple[str, bytes] | None,
     ) -> bool:
-        """Queue what a reply leaves; the snapshot goes first, once per process.
+        """Queue what a reply leaves; the snapshot goes first, once per process. Into a sealed generation nothing is
+        exposed: such a reply makes no label rows.
 
         Returns
         -------
@@ -354,7 +355,7 @@ class DecisionLog:
                 if len(self._published) > 10_000:
                     self._published.clear()
                 self._published.add(snapshot[0])
-            if exposure is not None:
+            if exposure is not None and not self.sealed:
                 self.expose(exposure)
             self._put(self._decisions, made.request_id.encode(), made.SerializeToString(), made.decided_ts_ms)
         except UnavailableError:

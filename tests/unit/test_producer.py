@@ -11,7 +11,7 @@ import liverank
 from liverank.calls import new_event
 from liverank.errors import ConfigError, ContractError, UnavailableError
 from liverank.producer import EventProducer, Undelivered
-from liverank.settings import Settings
+from liverank.settings import Endpoints, NamespaceEndpoints, Settings
 from liverank.v1.event_pb2 import Event, EventType
 from liverank.v1.item_pb2 import Item, ItemChange
 
@@ -54,6 +54,19 @@ class Scripted:
 
 def settings(tmp_path: Path, **changes: object) -> Settings:
     return Settings(home=tmp_path, namespace="t", **changes)  # type: ignore[arg-type]
+
+
+def test_events_go_to_the_generation_that_is_live_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("liverank.producer.time.monotonic", lambda: now_s)
+    producer = EventProducer(settings(tmp_path), transport=(transport := Scripted()))
+    for generation in (2, 3):
+        found = Endpoints(kafka="k", redis="r", namespaces={"t": NamespaceEndpoints(generation=generation)})
+        (tmp_path / "endpoints.json").write_text(found.model_dump_json())
+        producer.send(new_event("click", user_id="u", item_id="i"))
+        now_s += 1.5
+        producer.send(new_event("click", user_id="u", item_id="i"))
+    assert [topic.rpartition(".")[2] for topic, *_ in transport.records] == ["1", "2", "2", "3"]
 
 
 def test_events_are_keyed_completed_and_left_alone(tmp_path: Path) -> None:
