@@ -115,7 +115,8 @@ class NearLine:
             return None
         newest_ms = max(change.newest_event_ts_ms, unpack_timestamp_ms(stamp) if stamp else 0)
         as_of_ms = max(change.as_of_ms, newest_ms, self._clock_ms())
-        return Change(max(change.version, state or VERSION_ZERO), as_of_ms, newest_ms)
+        # Of what was read, never of the change alone: a row that Redis lost comes after the change that told of it.
+        return Change(max(have or VERSION_ZERO, state or VERSION_ZERO), as_of_ms, newest_ms)
 
     def _written(self, changes: Mapping[str, Change], histories: Sequence[NDArray[np.void]]) -> int:
         wanted = np.unique(np.concatenate([np.empty(0, np.int64), *(entries["item_hash"] for entries in histories)]))

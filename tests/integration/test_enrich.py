@@ -108,6 +108,39 @@ def test_EMB_1_near_line_vectors_are_written_once_and_never_by_an_older_change(n
     np.testing.assert_array_equal(month, np.asarray(row["vector_6m"][0]))
 
 
+def test_vectors_of_a_row_that_redis_lost_are_computed_again_when_it_is_back(namespace: Settings) -> None:
+    """A rolled back Redis holds an older row than the change says; the fold writes the row again and tells again."""
+    apply(namespace)
+    send_catalogue(namespace)
+    items = job.catalogue(namespace, None)
+    job.enrich(namespace, items)
+    client = connect(namespace)
+    now_ms = time.time_ns() // 1_000_000
+    writer = OnlineWriter(client, namespace.feast_project)
+
+    def state(item: str, offset: int) -> None:
+        history = History({})
+        history.add(Entry(now_ms, item_hash(item), int(EventType.EVENT_TYPE_CLICK), 16, 0, 0))
+        pages = {name.decode().split(":")[1]: pack_bytes(data) for name, data in history.dirty().items()}
+        writer.write([Row("user_history", "user_id", "u1", pages, now_ms, format_version(1, offset, 0))])
+
+    def week() -> np.ndarray:
+        found = open_store(namespace).get_online_features(["user_vectors:vector_1w"], entity_rows=[{"user_id": "u1"}])
+        return np.asarray(found.to_dict()["vector_1w"][0])
+
+    names = {item_hash(item.item_id): item.item_id for item in items}
+    vectors = ItemVectors(client, namespace, names.get)
+    near_line = NearLine(client, namespace, vectors, lambda: time.time_ns() // 1_000_000)
+    change = Change(format_version(1, 6, 0), now_ms, now_ms)
+    state("i0", 5)
+    assert near_line.write({"u1": change}) == 1
+    older = week()
+    state("i2", 6)
+    assert near_line.write({"u1": change}) == 1
+    assert not np.allclose(older, week())
+    assert near_line.write({"u1": change}) == 0
+
+
 def test_EMB_8_a_backlog_is_drained_with_one_row_a_user(
     namespace: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
