@@ -24,6 +24,7 @@ from features.redis import Redis, connect, translated
 from features.user_row import UserRowReader
 from liverank.client import Client
 from liverank.files import write_events, write_items
+from liverank.kafka import partition_counts
 from liverank.producer import EventProducer
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import EventType
@@ -169,7 +170,9 @@ class _BeliefOf:
     def __init__(self, settings: Settings, redis: Redis) -> None:
         book = rulebook(settings.ranker)
         self._generation = generation_of(settings, redis)
-        self._reader = BeliefReader(redis, settings.namespace, settings.stack.partitions, book.prior)
+        topic = settings.topic("events", self._generation)
+        n = partition_counts(settings.kafka.bootstrap, [topic]).get(topic, settings.stack.partitions)
+        self._reader = BeliefReader(redis, settings.namespace, n, book.prior)
         self._weights = book.weights
         self._heads: Sequence[str] = ("click", "dismiss")
         self._last: Belief | None = None

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from evaluation.errors import LagError
 from features.redis import Redis, translated
-from liverank.kafka import OffsetClient, Tp
+from liverank.kafka import OffsetClient, Tp, partition_counts
 from liverank.settings import Settings
 from streams.fence import FencedStore
 from streams.outbox import decode_outbox
@@ -70,21 +70,31 @@ class Progress:
         self._settings, self._client, self._generation, self._stages = settings, client, generation, stages
         self._offsets = OffsetClient(settings.kafka.bootstrap)
         self._readers: dict[str, list[str]] = {}
+        self._counts: dict[str, int] = {}
 
     def topic(self, name: str) -> str:
         """Full name of a topic."""
         return self._settings.topic(name, self._generation if name in PER_GENERATION else None)
 
+    def _partitions(self, topic: str) -> int:
+        """Partitions of a topic: those of the settings, unless the namespace was repartitioned."""
+        if self._generation == 1:
+            return self._settings.stack.partitions
+        if topic not in self._counts:
+            counts = partition_counts(self._settings.kafka.bootstrap, [topic])
+            self._counts[topic] = counts.get(topic, self._settings.stack.partitions)
+        return self._counts[topic]
+
     def ends(self, name: str) -> dict[int, int]:
         """Next offset of each partition of a topic."""
         topic = self.topic(name)
-        tps = [Tp(topic, partition) for partition in range(self._settings.stack.partitions)]
+        tps = [Tp(topic, partition) for partition in range(self._partitions(topic))]
         return {tp.partition: end for tp, end in self._offsets.ends(tps).items()}
 
     def positions(self, name: str, reader: str) -> dict[int, int]:
         """Next offset that a reader will read, by partition; partitions it never reported are absent."""
         topic, prefix = self.topic(name), f"{self._settings.namespace}:position:{reader}:"
-        partitions = range(self._settings.stack.partitions)
+        partitions = range(self._partitions(topic))
         with translated("reading positions"):
             pipe: Any = self._client.pipeline(transaction=False)
             for partition in partitions:
@@ -155,7 +165,7 @@ class Progress:
             )
             out[fold] = sum(
                 any(_more_than_ticks(blob) for blob in store.outbox(partition))
-                for partition in range(self._settings.stack.partitions)
+                for partition in range(self._partitions(self.topic("events")))
             )
         return out
 
