@@ -157,17 +157,18 @@ def train_heads(
             f"head {heads[0]!r} needs {LEAST_POSITIVES} positive rows, got {n_first}: let traffic run"
         )
     files, constants, calibration, trees = {}, {}, {}, {}
+    binned = _Binned(train.X, stop.X, parameters.lightgbm("binary"))
     for head in heads:
         y = train.labels[head]
         if int(y.sum()) < CONSTANT_BELOW:
             constants[head] = _base_log_odds(np.concatenate([block.labels[head] for block in (train, stop, held)]))
             continue
-        booster = _boost(
+        booster = binned.boost(
             parameters.lightgbm(
                 "binary", metric="binary_logloss", monotone_constraints_method="intermediate",
                 monotone_constraints=_monotone(-1 if head == "dismiss" else 1),
             ),
-            (train.X, y), (stop.X, stop.labels[head]), parameters.n_trees, parameters.patience,
+            (y, stop.labels[head]), parameters.n_trees, parameters.patience,
         )  # fmt: skip
         files[f"{head}.txt"], trees[head] = _bytes(booster)
         raw = np.asarray(booster.predict(as_served(held.X), raw_score=True), dtype=np.float64)
@@ -176,10 +177,12 @@ def train_heads(
     def value(block: Dataset) -> NDArray[np.float32]:
         return np.asarray(sum(weights.get(head, 0.0) * block.labels[head] for head in heads), dtype=np.float32)
 
-    light = _boost(
+    light = binned.boost(
         parameters.lightgbm("regression", metric="l2"),
-        (train.X, value(train)), (stop.X, value(stop)), parameters.light_trees, parameters.patience,
-    )  # fmt: skip
+        (value(train), value(stop)),
+        parameters.light_trees,
+        parameters.patience,
+    )
     files["light.txt"], trees["light"] = _bytes(light)
     return Trained(files=files, constants=constants, calibration=calibration, trees=trees)
 
@@ -202,15 +205,17 @@ def train_ranking(blocks: Mapping[str, Dataset], heads: tuple[str, ...], paramet
     if n_groups < LEAST_POSITIVES:
         raise TooLittleDataError(f"ranking needs {LEAST_POSITIVES} choices, got {n_groups}: import more history")
     files, trees = {}, {}
+    binned = _Binned(
+        _ranked(train.X), _ranked(stop.X), parameters.lightgbm("rank_xendcg"), (train.group_sizes(), stop.group_sizes())
+    )
     for name, n_trees in ((head, parameters.n_trees), ("light", parameters.light_trees)):
-        booster = _boost(
+        booster = binned.boost(
             parameters.lightgbm(
                 "rank_xendcg", metric="ndcg", eval_at=[10], label_gain=[0, 1], objective_seed=parameters.seed,
                 monotone_constraints_method="basic",
                 monotone_constraints=[int(column in RISING) for column in COLUMNS],
             ),
-            (_ranked(train.X), train.labels[head]), (_ranked(stop.X), stop.labels[head]), n_trees,
-            parameters.patience, (train.group_sizes(), stop.group_sizes()),
+            (train.labels[head], stop.labels[head]), n_trees, parameters.patience,
         )  # fmt: skip
         files[f"{name}.txt"], trees[name] = _bytes(booster)
         if name == head:
@@ -220,24 +225,50 @@ def train_ranking(blocks: Mapping[str, Dataset], heads: tuple[str, ...], paramet
     return Trained(files=files, constants=constants, calibration={head: found}, trees=trees)
 
 
-def _boost(
-    settings: dict[str, Any],
-    train: tuple[NDArray[np.float32], NDArray[np.float32]],
-    stop: tuple[NDArray[np.float32], NDArray[np.float32]],
-    n_trees: int,
-    patience: int,
-    groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
-) -> Any:
-    import lightgbm
+class _Binned:
+    """Columns of the training and stopping blocks, binned once for all boosters that learn from them.
 
-    bins = {"max_bin": settings["max_bin"], "verbosity": -1, "num_threads": settings["num_threads"]}
-    data = lightgbm.Dataset(
-        train[0], train[1], group=groups[0] if groups else None, feature_name=_NAMES, params=bins, free_raw_data=True
-    )
-    held = lightgbm.Dataset(stop[0], stop[1], group=groups[1] if groups else None, reference=data, params=bins)
-    quiet: list[Callable[..., Any]] = [lightgbm.early_stopping(patience, verbose=False)]
-    booster = lightgbm.train(settings, data, n_trees, valid_sets=[held], callbacks=quiet)
-    return lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+    Parameters
+    ----------
+    train, stop : float array, shape (n_rows, n_columns)
+    settings : dict
+        Of any of the boosters: how columns are binned.
+    groups : pair of int arrays, optional
+        Rows of each group of both blocks, in order.
+    """
+
+    def __init__(
+        self,
+        train: NDArray[np.float32],
+        stop: NDArray[np.float32],
+        settings: dict[str, Any],
+        groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+    ) -> None:
+        import lightgbm
+
+        bins = {"max_bin": settings["max_bin"], "verbosity": -1, "num_threads": settings["num_threads"]}
+        self._train = lightgbm.Dataset(
+            train, np.zeros(len(train)), group=groups[0] if groups else None, feature_name=_NAMES, params=bins
+        )
+        self._stop = lightgbm.Dataset(
+            stop, np.zeros(len(stop)), group=groups[1] if groups else None, reference=self._train, params=bins
+        )
+
+    def boost(
+        self,
+        settings: dict[str, Any],
+        labels: tuple[NDArray[np.float32], NDArray[np.float32]],
+        n_trees: int,
+        patience: int,
+    ) -> Any:
+        """A booster of the labels of both blocks."""
+        import lightgbm
+
+        self._train.set_label(labels[0])
+        self._stop.set_label(labels[1])
+        quiet: list[Callable[..., Any]] = [lightgbm.early_stopping(patience, verbose=False)]
+        booster = lightgbm.train(settings, self._train, n_trees, valid_sets=[self._stop], callbacks=quiet)
+        return lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
 
 
 def _ranked(X: NDArray[np.float32]) -> NDArray[np.float32]:
