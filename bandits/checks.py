@@ -54,6 +54,7 @@ class Case:
         }
         n = len(changes.get("value", settings["value"]))
         settings["arms"] = np.arange(n) % 2
+        settings["item_looks"], settings["kind_looks"] = np.arange(n) % 3.0, np.arange(n) % 2 * 4.0
         return Problem(**(settings | changes))
 
 
@@ -222,8 +223,16 @@ def check_relabelling(case: Case) -> None:
     problem = case.problem(2, feasible=None)
     order = np.random.default_rng(0).permutation(N)
     assert problem.arms is not None
+    assert problem.item_looks is not None
+    assert problem.kind_looks is not None
     renamed = case.problem(
-        2, feasible=None, value=problem.value[order], phi=problem.phi[order], arms=problem.arms[order]
+        2,
+        feasible=None,
+        value=problem.value[order],
+        phi=problem.phi[order],
+        arms=problem.arms[order],
+        item_looks=problem.item_looks[order],
+        kind_looks=problem.kind_looks[order],
     )
     before, after = _first_pmf(case.policy, problem), _first_pmf(case.policy, renamed)
     assert np.abs(before[order] - after).max() < 1e-6

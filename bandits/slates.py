@@ -67,7 +67,10 @@ class Problem:
     n_greedy_slots : int, default 0
         Slots at the top that greed fills.
     arms : ndarray of int64, shape (n,), optional
-        Row or category of each candidate, for policies that choose in two levels.
+        Row or category of each candidate, for policies that choose in two levels or doubt kinds.
+    item_looks, kind_looks : ndarray of float64, shape (n,), optional
+        How often anyone looked at this candidate, and this user at items of its arm; at least 0, infinity = nothing to
+        doubt. For policies that doubt items and kinds by themselves.
 
     Raises
     ------
@@ -84,6 +87,8 @@ class Problem:
     cap: float = DEFAULT_CAP
     n_greedy_slots: int = 0
     arms: Ints | None = None
+    item_looks: Floats | None = None
+    kind_looks: Floats | None = None
 
     def __post_init__(self) -> None:
         value = np.asarray(self.value, dtype=np.float64)
@@ -98,8 +103,12 @@ class Problem:
                 "floor and cap in [0, 1], k and n_greedy_slots >= 0 wanted, "
                 f"got {self.floor}, {self.cap}, {self.k}, {self.n_greedy_slots}"
             )
-        if self.arms is not None and self.arms.shape != value.shape:
-            raise InvalidStatisticsError(f"arms of shape {value.shape} wanted, got {self.arms.shape}")
+        for name in ("arms", "item_looks", "kind_looks"):
+            given = getattr(self, name)
+            if given is not None and given.shape != value.shape:
+                raise InvalidStatisticsError(f"{name} of shape {value.shape} wanted, got {given.shape}")
+            if name != "arms" and given is not None and not bool((given >= 0).all()):
+                raise InvalidStatisticsError(f"{name} must be at least 0, got {given.min()}")
         if value is not self.value:
             object.__setattr__(self, "value", value)
         if phi is not self.phi:

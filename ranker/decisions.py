@@ -240,6 +240,9 @@ def log_candidates(
     (`ranker.reproduce`).
     """
     available = drawn.rules.available
+    item_looks, kind_looks = drawn.problem.item_looks, drawn.problem.kind_looks
+    assert item_looks is not None
+    assert kind_looks is not None  # `explore` gives both
     for at, item_id in enumerate(item_ids):
         out.candidates.add(
             item_id=item_id,
@@ -252,6 +255,8 @@ def log_candidates(
             not_explorable=bool(drawn.not_explorable[at]),
             reserved=bool(drawn.reserved[at]),
             category_name=drawn.kinds[at],
+            item_looks=float(item_looks[at]),
+            kind_looks=float(kind_looks[at]),
         )
     for logged, quota in zip(out.quotas, drawn.rules.quotas, strict=True):
         logged.members.extend(np.flatnonzero(quota.members).tolist())

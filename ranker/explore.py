@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bandits import Explorable, Greedy, Policy, Problem, Reserved, RewardPosterior, Slate, draw_slate, generator
 from bandits.posterior import Learned
+from ranker.columns import INDEX
 from ranker.inputs import Floats, ItemsView, Rows
 from ranker.phi import SOURCES, phi
 from ranker.retrieval import CandidateSet, Explore
@@ -181,6 +182,8 @@ def explore(
         cap=how.rules.cap,
         n_greedy_slots=greedy_slots,
         arms=hard.categories.astype(np.int64),
+        item_looks=np.maximum(scored.x[at, INDEX["item_windows:expected_30d"]].astype(np.float64), 0.0),
+        kind_looks=_kind_looks(scored.x[at], hard),
     )
     policy = how.policy if how.policy is not None and len(at) else Greedy()  # nothing to draw from: an empty slate
     share = how.rules.budget_share if exploring and reserved.any() else 0.0
@@ -215,6 +218,12 @@ def _bound(
     names = [table.category_names[code] for code in table.categories[candidates.rows[places], 0].tolist()]
     logged = scored.p_first[at].astype(np.float32).astype(np.float64)
     return phi(scored.x[at], names, found_by(candidates, places)), names, learned.bind(names, logged)
+
+
+def _kind_looks(x: Floats, rules: SlateRules) -> NDArray[np.float64]:
+    """How often the user saw items of each candidate's first category in 30 days; infinity where it has none."""
+    seen = np.maximum(x[:, INDEX["user_category_windows:impressions_30d"]].astype(np.float64), 0.0)
+    return np.where(rules.categories > 0, seen, np.inf)
 
 
 def faded(

@@ -154,6 +154,8 @@ def redraw(decision: decision_pb2.Decision, snapshot: bytes, *, with_policy: Pol
         cap=decision.cap,
         n_greedy_slots=decision.greedy_slots,
         arms=rules.categories.astype(np.int64),
+        item_looks=_looks([one.item_looks if one.HasField("item_looks") else None for one in candidates]),
+        kind_looks=_looks([one.kind_looks if one.HasField("kind_looks") else None for one in candidates]),
     )
     policy: Policy = with_policy or acted
     if decision.reserved_share > 0:
@@ -191,6 +193,12 @@ def _same_kind(acted: Policy, other: Policy) -> bool:
     """Whether a policy can be judged on what another one acted upon: greed and chance can on anything."""
     mine, theirs = learner(acted), learner(other)
     return mine == theirs or isinstance(other, Greedy | Uniform) or (mine, theirs) == (REWARD, SHARED)
+
+
+def _looks(logged: Sequence[float | None]) -> NDArray[np.float64] | None:
+    """Logged looks; None where an older log has none."""
+    known = [looks for looks in logged if looks is not None]
+    return np.array(known) if len(known) == len(logged) else None
 
 
 def _p_first(rows: Sequence[Sequence[float]]) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """One policy per file; importing this package registers them all."""
 
 from bandits.policies.boltzmann import Boltzmann
+from bandits.policies.doubt import ThompsonDoubt
 from bandits.policies.epsilon_greedy import EpsilonGreedy
 from bandits.policies.greedy import Greedy
 from bandits.policies.thompson import Thompson, ThompsonDisjoint, ThompsonHybrid, ThompsonLogistic
@@ -17,6 +18,7 @@ __all__ = [
     "LinUCBHybrid",
     "Thompson",
     "ThompsonDisjoint",
+    "ThompsonDoubt",
     "ThompsonHybrid",
     "ThompsonLogistic",
     "TwoLevel",

@@ -190,7 +190,7 @@ class VariantBelief(_message.Message):
     def __init__(self, variant_id: _Optional[str] = ..., alpha: _Optional[float] = ..., beta: _Optional[float] = ...) -> None: ...
 
 class DecisionCandidate(_message.Message):
-    __slots__ = ("item_id", "value", "phi", "p_first", "creator", "category", "unavailable", "not_explorable", "reserved", "category_name")
+    __slots__ = ("item_id", "value", "phi", "p_first", "creator", "category", "unavailable", "not_explorable", "reserved", "category_name", "item_looks", "kind_looks")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     PHI_FIELD_NUMBER: _ClassVar[int]
@@ -201,6 +201,8 @@ class DecisionCandidate(_message.Message):
     NOT_EXPLORABLE_FIELD_NUMBER: _ClassVar[int]
     RESERVED_FIELD_NUMBER: _ClassVar[int]
     CATEGORY_NAME_FIELD_NUMBER: _ClassVar[int]
+    ITEM_LOOKS_FIELD_NUMBER: _ClassVar[int]
+    KIND_LOOKS_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     value: float
     phi: _containers.RepeatedScalarFieldContainer[float]
@@ -211,4 +213,6 @@ class DecisionCandidate(_message.Message):
     not_explorable: bool
     reserved: bool
     category_name: str
-    def __init__(self, item_id: _Optional[str] = ..., value: _Optional[float] = ..., phi: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ..., creator: _Optional[int] = ..., category: _Optional[int] = ..., unavailable: _Optional[bool] = ..., not_explorable: _Optional[bool] = ..., reserved: _Optional[bool] = ..., category_name: _Optional[str] = ...) -> None: ...
+    item_looks: float
+    kind_looks: float
+    def __init__(self, item_id: _Optional[str] = ..., value: _Optional[float] = ..., phi: _Optional[_Iterable[float]] = ..., p_first: _Optional[_Iterable[float]] = ..., creator: _Optional[int] = ..., category: _Optional[int] = ..., unavailable: _Optional[bool] = ..., not_explorable: _Optional[bool] = ..., reserved: _Optional[bool] = ..., category_name: _Optional[str] = ..., item_looks: _Optional[float] = ..., kind_looks: _Optional[float] = ...) -> None: ...

@@ -36,6 +36,7 @@ POLICIES = (
     "linucb_disjoint(alpha=2.0)",
     "linucb_hybrid",
     "two_level",
+    "thompson_doubt(n_draws=64,kind_sd=0.3)",
 )
 N_HEADS = 2
 
@@ -156,8 +157,21 @@ class TestServed:
             assert differences(made, redraw(made, data)) == []
             assert slot_faults(made, posterior_of(made, data)) == []
             assert made.candidates[0].category_name.startswith("kind")
+            assert all(one.HasField("item_looks") and np.isfinite(one.kind_looks) for one in made.candidates)
         assert kinds == {"Snapshot", *(f"LearnedSnapshot{one}" for one in ("disjoint", "hybrid", "logistic"))}
         assert any(slot.explored for made in log.made for slot in made.slots)
+
+    def test_BAN_5_what_a_decision_says_of_looks_is_what_its_draw_doubted(self, log: Log) -> None:
+        doubted = next(made for made in log.made if made.policy.startswith("thompson_doubt"))
+        altered = decision_pb2.Decision()
+        altered.CopyFrom(doubted)
+        for one in altered.candidates:
+            one.kind_looks = 1e9
+        data = log.snapshots([doubted.snapshot])[doubted.snapshot]
+        assert differences(altered, redraw(altered, data)) != []
+        for one in altered.candidates:
+            one.ClearField("kind_looks")  # an older log
+        assert redraw(altered, data).problem.kind_looks is None
 
     def test_BAN_5_verification_reads_their_snapshots(self, log: Log) -> None:
         found = verify_log(log, days=1, sample=len(log.made))
