@@ -41,7 +41,7 @@ from streams.rebuild import read_catalogue
 from streams.rows import state_key
 from streams.users import UserFold
 
-__all__ = ["EraseReport", "OwnRecords", "live_generation", "rewrite"]
+__all__ = ["EraseReport", "OwnRecords", "live_generation", "only_writer", "rewrite"]
 
 _CONTROL: Final = int(EventType.EVENT_TYPE_CONTROL)
 _TICK: Final = int(EventType.EVENT_TYPE_TICK)
@@ -160,7 +160,7 @@ def rewrite(settings: Settings, *, on_progress: Callable[[str, int], None] | Non
     client = connect(settings, retries=3)
     token, generation, n = namespace_token(client, settings.namespace), *live_generation(settings, client)
     report = EraseReport()
-    with _alone(settings):
+    with only_writer(settings):
         erasures = [
             found
             for g in sorted({g for g, _, _ in files_of(settings, "events")} - {0})
@@ -202,14 +202,21 @@ def rewrite(settings: Settings, *, on_progress: Callable[[str, int], None] | Non
 
 
 @contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
+def only_writer(settings: Settings) -> Iterator[None]:
+    """Nobody else writes files of the archive anew meanwhile.
+
+    Raises
+    ------
+    ConfigError
+        Somebody does.
+    """
     lock = rewriting(settings).with_name("lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError("another `liverank erase` rewrites files; wait for its end") from error
+            raise ConfigError("an erase or a repartition writes the archive anew; wait for its end") from error
         yield
 
 

@@ -19,6 +19,7 @@ from typing import Final
 
 from features.archive import part_dir, partitions_of, read_part, write_part
 from features.examples import examples_dir, write_examples
+from features.generation import read_note
 from features.redis import Redis, connect, namespace_token, translated
 from liverank.contract import event_key, validate_event, validate_item
 from liverank.errors import ConfigError, ContractError, LiverankError, UnavailableError
@@ -66,6 +67,8 @@ def maintenance(client: Redis, settings: Settings, what: str) -> Iterator[None]:
         Something of the kind is under way.
     """
     key = f"{settings.namespace}:maintenance"
+    if what != "repartition" and (note := read_note(client, settings.namespace)) is not None:
+        raise ConfigError(f"namespace {settings.namespace} is being repartitioned: {note.reason}")
     with translated("asking for the namespace"):
         if not client.set(key, what, nx=True, ex=_MAINTENANCE_S):
             busy = (client.get(key) or b"").decode()

@@ -45,14 +45,15 @@ class Counts:
     ----------
     read : int
     kept : int
-        Records in their new partitions, but for ticks.
-    ticks, strays : int
-        Read and left out: ticks are made anew; a stray is forwarded, and the forwarded record is kept.
+        Records in their new partitions, but for those that are made anew.
+    anew, strays : int
+        Read and left out: ticks, and copies of what an erased user left, are made anew; a stray was forwarded, and the
+        forwarded record is kept.
     """
 
     read: int = 0
     kept: int = 0
-    ticks: int = 0
+    anew: int = 0
     strays: int = 0
 
 
@@ -148,12 +149,12 @@ def rekeyed(
     topic = settings.topic("events", generation)
     if generation == 0:
         parts = [_whole(settings, 0, p) for p in partitions_of(settings, "events", 0)]
-        lives = [_merged([_routed(part, fold, note, counts, None) for part in parts])]
+        lives = [_merged([_routed(settings, part, fold, note, counts, None) for part in parts])]
     else:
         before = partitions_of(settings, "events", note.old - 1) if note.old > 1 else []
-        earlier = [_routed(_whole(settings, note.old - 1, p), fold, note, counts, None) for p in before]
+        earlier = [_routed(settings, _whole(settings, note.old - 1, p), fold, note, counts, None) for p in before]
         sealed = [
-            _routed(live_records(settings, note.old, p, end - 1, own=True), fold, note, counts, note.n_old)
+            _routed(settings, live_records(settings, note.old, p, end - 1, own=True), fold, note, counts, note.n_old)
             for p, end in enumerate(note.ends)
         ]
         lives = [_merged(earlier), _merged(sealed)]
@@ -191,7 +192,7 @@ def _known_everywhere(
     settings: Settings, numbers: _Numbers, topic: str, erased: Erased, found: _Found, note: Note, token: bytes
 ) -> Iterator[Record]:
     """What an erased user left holds no id: its sums are counted in one partition, its hashed keys known in all."""
-    path = Path("archive") / settings.namespace / "erased" / "nothing.parquet"
+    path = _nothing(settings)
     digest = write_staged(settings.home / path, [])
     bare = Erased(keys=erased.keys, at_ms=erased.at_ms, job=erased.job, path=str(path), sha256=digest)
     value = Event(type=EventType.EVENT_TYPE_CONTROL, control=control(bare)).SerializeToString()
@@ -201,8 +202,13 @@ def _known_everywhere(
             yield numbers.take(topic, target, record)
 
 
+def _nothing(settings: Settings) -> Path:
+    """File of what an erased user left in partitions that only know its keys, relative to `settings.home`."""
+    return Path("archive") / settings.namespace / "erased" / "nothing.parquet"
+
+
 def _routed(
-    part: Iterable[Record], fold: UserFold, note: Note, counts: Counts, n_before: int | None
+    settings: Settings, part: Iterable[Record], fold: UserFold, note: Note, counts: Counts, n_before: int | None
 ) -> Iterator[_Found]:
     """Say where each record of a partition goes.
 
@@ -219,12 +225,15 @@ def _routed(
             yield _Found(record, record.partition % note.n_new)
             continue
         if parsed.tick:
-            counts.ticks += 1
+            counts.anew += 1
             yield _Found(record, None)
             continue
         route = _route(parsed)
         if route is None:
             erased = parsed.body if isinstance(parsed.body, Erased) else None
+            if erased is not None and erased.path == str(_nothing(settings)):
+                counts.anew += 1
+                continue
             yield _Found(record, record.partition % note.n_new, erased)
         elif n_before is not None and partition_of(route, n_before) != record.partition:
             counts.strays += 1

@@ -9,7 +9,6 @@ Until `switch` everything that readers see is of the old generation, and `abort`
 
 from __future__ import annotations
 
-import fcntl
 import secrets
 import time
 from collections import Counter
@@ -28,7 +27,7 @@ from liverank.settings import Settings
 from streams.activation import read_partitions
 from streams.catalogue import History
 from streams.compare import Comparison, Side, compare
-from streams.erase_files import live_generation
+from streams.erase_files import live_generation, only_writer
 from streams.failpoints import Failpoints
 from streams.fence import FencedStore
 from streams.history import imported_parts, maintenance
@@ -174,13 +173,7 @@ class Repartition:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        folder = self._settings.home / "archive" / self._settings.namespace
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "repartition.lock").open("w") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError("another `liverank repartition` runs; wait for its end") from error
+        with only_writer(self._settings):
             key = f"{self._settings.namespace}:maintenance"
             with translated("looking for an interrupted repartition"):
                 if self._client.get(key) == _BUSY.encode():

@@ -82,8 +82,8 @@ def _show(report: RepartitionReport, json: bool) -> None:
     typer.echo(f"live         generation {report.generation}, {report.partitions} partitions")
     if counts.read:
         typer.echo(
-            f"records      {counts.read:,} read, {counts.kept:,} in their new partitions, {counts.ticks:,} ticks, "
-            f"{counts.strays:,} strays"
+            f"records      {counts.read:,} read, {counts.kept:,} in their new partitions, {counts.anew:,} ticks made "
+            f"anew, {counts.strays:,} strays"
         )
         keys = ", ".join(f"{n:,} {what}" for what, n in compared.keys.items())
         typer.echo(

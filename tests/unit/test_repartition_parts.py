@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -23,6 +23,7 @@ from liverank.v1.event_pb2 import Event, EventType
 from ranker.generation import GenerationFeed
 from streams.control import Erase, Erased, control, write_staged
 from streams.errors import GenerationOverError
+from streams.history import maintenance
 from streams.rekey import Counts, PartWriter, commit, destination, rekeyed
 from streams.repartition import Repartition
 from streams.seal import SEAL, Seal, Seals, seal_of
@@ -121,8 +122,8 @@ def test_every_record_goes_where_its_key_belongs(settings: Settings) -> None:
     note, n = archive(settings)
     counts = Counts()
     found = list(rekeyed(settings, note, 1, decoder(settings), TOKEN, counts))
-    assert (counts.read, counts.strays, counts.ticks) == (n, 2, 2)
-    assert counts.read == counts.kept + counts.ticks + counts.strays
+    assert (counts.read, counts.strays, counts.anew) == (n, 2, 2)
+    assert counts.read == counts.kept + counts.anew + counts.strays
     by_user: dict[str, list[tuple[int, int]]] = {}
     for p in range(3):
         own = [each for each in found if each.partition == p]
@@ -159,6 +160,47 @@ def test_the_archive_is_replaced_once_wherever_that_is_interrupted(settings: Set
     assert generations_of(settings, "events") == [1]
 
 
+def deal(settings: Settings, note: Note, generation: int) -> int:
+    """Write a generation anew and switch the files; return how many records that are no ticks were written."""
+    writer, n = PartWriter(destination(settings, generation, note)), 0
+    for each in rekeyed(settings, note, generation, decoder(settings), TOKEN, Counts()):
+        writer.write(each)
+        n += each.value != TICK_VALUE
+    writer.flush()
+    return n
+
+
+@pytest.mark.parametrize("clock", ["wall", "data"])
+def test_a_second_repartition_deals_all_that_came_before(tmp_path: Path, clock: Literal["wall", "data"]) -> None:
+    settings = Settings(namespace="n", home=tmp_path, clock=clock)
+    for p in range(2):  # imported history
+        write_part(part_dir(settings, "events", 0, p), [event(p, at, user) for at, user in enumerate(users_of(p, 2))])
+    note, _ = archive(settings)
+    assert deal(settings, note, 0) == 40
+    first = deal(settings, note, 1)
+    commit(settings, note)
+    for p in range(3):
+        own = users_of(p, 3)
+        made = [event(p, at, user)._replace(append_ts_ms=T0 + 200_000 + at) for at, user in enumerate(own)]
+        write_part(part_dir(settings, "events", 2, p), [*made, tick(p, len(made))])
+    ends = tuple(len(users_of(p, 3)) for p in range(3))
+    again = Note(
+        ident="b", old=2, new=3, n_old=3, n_new=2, since_ms=T0, begins=(0,) * 3, ends=ends, clock_ms=T0 + 300_000
+    )
+    assert deal(settings, again, 0) == 40
+    # What an erased user left is known in every partition: one record less where there is one partition less.
+    assert deal(settings, again, 2) == first + 40 - 1
+    commit(settings, again)
+    assert generations_of(settings, "events") == [0, 2]
+    for p in range(2):
+        found = list(read_part(part_dir(settings, "events", 2, p), "t", p))
+        clicks = [each for each in found if each.key is not None]
+        assert {each.key for each in clicks} == {user.encode() for user in users_of(p, 2)}
+        assert [each.append_ts_ms for each in found] == sorted(each.append_ts_ms for each in found)
+        assert found[-1].append_ts_ms == T0 + 300_000
+        assert any(each.value == TICK_VALUE and each.append_ts_ms == T0 + 99_000 for each in found)
+
+
 def test_a_seal_ends_a_partition_only_for_its_own_repartition(settings: Settings, redis: Memory) -> None:
     sealed = record(0, 5, TICK_VALUE, (INTERNAL_HEADER, TOKEN), Seal("abc", 7).header())
     assert seal_of(sealed) == Seal("abc", 7)
@@ -171,6 +213,8 @@ def test_a_seal_ends_a_partition_only_for_its_own_repartition(settings: Settings
     assert (seals.at_end(Tp("t", 0), 4), seals.at_end(Tp("t", 0), 5)) == (False, True)
     write_note(redis, "n", replace(NOTE, ends=(6, 6)))  # type: ignore[arg-type]
     assert (seals.at_end(Tp("t", 0), 5), seals.at_end(Tp("t", 0), 6)) == (False, True)
+    write_note(redis, "n", replace(NOTE, ends=(6, 6), phase="switch"))  # type: ignore[arg-type]
+    assert seals.at_end(Tp("t", 0), 0)  # the archive may be dealt anew already
     write_note(redis, "n", replace(NOTE, ident="other"))  # type: ignore[arg-type]
     assert not seals.ends(sealed)
     assert not Seals(redis, settings, 2).ends(sealed)  # type: ignore[arg-type]
@@ -198,6 +242,8 @@ def test_abort_leaves_the_old_generation_as_it_was(
         Repartition(settings).abort()
     with pytest.raises(ConfigError, match="to 3 partitions is under way"):
         Repartition(settings).run(5)
+    with pytest.raises(ConfigError, match="being repartitioned"), maintenance(redis, settings, "rebuild"):  # type: ignore[arg-type]
+        pass
 
 
 def test_a_worker_ends_when_its_generation_is_over_or_its_seal_lifted(settings: Settings, redis: Memory) -> None:
