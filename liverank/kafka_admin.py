@@ -235,6 +235,8 @@ class OffsetClient:
                 faults = dict.fromkeys(asked, error.args[0])
             for tp, fault in faults.items():
                 if fault.code() not in _MOVING or time.monotonic() >= deadline_s:
+                    if fault.code() in UNKNOWN_TOPIC and not self._lacks(tp):
+                        raise KafkaUnavailableError(f"{self._bootstrap} does not serve {tp.topic} yet: it starts")
                     raise translate(fault, f"asking {self._bootstrap} for offsets of {tp.topic}")
             if any(fault.code() in _STALE for fault in faults.values()):
                 self._consumer = _consumer(self._bootstrap)
@@ -242,6 +244,14 @@ class OffsetClient:
             if asked:
                 time.sleep(0.05)
         return answers
+
+    def _lacks(self, tp: Tp) -> bool:
+        """Whether a broker answers, and knows no such partition."""
+        try:
+            found = self._consumer.list_topics(tp.topic, timeout=2.0).topics.get(tp.topic)
+        except KafkaException:
+            return False
+        return found is None or tp.partition not in found.partitions
 
     def ends(self, tps: Iterable[Tp], *, timeout_s: float = 10.0) -> dict[Tp, int]:
         """Return for each partition the offset that the next record will get."""

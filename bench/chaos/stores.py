@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
 
 from infra.stack import health
+from infra.stack.ports import choose as free_port
 from infra.stack.redis import POLICY, binary
 from infra.stack.supervisor import Supervisor
 
@@ -28,9 +28,7 @@ class BreakableRedis:
     """
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.url = f"redis://127.0.0.1:{self._port}/0"

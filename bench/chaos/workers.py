@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from infra.stack import health
+from infra.stack.ports import choose as free_port
 from liverank.settings import Settings
 
 __all__ = ["Worker"]
@@ -42,9 +42,7 @@ class Worker:
 
     def start(self, failpoint: str = "") -> None:
         """Start it anew; does not wait."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self._metrics = f"127.0.0.1:{port}"
         env = {name: value for name, value in os.environ.items() if not name.startswith("LIVERANK_")}
         env |= self._settings.environment()

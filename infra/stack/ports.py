@@ -32,7 +32,7 @@ def is_free(port: int) -> bool:
         return True
 
 
-def choose(taken: Iterable[int], rng: random.Random) -> int:
+def choose(taken: Iterable[int] = (), rng: random.Random | None = None) -> int:
     """A free port that is not in `taken`.
 
     Raises
@@ -41,6 +41,7 @@ def choose(taken: Iterable[int], rng: random.Random) -> int:
         No free port was found in `TRIES` draws.
     """
     used = set(taken)
+    rng = rng or random.SystemRandom()
     for _ in range(TRIES):
         port = rng.randrange(FIRST, LAST)
         if port not in used and is_free(port):

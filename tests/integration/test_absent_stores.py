@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.stack.ports import choose as free_port
 from liverank.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,9 +147,7 @@ def test_a_process_waits_for_a_store_and_serves_when_it_comes(
 
     apply(namespace)
     ensure_base_model(namespace)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     if store == "redis":
         door = make_door(namespace.redis.url)
         away = {"redis": namespace.redis.model_copy(update={"url": f"redis://{door.address}/0"})}

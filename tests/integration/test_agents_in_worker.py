@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from features.item_vectors import active_space, read_vectors
 from features.redis import connect
 from features.vectors import NEGATIVE_SHARE
 from features.wire import entity_key, feature_field, unpack_floats, unpack_int64, unpack_string
+from infra.stack.ports import choose as free_port
 from liverank.kafka import Producer
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType, Exposure, ExposureSlot
@@ -35,9 +35,7 @@ PATIENCE_S = 60.0
 @contextmanager
 def worker(settings: Settings) -> Iterator[str]:
     """A worker process; yields the address of its metrics."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     env = {**os.environ, **settings.environment(), "LIVERANK_METRICS_PORT": str(port)}
     log = settings.home / "worker.log"
     with log.open("wb") as out:

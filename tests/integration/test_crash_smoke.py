@@ -17,6 +17,7 @@ from conftest import MakeNamespace
 from crash import exposures_of_many, send, send_catalogue, traffic
 from workers import STREAMS, Folds
 
+from infra.stack.ports import choose as free_port
 from liverank.settings import Settings
 from tests.recount.namespace import check, settle
 
@@ -65,9 +66,7 @@ class OwnRedis:
     """A Redis of this test's own, to be killed and brought back with its data."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self._folder = folder
         self.url = f"redis://127.0.0.1:{self._port}/0"
         self.up()

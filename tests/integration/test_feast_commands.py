@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from feast.errors import FeatureViewNotFoundException
 from features.apply import apply_here, open_store, store_yaml
 from features.deployment import CHECKOUT
 from features.online_store import _plain_view
+from infra.stack.ports import choose as free_port
 from liverank.settings import Settings
 from ranker.columns import COLUMNS, FEATURE_SERVICE
 
@@ -59,9 +59,7 @@ def test_FEA_1_feasts_own_lists_show_every_view_and_its_web_page_the_registry(na
     described = "\n".join(feast(namespace, "feature-views", "describe", "user_activity"))
     assert "user_activity" in described
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     program = Path(sys.executable).with_name("feast")
     command = [str(program), "-f", str(store_yaml(namespace)), "ui", "--host", "127.0.0.1", "-p", str(port)]
     environment = {**os.environ, **namespace.environment(), "PYTHONWARNINGS": "ignore"}

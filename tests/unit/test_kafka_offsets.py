@@ -9,14 +9,17 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from liverank import kafka_admin
-from liverank.kafka import KafkaConfigError, Tp
+from liverank.kafka import KafkaConfigError, KafkaUnavailableError, Tp
 
 
 class Asking:
     """Answers with one error for each partition, with one for all, or with offset 7."""
 
-    def __init__(self, error: int | None, *, whole: bool = False) -> None:
-        self.error, self.whole = error, whole
+    def __init__(self, error: int | None, *, whole: bool = False, known: bool = False) -> None:
+        self.error, self.whole, self.known = error, whole, known
+
+    def list_topics(self, topic: str, **_: Any) -> Any:
+        return SimpleNamespace(topics={topic: SimpleNamespace(partitions={0: None} if self.known else {})})
 
     def offsets_for_times(self, asked: list[TopicPartition], **_: Any) -> list[Any]:
         if self.error is not None and self.whole:
@@ -54,4 +57,7 @@ def test_a_broker_that_has_just_come_up_is_asked_again(
     assert kafka_admin.OffsetClient("broker").ends([Tp("items", 0)]) == {Tp("items", 0): 7}
     monkeypatch.setattr(kafka_admin, "_consumer", lambda bootstrap: Asking(error, whole=whole))
     with pytest.raises(KafkaConfigError, match="does not exist"):
+        kafka_admin.OffsetClient("broker").ends([Tp("items", 0)], timeout_s=0.1)
+    monkeypatch.setattr(kafka_admin, "_consumer", lambda bootstrap: Asking(error, whole=whole, known=True))
+    with pytest.raises(KafkaUnavailableError, match="it starts"):
         kafka_admin.OffsetClient("broker").ends([Tp("items", 0)], timeout_s=0.1)
