@@ -56,9 +56,9 @@ def await_silence(settings: Settings, note: Note, quiet_s: float, tell: Tell) ->
         Is told who still sends.
     """
     topic = _topic(settings, note)
-    reader = LogReader(
-        settings.kafka.bootstrap, {Tp(topic, p): begin for p, begin in enumerate(note.begins)}, name="repartition"
-    )
+    # From the last record before on, for its time.
+    starts = {Tp(topic, p): max(0, begin - 1) for p, begin in enumerate(note.begins)}
+    reader = LogReader(settings.kafka.bootstrap, starts, name="repartition")
     names: Counter[str] = Counter()
     newest_ms, quiet_since_s = 0, time.monotonic()
     try:
@@ -66,7 +66,7 @@ def await_silence(settings: Settings, note: Note, quiet_s: float, tell: Tell) ->
             records = reader.poll_batch(2000, _POLL_S)
             for record in records:
                 newest_ms = max(newest_ms, record.append_ts_ms)
-                if record.header(INTERNAL_HEADER) is None:
+                if record.header(INTERNAL_HEADER) is None and record.offset >= note.begins[record.partition]:
                     names[_name(record)] += 1
                     quiet_since_s = time.monotonic()
             silent_s = time.monotonic() - quiet_since_s
