@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from infra.doctor.findings import Finding, fault, ok, warning
 from infra.stack import health
@@ -12,6 +13,9 @@ from infra.stack.redis import POLICY
 from infra.stack.services import password_of
 from liverank.errors import LiverankError
 from liverank.settings import Settings
+
+if TYPE_CHECKING:
+    from features.generation import Note
 
 UP = "run liverank up"
 # Another value of one of these changes what is kept or how time is read; all others are the operator's choice.
@@ -118,13 +122,23 @@ def examine(settings: Settings) -> list[Finding]:
     return findings
 
 
+def repartition(note: Note | None) -> list[Finding]:
+    """Whether a repartition is under way, or was interrupted."""
+    if note is None:
+        return []
+    todo = f"wait for its end; if none runs: liverank repartition --partitions {note.n_new}, or --abort"
+    return [warning("repartition", note.reason, todo)]
+
+
 def _inside_redis(settings: Settings) -> list[Finding]:
+    from features.generation import read_note
     from features.redis import connect, translated
 
     try:
         with connect(settings) as client, translated("asking Redis for its settings"):
             program = client.get(f"{settings.namespace}:program")
             active = client.get(f"{settings.namespace}:active")
+            note = read_note(client, settings.namespace)
             found = {_text(key): _text(value) for key, value in client.config_get("*").items()}
     except LiverankError as error:
         return [fault("Redis", str(error), "let this user run CONFIG GET, or check the policy by hand")]
@@ -134,6 +148,7 @@ def _inside_redis(settings: Settings) -> list[Finding]:
     return [
         *findings,
         ok("namespace", f"{settings.namespace}, generation {int(active)}"),
+        *repartition(note),
         *registry(settings.feast.yaml, program),
     ]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from features.generation import Note
 from infra.doctor import Finding, examine, machine, packages, stores
 from infra.stack import jars, ports
 from infra.stack.redis import POLICY
@@ -140,6 +141,15 @@ def test_requirements_of_other_platforms_are_not_asked() -> None:
         raise metadata.PackageNotFoundError(name)
 
     assert packages.packages(["never; python_version < '3'"], version_of).level == "ok"
+
+
+def test_a_repartition_that_was_interrupted_is_named() -> None:
+    note = Note(ident="a", old=1, new=2, n_old=4, n_new=6, since_ms=0, phase="build")
+    (found,) = stores.repartition(note)
+    assert found.level == "warning"
+    assert "from 4 to 6 partitions (step 'build')" in found.found
+    assert "--partitions 6, or --abort" in found.todo
+    assert stores.repartition(None) == []
 
 
 def test_a_redis_that_hides_its_settings_is_a_warning() -> None:
