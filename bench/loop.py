@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -149,9 +150,11 @@ def interval(values: Floats) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def compare(kind: str, outcomes: dict[str, list[Outcome]], figures: dict[str, Figure]) -> None:
-    """Print the tables of one world and keep the figures."""
-    late = {arm: np.array([one.reward[-LATE:].mean() for one in found]) for arm, found in outcomes.items()}
+def compare(
+    kind: str, outcomes: Mapping[str, Sequence[Outcome]], figures: dict[str, Figure], *, late_rounds: int = LATE
+) -> None:
+    """Print the tables of one world and keep the figures; the last `late_rounds` are the long run."""
+    late = {arm: np.array([one.reward[-late_rounds:].mean() for one in found]) for arm, found in outcomes.items()}
     whole = {arm: np.array([one.reward.mean() for one in found]) for arm, found in outcomes.items()}
     first = {arm: np.array([one.reward[:FIRST].mean() for one in found]) for arm, found in outcomes.items()}
     rows: list[list[object]] = []

@@ -4,8 +4,8 @@ Real are: the ranker's pipeline (retrieval, feature rows, heads, value, soft and
 decision records), both folds (`UserFold` and `ItemFold` in their `PartitionFold`s: join, item and user state, bandit
 statistics, label rows; one partition), user vectors, the item table, the archive's and the label rows' files, training
 (`served_dataset`, `exposure_dataset`, `build`, `with_start`), and the posterior. Records go from one to the next in
-order of time and encoded as they would be in Kafka; what folds publish to Redis is read from memory. Boosters are not
-compiled (LightGBM gives the same bits, slower).
+order of time and encoded as they would be in Kafka; what folds publish to Redis is read from memory. Boosters are
+smaller than by default and not compiled (LightGBM gives the same bits, slower).
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ from ranker.retrieval import Explore, VectorIndex, standard_sources
 from ranker.serving import Serving, rulebook
 from ranker.training.dataset import Dataset, joined
 from ranker.training.errors import TooLittleDataError
+from ranker.training.heads import BoosterParameters
 from ranker.training.history import Sampling, exposure_dataset, in_order
 from ranker.training.memory import Memory
 from ranker.training.package import HEADS, build
@@ -65,6 +66,8 @@ SPACE = "local/64/t1"
 SURFACE = "home"
 NO_DEADLINE_MS = 1e9
 FAR_AHEAD_MS = 1 << 60
+BOOSTERS = BoosterParameters(n_trees=60, learning_rate=0.15, light_trees=10, patience=10)
+"""Smaller than by default: some thousand slates do not fill more, and twenty trainings an arm are most of its time."""
 
 
 @dataclass(frozen=True)
@@ -290,7 +293,7 @@ class Stack:
         except TooLittleDataError:
             assert not self._n_examples  # before the first round
         weights = self.settings.ranker.head_weights
-        package = with_start(self.settings, build(data, weights=weights, space=SPACE))
+        package = with_start(self.settings, build(data, weights=weights, space=SPACE, parameters=BOOSTERS))
         path = write_model(models_dir(self.settings), package.manifest, package.files)
         model = load_model(path)
         assert isinstance(model, BoosterModel)

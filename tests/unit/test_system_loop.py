@@ -24,7 +24,7 @@ def test_EVA_9_two_rounds_through_ranker_folds_and_training_repeat_bit_for_bit(p
     runs = [play(past, "moving", "on", 2, 20, None) for _ in range(2)]
     for name in ("reward", "explored", "coverage", "gini"):
         assert np.array_equal(getattr(runs[0], name), getattr(runs[1], name))
-    assert 0.0 < runs[0].explored.mean() <= 0.15
+    assert 0.0 < runs[0].explored.mean() <= 0.35
     off = play(past, "moving", "off", 2, 20, None)
     assert not off.explored.any()
     uniform = play(past, "moving", "uniform", 2, 20, np.array([0.08, 0.0]))
