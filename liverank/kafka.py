@@ -25,6 +25,7 @@ from confluent_kafka import Producer as _Producer
 
 from liverank.errors import LiverankError
 from liverank.kafka_admin import (
+    REFRESH_MS,
     UNKNOWN_TOPIC,
     KafkaConfigError,
     KafkaLogError,
@@ -147,6 +148,7 @@ class Producer:
             "queue.buffering.max.kbytes": 256 * 1024,
             "message.max.bytes": MESSAGE_MAX_BYTES,
             "delivery.timeout.ms": 120_000,
+            "topic.metadata.refresh.interval.ms": REFRESH_MS,
             "log_level": 0,
             "error_cb": ignore_error,
         }
@@ -309,7 +311,7 @@ class BatchConsumer:
             "fetch.error.backoff.ms": 100,
             "fetch.queue.backoff.ms": 10,
             "queued.max.messages.kbytes": 32 * 1024,
-            "topic.metadata.refresh.interval.ms": 30_000,
+            "topic.metadata.refresh.interval.ms": REFRESH_MS,
             "isolation.level": "read_uncommitted",
             "log_level": 0,
             "error_cb": ignore_error,

@@ -14,6 +14,7 @@ from liverank.settings import Settings
 from liverank.topics import topic_specs
 
 __all__ = [
+    "REFRESH_MS",
     "UNKNOWN_TOPIC",
     "KafkaConfigError",
     "KafkaLogError",
@@ -34,6 +35,11 @@ __all__ = [
 
 #: What a broker says of a topic that does not exist; one that has just come up may say it of any.
 UNKNOWN_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
+
+
+#: How often clients ask what topics there are. One that met a broker that had just come up, and knew no topics, sends and
+#: reads nothing until it asks again; librdkafka's own default is 5 minutes.
+REFRESH_MS = 10_000
 
 
 class KafkaUnavailableError(UnavailableError):
@@ -95,7 +101,12 @@ def _client(bootstrap: str) -> dict[str, Any]:
         raise KafkaConfigError(
             "no Kafka address: run `liverank up`, or set LIVERANK_KAFKA__BOOTSTRAP, e.g. 127.0.0.1:9092"
         )
-    return {"bootstrap.servers": bootstrap, "log_level": 0, "error_cb": ignore_error}
+    return {
+        "bootstrap.servers": bootstrap,
+        "topic.metadata.refresh.interval.ms": REFRESH_MS,
+        "log_level": 0,
+        "error_cb": ignore_error,
+    }
 
 
 def create_topics(
