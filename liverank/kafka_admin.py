@@ -37,8 +37,8 @@ __all__ = [
 UNKNOWN_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
 
-#: How often clients ask what topics there are. One that met a broker that had just come up, and knew no topics, sends and
-#: reads nothing until it asks again; librdkafka's own default is 5 minutes.
+#: How often clients ask what topics there are. One that met a broker that had just come up, and knew no topics, sends
+#: and reads nothing until it asks again; librdkafka's own default is 5 minutes.
 REFRESH_MS = 10_000
 
 
