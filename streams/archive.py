@@ -23,7 +23,7 @@ __all__ = ["Archiver", "archive_holds"]
 
 _log = log.get(__name__)
 
-#: Least that a fetch brings, unless half a second has passed: an answer a record would cost the broker a fifth more CPU.
+#: Least that a fetch brings, unless half a second has passed: an answer a record costs the broker a fifth more CPU.
 _FETCH_BYTES = 256 * 1024
 
 _RECORDS = Counter("liverank_archive_records", "Records written to the archive", ["topic"])
