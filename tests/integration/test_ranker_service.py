@@ -29,6 +29,7 @@ from liverank.settings import Endpoints, KafkaSettings, RankerSettings, RedisSet
 from liverank.v1 import decision_pb2, event_pb2, item_pb2
 from liverank.v1 import personalization_pb2 as pb
 from liverank.v1.personalization_pb2_grpc import PersonalizationStub
+from tests.recount.namespace import settle
 
 N_ITEMS = 400
 SHADOW = decision_pb2.MODE_SHADOW
@@ -334,6 +335,7 @@ def _state(app: App) -> dict[bytes, Any]:
 
 def wait_until_quiet(app: App) -> dict[bytes, Any]:
     """The state once nothing changes any more by itself: the folds and agents have taken everything."""
+    settle(app.settings, timeout_s=60.0, quiet_s=1.0)
     states = [_state(app)]
 
     def quiet() -> bool:
