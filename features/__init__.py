@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 __all__: list[str] = []
@@ -21,6 +22,7 @@ def _unchecked(target: Any = None, **_options: Any) -> Any:
 if "feast" not in sys.modules:
     # Feast has typeguard rewrite its classes while it is imported: 2.6 of the 3.4 s of CPU that its import takes, in
     # every ranker and command. What it would check are arguments that our own types and `features.compile` check.
-    import typeguard
+    with suppress(ImportError):  # it is Feast's dependency, not ours
+        import typeguard
 
-    typeguard.typechecked = _unchecked
+        typeguard.typechecked = _unchecked

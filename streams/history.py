@@ -1,8 +1,8 @@
 """Import of history: recorded events into the archive as generation 0, and into the state that live events go on from.
 
 History never passes through Kafka. Events are put in the order of their event time, which stands for append time;
-versions are (0, row, 0), below every live one. Only while generation 1 has no record; an import that was interrupted
-is simply run again.
+numbers are (0, row, 0), and versions of rows lie below every live one. Only while generation 1 has no record; an
+import that was interrupted is simply run again.
 """
 
 from __future__ import annotations

@@ -235,9 +235,10 @@ class Replayer:
             What readers see too: Feast rows and bandit partials. Otherwise it stays until it is written anew.
         """
         if rows:
-            partials = list(self._client.scan_iter(match=f"{self._namespace}:bandit:*", count=5000))
-            for start in range(0, len(partials), 1000):
-                self._client.unlink(*partials[start : start + 1000])
+            with translated("deleting statistics"):
+                partials = list(self._client.scan_iter(match=f"{self._namespace}:bandit:*", count=5000))
+                for start in range(0, len(partials), 1000):
+                    self._client.unlink(*partials[start : start + 1000])
         return self._users.wipe(rows=rows) + self._items.wipe(rows=rows)
 
     def feed(self, record: Record) -> None:

@@ -33,7 +33,7 @@ def is_free(port: int) -> bool:
 
 
 def choose(taken: Iterable[int] = (), rng: random.Random | None = None) -> int:
-    """A free port that is not in `taken`.
+    """A free port that is not in `taken`, drawn by `rng` (default: the system's randomness).
 
     Raises
     ------

@@ -15,7 +15,7 @@ from features.item_vectors import ItemVectors, active_space, read_vectors
 from features.llm import job
 from features.near_line import Change, NearLine
 from features.online import OnlineWriter, Row
-from features.redis import connect, format_version
+from features.redis import Redis, connect, format_version
 from features.state.history import Entry, History
 from features.user_row import UserRowReader
 from features.vectors import user_vectors
@@ -42,6 +42,15 @@ def send_catalogue(settings: Settings) -> None:
     for change in changes:
         producer.produce(settings.topic("items"), key=change.item_id.encode(), value=change.SerializeToString())
     assert producer.flush(10) == 0
+
+
+def enriched(namespace: Settings) -> tuple[Redis, list[Item]]:
+    """A namespace whose catalogue has vectors: a client, and the items."""
+    apply(namespace)
+    send_catalogue(namespace)
+    items = job.catalogue(namespace, None)
+    job.enrich(namespace, items)
+    return connect(namespace), items
 
 
 def test_LLM_3_vectors_of_the_catalogue_are_served_by_feast(namespace: Settings) -> None:
@@ -78,11 +87,7 @@ def test_LLM_3_vectors_of_the_catalogue_are_served_by_feast(namespace: Settings)
 
 
 def test_EMB_1_near_line_vectors_are_written_once_and_never_by_an_older_change(namespace: Settings) -> None:
-    apply(namespace)
-    send_catalogue(namespace)
-    items = job.catalogue(namespace, None)
-    job.enrich(namespace, items)
-    client = connect(namespace)
+    client, items = enriched(namespace)
     now_ms = time.time_ns() // 1_000_000
     history = History({})
     history.add(Entry(now_ms - 1_000, item_hash("i0"), int(EventType.EVENT_TYPE_CLICK), 16, 0, 0))
@@ -110,11 +115,7 @@ def test_EMB_1_near_line_vectors_are_written_once_and_never_by_an_older_change(n
 
 def test_vectors_of_a_row_that_redis_lost_are_computed_again_when_it_is_back(namespace: Settings) -> None:
     """A rolled back Redis holds an older row than the change says; the fold writes the row again and tells again."""
-    apply(namespace)
-    send_catalogue(namespace)
-    items = job.catalogue(namespace, None)
-    job.enrich(namespace, items)
-    client = connect(namespace)
+    client, items = enriched(namespace)
     now_ms = time.time_ns() // 1_000_000
     writer = OnlineWriter(client, namespace.feast_project)
 
@@ -147,11 +148,7 @@ def test_EMB_8_a_backlog_is_drained_with_one_row_a_user(
     """Ten minutes of changes at 100/s that waited for the agent, while the folds went on: each user's vectors are
     written once, for the last state; a change after that is written again.
     """
-    apply(namespace)
-    send_catalogue(namespace)
-    items = job.catalogue(namespace, None)
-    job.enrich(namespace, items)
-    client = connect(namespace)
+    client, items = enriched(namespace)
     rng, now_ms, n_users, n_changes = random.Random(8), time.time_ns() // 1_000_000, 300, 60_000
     last = {}
     backlog = []
