@@ -41,6 +41,7 @@ from ranker.training.heads import BoosterParameters
 from ranker.training.package import build as train_heads
 from ranker.training.rejoined import rejoined
 from ranker.training.served import join
+from tests.recount.namespace import settle
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning",
@@ -48,7 +49,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning",
 )
 
-USERS = [f"u{at}" for at in range(6)]
+USERS = [f"u{at}" for at in range(8)]
 ITEMS = [f"i{at}" for at in range(24)]
 KINDS = ("jazz", "folk", "rock")
 ROUNDS = 7
@@ -88,7 +89,7 @@ def serve(settings: Settings, store: FeatureStore) -> list[Decision]:
                     newest[user] = last.event_ts_ms
                 producer.flush()
                 until("users' rows", lambda: all(quiet(reader, *each) for each in newest.items()))  # noqa: B023
-                time.sleep(1.0)  # items' rows and vectors follow within the second; there is no mark to wait for
+                settle(settings, quiet_s=1.0)  # vectors follow within the second; there is no mark to wait for
                 for user in USERS:
                     client.rank(user, k=7, surface=f"round-{turn}")
                     time.sleep(0.15)  # a slate's first slots count as seen, which is in items' rows within 0.1 s
@@ -153,14 +154,15 @@ def test_FEA_3_FEA_6_what_was_served_is_what_the_join_gives(
     moving = (logged.std(axis=0) > 0).sum()
     with capsys.disabled():
         print(
-            f" [{agree.mean():.4%} of {agree.size:,} values, {moving} columns move, join {seconds:.1f} s {worst}]",
+            f" [{agree.mean():.4%} of {agree.size:,} values, {moving} columns move, join {seconds:.1f} s {worst}, "
+            f"{sum(settled)} of {len(settled)} slates equal]",
             end="",
         )
     assert agree.mean() >= 0.999, worst
     assert moving >= 40
 
-    # FEA-6: one model from the log and from the join, of the slates that nothing overtook.
-    assert np.mean(settled) >= 0.8
+    # FEA-6: one model from the log and from the join, of the slates that nothing overtook (training needs 40).
+    assert sum(settled) >= 44, f"{sum(settled)} of {len(settled)} slates were made when all before could be read"
     kept = [[made for made, one in zip(each, settled, strict=True) if one] for each in (decisions, again)]
     table = labels(kept[0])
     ours, theirs = (join(table, each, HEADS) for each in kept)
