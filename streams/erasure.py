@@ -149,7 +149,8 @@ def apply_erase(
 def write_left(path: Path, effects: Iterable[ItemEffect], states: Mapping[str, Mapping[bytes, bytes]]) -> str:
     """Write what an erased user had added to sums: effects by item, statistics by key; return the file's hash.
 
-    Effects lose their numbers and their order among each other.
+    Effects lose their numbers and their order among each other, but what is taken back stays behind what was added: an
+    item that does not know a pair takes none back.
 
     Parameters
     ----------
@@ -161,7 +162,7 @@ def write_left(path: Path, effects: Iterable[ItemEffect], states: Mapping[str, M
     OSError
         The disk refuses.
     """
-    by_item: dict[str, list[bytes]] = {}
+    by_item: dict[str, list[tuple[bool, bytes]]] = {}
     for effect in effects:
         kind = effect.WhichOneof("effect")
         if kind not in ("event", "pairs"):
@@ -170,9 +171,11 @@ def write_left(path: Path, effects: Iterable[ItemEffect], states: Mapping[str, M
         bare.CopyFrom(effect)
         for name in ("offset", "step", "index"):
             bare.ClearField(name)
-        by_item.setdefault(getattr(effect, kind).item_id, []).append(bare.SerializeToString(deterministic=True))
+        back = any(weight < 0 for weight in bare.pairs.weights)
+        packed = bare.SerializeToString(deterministic=True)
+        by_item.setdefault(getattr(effect, kind).item_id, []).append((back, packed))
     rows: list[tuple[str, Mapping[bytes, bytes]]] = [
-        (_ITEM + item_id, {b"%08d" % at: packed for at, packed in enumerate(sorted(found))})
+        (_ITEM + item_id, {b"%08d" % at: packed for at, (_, packed) in enumerate(sorted(found))})
         for item_id, found in by_item.items()
     ]
     rows += [(_STATISTICS + key, fields) for key, fields in states.items() if key.startswith(PREFIX)]

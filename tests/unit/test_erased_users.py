@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
 from features.hashing import id_hash
+from features.state.effects import item_pairs
+from features.state.neighbours import Neighbours, decode
 from liverank.errors import ContractError
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Control, Event, EventType
-from streams.control import Erase, Erased, Void, control, parse_control
-from streams.erasure import ERASED_KEY, ErasedKeys
-from tests.recount.scenes import scene
+from liverank.v1.stream_pb2 import ItemEffect
+from streams.control import Erase, Erased, Void, control, parse_control, staged
+from streams.erasure import ERASED_KEY, ErasedKeys, write_left
+from tests.recount.scenes import START_MS, scene
 from tests.recount.world import TOKEN, World
 
 INTERNAL = (("liverank-internal", TOKEN),)
@@ -116,3 +120,26 @@ def test_a_request_that_cannot_be_read_is_refused(payload: bytes) -> None:
     with pytest.raises(ContractError, match="bad_control"):
         parse_control(Control(kind="erase", payload=payload))
     assert ERASED_KEY[0] == "#"
+
+
+def test_pairs_that_a_login_took_back_stay_taken_back(tmp_path: Path) -> None:
+    """A session's pairs and their opposites at its login: the file of its erase must leave nothing of them."""
+    rng = random.Random(8)
+    effects_told: list[ItemEffect] = []
+    live = Neighbours({})
+    pairs = [(rng.choices(range(200), k=3), [rng.random() for _ in range(3)], START_MS + at) for at in range(40)]
+    for sign in (1, -1):
+        for others, weights, ts_ms in pairs[: 40 if sign > 0 else 30]:
+            signed = [sign * weight for weight in weights][::sign]
+            effects_told.append(ItemEffect.FromString(item_pairs("i1", others[::sign], signed, ts_ms)))
+            live.add(others[::sign], signed, ts_ms)
+    path = tmp_path / "left.parquet"
+    effects = dict(staged(path, write_left(path, effects_told, {ERASED_KEY: {b"e": b""}})))["i:i1"]
+    redone = Neighbours({})
+    for _, packed in sorted(effects.items()):
+        each = ItemEffect.FromString(packed).pairs
+        redone.add(each.other_hashes, each.weights, each.event_ts_ms)
+    has, expected = (decode(each.dirty().values(), START_MS) for each in (redone, live))
+    assert len(expected[0])
+    assert has[0].tolist() == expected[0].tolist()
+    assert has[1] == pytest.approx(expected[1], rel=1e-9)
