@@ -34,11 +34,12 @@ from liverank.kafka import Producer
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType
 from liverank.v1.stream_pb2 import ItemEffects
-from streams.backfill import Job, Manifest, manifest_of, run_backfill
+from streams.backfill import run_backfill
 from streams.control import Activate, Command, Merge, Remove, Sweep, control, staged, write_staged
 from streams.metrics import PROGRAM_INVALID, PROGRAM_PENDING
 from streams.program import PROGRAM_KEY, ProgramState, published_program
 from streams.rows import SESSION, plain_key
+from streams.staging import Job, Manifest, manifest_of
 
 __all__ = ["Partitions", "Steward", "read_partitions", "served_key"]
 

@@ -5,23 +5,21 @@ to and including the record of the activation; the tiles are staged as immutable
 record merges into live state. Byte-equal to live consumption, because it is the same code over the same records.
 
 Runs in a process of its own (`python -m streams.backfill JOB.json`) so that live folding keeps its core. A job that was
-interrupted is begun again; one that is done is not repeated.
+interrupted goes on with the first partition that was not done; one that is done is not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from features.archive import last_offset, part_dir, partitions_of, rewriting
-from features.program import FeatureProgram, ViewProgram
+from features.program import FeatureProgram
 from features.redis import connect, namespace_token, translated
 from features.state.item import count_effect
 from features.state.views import ViewTiles
@@ -32,104 +30,24 @@ from liverank.partition import partition as partition_of
 from liverank.settings import Settings, resolve
 from liverank.v1.stream_pb2 import ItemEffect
 from streams.catalogue import Catalogue, History
-from streams.control import write_staged
+from streams.control import staged
 from streams.direct import DirectPast, is_direct
 from streams.partition_fold import ItemVersions, PartitionFold
 from streams.past import MemoryStore, feed, imported_records, live_records, memory_part, newest_imported_ms, tick_at
 from streams.rebuild import read_catalogue
 from streams.rows import plain_key, state_key
+from streams.staging import Job, Manifest, Pages, Part, Staged, manifest_of, write, write_json
 from streams.users import UserFold
 
-__all__ = ["Job", "Manifest", "Staged", "manifest_of", "run_backfill", "stage"]
+__all__ = ["run_backfill", "stage"]
 
 _log = log.get(__name__)
 
 _WRITE_EVERY: Final = 10_000
 
-Pages = dict[bytes, bytes]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What to count, and up to where.
-
-    Attributes
-    ----------
-    views : tuple of (activation, view)
-    offsets : mapping of int to int
-        By partition of `events`: offset of the last record to count, that of the activation.
-    """
-
-    generation: int
-    project: str
-    views: tuple[tuple[str, ViewProgram], ...]
-    offsets: Mapping[int, int]
-
-    def to_json(self) -> str:
-        """Canonical JSON: equal jobs give equal text."""
-        body = {
-            "generation": self.generation,
-            "project": self.project,
-            "views": [[activation, view.to_dict()] for activation, view in sorted(self.views, key=lambda v: v[0])],
-            "offsets": {str(partition): offset for partition, offset in sorted(self.offsets.items())},
-        }
-        return json.dumps(body, sort_keys=True, separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str) -> Job:
-        """Inverse of `to_json`."""
-        body = json.loads(text)
-        return cls(
-            generation=body["generation"],
-            project=body["project"],
-            views=tuple((activation, ViewProgram.from_dict(view)) for activation, view in body["views"]),
-            offsets={int(partition): offset for partition, offset in body["offsets"].items()},
-        )
-
-    @property
-    def job_id(self) -> str:
-        """Hash of what the job says, 16 hex digits."""
-        return sha256(self.to_json().encode()).hexdigest()[:16]
-
-    def folder(self, settings: Settings) -> Path:
-        """Where its files lie, relative to `settings.home`."""
-        return Path("archive") / settings.namespace / "backfill" / self.job_id
-
-
-@dataclass(frozen=True, kw_only=True)
-class Staged:
-    """A staging file: path relative to `settings.home`, hash, number of keys."""
-
-    path: str
-    sha256: str
-    keys: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a job staged: files by (kind of fold, partition)."""
-
-    events: int
-    seconds: float
-    files: Mapping[tuple[str, int], Staged]
-
-
-def manifest_of(settings: Settings, job: Job) -> Manifest | None:
-    """Return what a finished job staged; None = it is not done."""
-    try:
-        body = json.loads((settings.home / job.folder(settings) / "manifest.json").read_text())
-        files = {
-            (kind, int(partition)): Staged(**staged)
-            for kind, parts in body["files"].items()
-            for partition, staged in parts.items()
-        }
-        return Manifest(events=body["events"], seconds=body["seconds"], files=files)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
 
 class _Items:
-    """Tiles of items, as sums of the effects of all partitions."""
+    """Tiles of items, as sums of effects."""
 
     def __init__(self, program: FeatureProgram) -> None:
         self._program = program
@@ -145,9 +63,19 @@ class _Items:
                     found = self._tiles[event.item_id] = ViewTiles(self._program, ("item",), {})
                 count_effect(found, event)
 
+    def merge(self, rows: Iterable[tuple[str, Pages]]) -> None:
+        """Add pages that were counted apart, by state key."""
+        for key, pages in rows:
+            item_id = plain_key(key)
+            if item_id not in self._tiles:
+                self._tiles[item_id] = ViewTiles(self._program, ("item",), {})
+            self._tiles[item_id].merge(pages)
+
     def pages(self) -> list[tuple[str, Pages]]:
-        """Pages by state key."""
-        return [(state_key(item_id), tiles.dirty()) for item_id, tiles in self._tiles.items()]
+        """Pages by state key; those of no content are left out."""
+        found = ((state_key(item_id), tiles.dirty()) for item_id, tiles in self._tiles.items())
+        kept = ((key, {name: page for name, page in pages.items() if page}) for key, pages in found)
+        return [(key, pages) for key, pages in kept if pages]
 
 
 def run_backfill(settings: Settings, job: Job, *, on_progress: Callable[[int, int], None] | None = None) -> Manifest:
@@ -178,7 +106,7 @@ def stage(
 
     About as fast as the user fold of `liverank rebuild` (6,000 events per CPU second over sparse users), 60,000 where
     `streams.direct` serves. In memory: the users of one partition at a time (about 6 KiB each) and the tiles of all
-    items.
+    items. Goes on with the first partition that an interrupted run had not finished.
 
     Parameters
     ----------
@@ -205,59 +133,88 @@ def stage(
     started_s = time.monotonic()
     tell = on_progress or (lambda _done, _total: None)
     program = FeatureProgram(project=job.project, views=tuple(view for _, view in job.views))
-    of_items = bool(program.of_entity("item"))
-    fields = {field for view in program.views if view.entity != "item" for field in view.page_fields}
-    items = _Items(program)
-    fold = UserFold(settings, program, token=token, follow=False)
     total = sum(offset + 1 for offset in job.offsets.values())
     total += sum(last_offset(part_dir(settings, "events", 0, p)) + 1 for p in partitions_of(settings, "events", 0))
     newest_ms = newest_imported_ms(settings)
-    files: dict[str, dict[str, Staged]] = {"u": {}, "i": {}}
-
-    def write(kind: str, partition: int, rows: Sequence[tuple[str, Pages]]) -> None:
-        path = job.folder(settings) / f"{kind}-{partition}.parquet"
-        digest = write_staged(settings.home / path, rows)
-        files[kind][str(partition)] = Staged(path=str(path), sha256=digest, keys=len(rows))
-
-    n = 0
+    fold = UserFold(settings, program, token=token, follow=False)
+    parts: dict[int, Part] = {}
     for partition in sorted(job.offsets):
-        if short and is_direct(program.views):
-            direct = DirectPast(settings, fold, program, partition=partition, n_partitions=len(job.offsets))
-            for n_more in _direct(settings, job, direct, partition, table, newest_ms):
-                n += n_more
-                tell(n, total)
-            write("u", partition, direct.pages())
-            continue
-        store = MemoryStore()
-        for n_more, effects in _past(settings, job, fold, store, partition, table, newest_ms):
-            n += n_more
-            if of_items:
-                items.take(effects)
-            tell(n, total)
-        if fields:
-            staged = ((key, _only(stored, fields)) for key, stored in store.fields.items() if key[:1] != "#")
-            write("u", partition, [(key, pages) for key, pages in staged if pages])
-    if of_items:
+        n = sum(part.events for part in parts.values())
+        part = Part.done(settings, job, partition)
+        if part is None:
+
+            def tell_more(more: int, n: int = n) -> None:
+                tell(n + more, total)
+
+            part = _stage_part(settings, job, program, fold, partition, table, newest_ms, tell_more, short)
+            part.note(settings, job, partition)
+        parts[partition] = part
+        tell(n + part.events, total)
+    of_items: dict[int, Staged] = {}
+    if any(part.items for part in parts.values()):
+        items = _Items(program)
+        for part in parts.values():
+            if part.items is not None:
+                items.merge(staged(settings.home / part.items.path, part.items.sha256))
         by_target: dict[int, list[tuple[str, Pages]]] = {partition: [] for partition in job.offsets}
         for key, pages in items.pages():
-            if kept := {name: page for name, page in pages.items() if page}:
-                by_target[partition_of(plain_key(key).encode(), len(job.offsets))].append((key, kept))
-        for partition, rows in by_target.items():
-            write("i", partition, rows)
+            by_target[partition_of(plain_key(key).encode(), len(job.offsets))].append((key, pages))
+        of_items = {partition: write(settings, job, f"i-{partition}", rows) for partition, rows in by_target.items()}
+    of_users = {partition: part.users for partition, part in parts.items() if part.users is not None}
     body = {
-        "events": n,
+        "events": sum(part.events for part in parts.values()),
         "seconds": time.monotonic() - started_s,
-        "files": {kind: {p: asdict(each) for p, each in parts.items()} for kind, parts in files.items()},
+        "files": {
+            kind: {str(partition): asdict(each) for partition, each in files.items()}
+            for kind, files in (("u", of_users), ("i", of_items))
+        },
     }
     target = settings.home / job.folder(settings) / "manifest.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(".tmp")
-    temporary.write_text(json.dumps(body))
-    temporary.rename(target)
+    write_json(target, body)
+    for partition, part in parts.items():
+        Part.path(settings, job, partition).unlink(missing_ok=True)
+        if part.items is not None:
+            (settings.home / part.items.path).unlink(missing_ok=True)
     done = manifest_of(settings, job)
     if done is None:
         raise CorruptError(f"{target} cannot be read back")
     return done
+
+
+def _stage_part(
+    settings: Settings,
+    job: Job,
+    program: FeatureProgram,
+    fold: UserFold,
+    partition: int,
+    table: Catalogue,
+    newest_ms: int,
+    tell: Callable[[int], None],
+    short: bool,
+) -> Part:
+    """Count the past of one partition and write its files."""
+    n = 0
+    if short and is_direct(program.views):
+        direct = DirectPast(settings, fold, program, partition=partition, n_partitions=len(job.offsets))
+        for n_more in _direct(settings, job, direct, partition, table, newest_ms):
+            n += n_more
+            tell(n)
+        return Part(events=n, users=write(settings, job, f"u-{partition}", direct.pages()), items=None)
+    fields = {field for view in program.views if view.entity != "item" for field in view.page_fields}
+    items = _Items(program) if program.of_entity("item") else None
+    store = MemoryStore()
+    for n_more, effects in _past(settings, job, fold, store, partition, table, newest_ms):
+        n += n_more
+        if items is not None:
+            items.take(effects)
+        tell(n)
+    own = ((key, _only(stored, fields)) for key, stored in store.fields.items() if key[:1] != "#")
+    rows = [(key, pages) for key, pages in own if pages]
+    return Part(
+        events=n,
+        users=write(settings, job, f"u-{partition}", rows) if fields else None,
+        items=write(settings, job, f"i-of-{partition}", items.pages()) if items is not None else None,
+    )
 
 
 def _direct(

@@ -14,10 +14,11 @@ from features.program import Aggregate, FeatureProgram, ViewProgram
 from features.tiles import windows
 from liverank.errors import ContractError
 from liverank.kafka import Record
+from liverank.partition import partition as partition_of
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Control, Event, EventType
 from liverank.v1.stream_pb2 import ItemEffects
-from streams.backfill import Job, stage
+from streams.backfill import stage
 from streams.calls import Limits
 from streams.catalogue import Catalogue
 from streams.control import (
@@ -36,6 +37,7 @@ from streams.control import (
 from streams.direct import is_direct
 from streams.program import PROGRAM_KEY, ProgramState
 from streams.rows import SESSION, plain_key, session_key, state_key
+from streams.staging import Job
 from tests.recount.program import DAY_MS, HOUR_MS, PROGRAM
 from tests.recount.scenes import MINUTE_MS, N_ITEMS, START_MS, scene
 from tests.recount.world import TOKEN, World
@@ -230,6 +232,45 @@ def test_the_short_way_gives_the_same_files(tmp_path: Path, clock: str) -> None:
     assert quick.files == slow.files
     assert quick.events == slow.events == len(log.records)
     assert quick.files["u", 0].keys > 5
+
+
+def test_FEA_1_an_interrupted_backfill_goes_on_with_the_partition_that_was_not_done(tmp_path: Path) -> None:
+    log = Log(tmp_path, PROGRAM, limits=Limits())
+    log.send(scene(random.Random(11), 600, 40 * HOUR_MS, users=12))
+    n_partitions = 3
+    by_partition: list[list[Record]] = [[] for _ in range(n_partitions)]
+    for record in log.records:
+        own = by_partition[partition_of(record.key or b"", n_partitions)]
+        own.append(record._replace(partition=partition_of(record.key or b"", n_partitions), offset=len(own)))
+    offsets = {p: len(own) - 1 for p, own in enumerate(by_partition)}
+    assert min(offsets.values()) > 50
+    job = Job(generation=1, project="p", views=NAMED, offsets=offsets)
+
+    def home(name: str) -> Settings:
+        settings = log.settings.model_copy(update={"home": tmp_path / name})
+        for p, own in enumerate(by_partition):
+            write_part(part_dir(settings, "events", 1, p), own)
+        return settings
+
+    def killed(done: int, _total: int) -> None:
+        if done > offsets[0] + 1:  # partition 1 has counted something
+            raise KeyboardInterrupt
+
+    whole = stage(home("whole"), job, log.table, TOKEN)
+    settings = home("killed")
+    with pytest.raises(KeyboardInterrupt):
+        stage(settings, job, log.table, TOKEN, on_progress=killed)
+    (settings.home / job.folder(settings) / "u-1.parquet").write_bytes(b"half a file")
+    for path in part_dir(settings, "events", 1, 0).iterdir():
+        path.unlink()  # what was done is not read again
+    told: list[int] = []
+    again = stage(settings, job, log.table, TOKEN, on_progress=lambda done, _total: told.append(done))
+    assert told[0] == offsets[0] + 1
+    assert told[-1] == again.events == whole.events == len(log.records)
+    assert again.files == whole.files
+    assert {kind for kind, _ in again.files} == {"u", "i"}
+    left = {path.name for path in (settings.home / job.folder(settings)).iterdir()}
+    assert left == {"manifest.json"} | {f"{kind}-{p}.parquet" for kind in "ui" for p in range(n_partitions)}
 
 
 @pytest.mark.parametrize("crash_after", [None, 0, 2])
