@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from streams.fold import KeyState, Number
-from streams.outbox import Output, encode_outbox, pack_effects
+from streams.outbox import Output, encode_outbox, pack_effects, public_fields
 
-__all__ = ["LIMITS", "Call", "Limits", "Position", "SourceMark"]
+__all__ = ["LIMITS", "POLL_LIMITS", "Call", "Limits", "Position", "SourceMark"]
 
 
 class Position(NamedTuple):
@@ -64,6 +64,9 @@ class Limits(NamedTuple):
 
 
 LIMITS = Limits()
+POLL_LIMITS = Limits(keys=2000, size_bytes=1024 * 1024)
+"""Of whole records: the larger a call, the fewer keys are written twice in a poll; Redis is busy with one for some ms.
+"""
 
 
 @dataclass(slots=True)
@@ -117,7 +120,7 @@ class Call:
             self.effects = {}
         dirty: dict[str, list[bytes]] = {key: [] for key in self.owed}
         for key, fields in self.pages.items():
-            names = [name for name in fields if not name.startswith(b"_")] if not key.startswith("#") else []
-            if names or key.startswith("#"):
-                dirty[key] = names
+            public = public_fields(key, fields)
+            if public or key[:1] == "#":
+                dirty[key] = list(public) if key[:1] != "#" and not all(public.values()) else []
         self.blob = encode_outbox(dirty, self.outputs) if dirty or self.outputs else b""

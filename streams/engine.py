@@ -18,7 +18,7 @@ from liverank import log
 from liverank.errors import ContractError, UnavailableError
 from liverank.kafka import BatchConsumer, OffsetClient, Record, Tp
 from liverank.settings import Settings
-from streams.calls import Call
+from streams.calls import POLL_LIMITS, Call
 from streams.catalogue import CatalogueReader
 from streams.collector import quiet
 from streams.errors import FenceError, StateLostError
@@ -266,6 +266,7 @@ class FoldEngine:
             clock=self.settings.clock,
             numbered_input=setup.numbered_input,
             spill=self._commit,
+            poll_limits=POLL_LIMITS,
             cache_states=max(1, self.settings.streams.cache_states // max(1, len(self._assigned))),
         )
         self._takeover.drain(partition, meta)

@@ -8,7 +8,8 @@ after the version byte ``1``::
     u32 n_outputs { u8 len, topic; i32 partition (-1 = by key); i32 key length (-1 = none), key; u32 length, value;
                     u8 n_headers { u8 len, name; u16 len, value } }
 
-A key with no fields means "all its fields".
+A key with no fields means "all its fields": so it is written, unless a field was deleted (what is not there any more
+must be named).
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from features import native
 from features.state.effects import joined
 from streams.errors import OutboxError
 
-__all__ = ["EFFECTS_PER_RECORD", "Output", "decode_outbox", "encode_outbox", "pack_effects"]
+__all__ = ["EFFECTS_PER_RECORD", "Output", "decode_outbox", "encode_outbox", "pack_effects", "public_fields"]
 
 _VERSION = b"\x01"
 _U16 = struct.Struct("<H")
@@ -59,8 +61,26 @@ def pack_effects(generation: int, source: int, effects: Mapping[int, Sequence[by
     ]
 
 
+def public_fields(key: str, fields: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return those that readers see: of a partition's own keys all, else those without an underscore in front."""
+    if key[:1] == "#":
+        return fields.copy()
+    if native.core is not None:
+        public: dict[bytes, bytes] = native.core.public_fields(fields)
+        return public
+    return {name: data for name, data in fields.items() if name[:1] != b"_"}
+
+
 def encode_outbox(dirty: Mapping[str, Sequence[bytes]], outputs: Sequence[Output]) -> bytes:
-    """Return the blob of one call."""
+    """Return the blob of one call; `features.native` has a twin."""
+    if native.core is not None:
+        blob: bytes = native.core.encode_outbox(dirty, outputs)
+        return blob
+    return encode_slowly(dirty, outputs)
+
+
+def encode_slowly(dirty: Mapping[str, Sequence[bytes]], outputs: Sequence[Output]) -> bytes:
+    """Return the blob of one call: what `encode_outbox` means."""
     parts = [_VERSION, _U32.pack(len(dirty))]
     u16 = _U16.pack
     for key, fields in dirty.items():

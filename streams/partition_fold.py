@@ -82,6 +82,10 @@ class PartitionFold(Outgoing):
         The input is another fold's output: the clock is the smallest one of its sources, whatever `clock` says.
     cache_states : int
         States kept in memory between polls.
+    limits : Limits
+        Of the calls of one record that takes several.
+    poll_limits : Limits, optional
+        Of a call of whole records; default `limits`. How a poll is cut changes no number.
     horizon_ms : int
         How far ahead of the clock due keys are held in memory.
     spill : callable
@@ -109,6 +113,7 @@ class PartitionFold(Outgoing):
         spill: Callable[[], None],
         cache_states: int,
         limits: Limits = LIMITS,
+        poll_limits: Limits | None = None,
         horizon_ms: int = HORIZON_MS,
     ) -> None:
         call = Call(partition=partition, start=position, end=position, clock_ms=clock_ms)
@@ -126,6 +131,7 @@ class PartitionFold(Outgoing):
         self._numbered_input = numbered_input
         self._spill = spill
         self._limits = limits
+        self._poll_limits = poll_limits or limits
         self._cache_states = cache_states
         self._cache: OrderedDict[str, _Entry] = OrderedDict()
         self._due = DueIndex()
@@ -161,7 +167,7 @@ class PartitionFold(Outgoing):
         self._record = record
         self.sink.offset = record.offset
         self.sink.place = 0
-        if isinstance(parsed, Parsed) and (parsed.alone or self._n_keys() + len(parsed.keys) > self._limits.keys):
+        if isinstance(parsed, Parsed) and (parsed.alone or self._n_keys() + len(parsed.keys) > self._poll_limits.keys):
             self.close()
         if isinstance(parsed, ContractError):
             self._advance(record, tick=False)
@@ -390,7 +396,7 @@ class PartitionFold(Outgoing):
         self._version_step = self.sink.step
         self.sink.step = 0
         self._record = None
-        limits = self._limits
+        limits = self._poll_limits
         if self._n_keys() >= limits.keys:
             self.close()
             return

@@ -18,7 +18,7 @@ from liverank.kafka import Producer
 from streams.calls import Call
 from streams.errors import FoldBugError
 from streams.fold import Feed, Fold, KeyState
-from streams.outbox import Output
+from streams.outbox import Output, public_fields
 
 __all__ = ["KafkaSink", "Pending", "PositionBoard", "RowSink", "Sink", "Visible", "announced", "merge_calls"]
 
@@ -55,13 +55,12 @@ def merge_calls(calls: Sequence[Call]) -> dict[tuple[int, str], Pending]:
     merged: dict[tuple[int, str], Pending] = {}
     for call in calls:
         for key, fields in call.pages.items():
-            statistics = key.startswith("#")
-            public = fields if statistics else {n: d for n, d in fields.items() if not n.startswith(b"_")}
+            public = public_fields(key, fields)
             if not public:
                 continue
             found = merged.get((call.partition, key))
             if found is None:
-                merged[call.partition, key] = Pending(call.states[key], dict(public), call.version)
+                merged[call.partition, key] = Pending(call.states[key], public, call.version)
             else:
                 found.fields.update(public)
                 found.version = call.version

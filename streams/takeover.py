@@ -11,7 +11,7 @@ from streams.calls import Position
 from streams.errors import StateLostError
 from streams.fence import FencedStore, Meta
 from streams.fold import Fold
-from streams.outbox import Output, decode_outbox
+from streams.outbox import Output, decode_outbox, public_fields
 from streams.publisher import Pending, RowSink, Sink, announced
 from streams.seal import Seals
 
@@ -96,19 +96,22 @@ class Takeover:
 
         The caller waits until Kafka confirmed it, before its first fence deletes the outbox.
         """
-        dirty: dict[str, set[bytes] | None] = {}
+        dirty: dict[str, set[bytes]] = {}
+        whole: set[str] = set()
         outputs: list[Output] = []
         for blob in self._store.outbox(partition):
             names, owed = decode_outbox(blob)
             for key, fields in names.items():
-                known = dirty.get(key, set())
-                dirty[key] = known.union(fields) if known is not None and fields else None
+                dirty.setdefault(key, set()).update(fields)
+                if not fields:
+                    whole.add(key)
             outputs += owed
         pending: dict[tuple[int, str], Pending] = {}
         for (key, wanted), stored in zip(dirty.items(), self._store.load(partition, list(dirty)), strict=True):
             if not stored and (key.startswith("#") or self._setup.fold.kind != "u"):
                 continue  # a user or session without state was erased: its row goes too
-            public = dict(stored) if wanted is None else {name: stored.get(name, b"") for name in wanted}
+            public = public_fields(key, dict(stored)) if key in whole else {}
+            public |= {name: stored.get(name, b"") for name in wanted}
             pending[partition, key] = Pending(self._setup.fold.load(key, stored), public, meta.version)
         visible = self._rows.build(pending)
         early, late = announced(outputs)

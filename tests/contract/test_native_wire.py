@@ -19,6 +19,7 @@ from liverank.v1.event_pb2 import Control, Event, EventType
 from liverank.v1.stream_pb2 import Example, ItemEffect, ItemEffects, ItemRow
 from streams.fence import _flat
 from streams.numbers import _item_row, _numbered
+from streams.outbox import Output, encode_slowly
 
 core = native.core
 pytestmark = pytest.mark.skipif(
@@ -238,3 +239,29 @@ def test_numbers() -> None:
     place = (1, 3, 1 << 40, 2, 77, Example(user_id="u").SerializeToString())
     assert core.numbered(*place) == _numbered(*place)
     assert Example.FromString(core.numbered(*place)).number.offset == 1 << 40
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_outboxes(seed: int) -> None:
+    rng = random.Random(seed)
+
+    def data(most: int) -> bytes:
+        return rng.randbytes(rng.randrange(most))
+
+    dirty = {f"ü{at}" + "k" * rng.randrange(90): [data(60) for _ in range(rng.randrange(4))] for at in range(5)}
+    outputs = [
+        Output(
+            rng.choice(["examples", "item-effects"]),
+            rng.randrange(-1, 300),
+            rng.choice([None, data(100)]),
+            data(3000),
+            tuple((f"h{at}", data(300)) for at in range(rng.randrange(3))),
+        )
+        for _ in range(rng.randrange(6))
+    ]
+    assert core.encode_outbox(dirty, outputs) == encode_slowly(dirty, outputs)
+
+
+def test_public_fields() -> None:
+    fields = {b"_d1": b"x", b"v:a": b"", b"": b"1", b"v:b": b"2"}
+    assert core.public_fields(fields) == {b"v:a": b"", b"": b"1", b"v:b": b"2"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -16,14 +17,17 @@ from liverank.kafka import Record
 from liverank.partition import murmur2, partition
 from liverank.v1.item_pb2 import Item, ItemChange, ItemRemoved
 from liverank.v1.stream_pb2 import Example, ItemEffect, ItemEffects, ItemEvent
-from streams.calls import Limits, Position, SourceMark
+from streams.calls import Call, Limits, Position, SourceMark
 from streams.catalogue import Catalogue, History
 from streams.dues import DueIndex
 from streams.errors import OutboxError
 from streams.failpoints import Failpoints
+from streams.fence import Meta
 from streams.fold import Context, KeyState, Number, Parsed
 from streams.outbox import EFFECTS_PER_RECORD, Output, decode_outbox, encode_outbox, pack_effects
 from streams.partition_fold import PartitionFold
+from streams.publisher import Pending, Visible
+from streams.takeover import Takeover
 
 # -- partitioner: Java's test vectors (org.apache.kafka.common.utils.UtilsTest)
 
@@ -84,6 +88,33 @@ def test_outbox_golden_bytes() -> None:
         "01" "01000000" "0200" "7531" "0100" "0300" "763a66"
         "01000000" "08" "6578616d706c6573" "ffffffff" "02000000" "7531" "02000000" "0102" "01" "01" "68" "0100" "78"
     )  # fmt: skip
+
+
+def test_a_call_names_the_fields_of_a_key_only_where_one_went() -> None:
+    """Whoever drains the outbox publishes the whole key otherwise; what is gone can only be published by name."""
+    call = Call(0, Position(1, 0, 0), Position(1, 1, 0), 0)
+    call.pages = {
+        "changed": {b"_private": b"p", b"v:a": b"1", b"v:b": b"2"},
+        "emptied": {b"_private": b"", b"v:a": b"", b"v:b": b"2"},
+        "inner": {b"_private": b"p"},
+        "#sums": {b"_s": b"1", b"d": b""},
+    }
+    call.owed = ("#late",)
+    call.seal()
+    assert decode_outbox(call.blob)[0] == {"#late": [], "changed": [], "emptied": [b"v:a", b"v:b"], "#sums": []}
+
+
+def test_a_drained_key_is_published_whole_and_what_went_by_name() -> None:
+    stored = {b"_private": b"p", b"v:a": b"1", b"v:b": b"2"}
+    blobs = [encode_outbox(dirty, []) for dirty in ({"k": []}, {"k": [b"v:gone"]}, {"one": [b"v:a"]})]
+    built: dict[tuple[int, str], Pending] = {}
+    rows = Mock(build=lambda pending: built.update(pending) or Visible([], [], [], [], []))
+    store = Mock(outbox=lambda _: blobs, load=lambda _, keys: [stored] * len(keys))
+    setup = Mock(fold=Mock(kind="u"))
+    meta = Meta(epoch=1, position=Position(1, 0, 0), clock_ms=0, version=b"v", sources={})
+    Takeover(setup, store, rows, Mock(), Mock()).drain(3, meta)
+    assert built[3, "k"].fields == {b"v:a": b"1", b"v:b": b"2", b"v:gone": b""}
+    assert built[3, "one"].fields == {b"v:a": b"1"}
 
 
 @pytest.mark.parametrize("blob", [b"", b"\x02", b"\x01\x01\x00\x00\x00", encode_outbox({}, []) + b"x"])

@@ -10,6 +10,7 @@
 #include "history.hpp"
 #include "item_batch.hpp"
 #include "items.hpp"
+#include "outbox.hpp"
 #include "pairs.hpp"
 #include "resp.hpp"
 #include "seen.hpp"
@@ -165,6 +166,8 @@ PyMethodDef functions[] = {
     {"fence_command", fast(&fence_command), METH_FASTCALL, nullptr},
     {"page_commands", fast(&page_commands), METH_FASTCALL, nullptr},
     {"item_row", fast(&item_row), METH_FASTCALL, nullptr},
+    {"public_fields", fast(&public_fields), METH_FASTCALL, nullptr},
+    {"encode_outbox", fast(&encode_outbox), METH_FASTCALL, nullptr},
     {"read_effects", fast(&read_effects), METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
