@@ -27,9 +27,9 @@ from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event
 from streams.calls import LIMITS
 from streams.fence import FencedStore
-from streams.past import MemoryStore, feed, memory_part
+from streams.past import MemoryStore, feed, memory_part, read_catalogue
 from streams.program import pinned_program
-from streams.rebuild import read_catalogue, rebuild
+from streams.rebuild import rebuild
 from streams.users import UserFold
 
 FILE_RECORDS = 50_000

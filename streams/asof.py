@@ -37,9 +37,18 @@ from streams.agents.catalogue import CATALOGUE, catalogue_row
 from streams.catalogue import Catalogue, History
 from streams.fold import Parsed
 from streams.partition_fold import PartitionFold
-from streams.past import MemoryStore, feed, imported_records, live_records, memory_part, newest_imported_ms, tick_at
+from streams.past import (
+    MemoryStore,
+    catalogue_records,
+    catalogue_table,
+    feed,
+    imported_records,
+    live_records,
+    memory_part,
+    newest_imported_ms,
+    tick_at,
+)
 from streams.program import published_program
-from streams.rebuild import catalogue_records, catalogue_table
 from streams.rows import session_key, state_key
 from streams.users import UserFold
 

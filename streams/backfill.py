@@ -33,8 +33,16 @@ from streams.catalogue import Catalogue, History
 from streams.control import staged
 from streams.direct import DirectPast, is_direct
 from streams.partition_fold import ItemVersions, PartitionFold
-from streams.past import MemoryStore, feed, imported_records, live_records, memory_part, newest_imported_ms, tick_at
-from streams.rebuild import read_catalogue
+from streams.past import (
+    MemoryStore,
+    feed,
+    imported_records,
+    live_records,
+    memory_part,
+    newest_imported_ms,
+    read_catalogue,
+    tick_at,
+)
 from streams.rows import plain_key, state_key
 from streams.staging import Job, Manifest, Pages, Part, Staged, manifest_of, write, write_json
 from streams.users import UserFold

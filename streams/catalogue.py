@@ -10,6 +10,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 
 from features.hashing import id_hash
 from features.item_version import CatalogueItem
@@ -90,6 +91,14 @@ class Catalogue:
         item_id, item = item_of(record)
         if item_id:
             self.put(item_id, record.append_ts_ms, item, keep_all=keep_all)
+
+    def digest(self) -> bytes:
+        """Hash of what imported history sees: every item's first version."""
+        found = sha256()
+        for item_id in sorted(self._versions):
+            item = self.first(item_id)
+            found.update(repr((item_id, item and item._replace(version=0, append_ts_ms=0))).encode())
+        return found.digest()
 
     def name_of(self, item_hash: int) -> str | None:
         """Return the item id of a hash (`features.hashing.item_hash`); None = never in the catalogue."""

@@ -35,9 +35,8 @@ from streams.activation import read_partitions
 from streams.catalogue import Catalogue, History
 from streams.control import Adopt, Erase, Erased, Void, control, parse_control, staged
 from streams.erasure import ERASED_KEY, ErasedKeys, write_left
-from streams.past import MemoryStore, feed, imported_records, memory_part, newest_imported_ms, tick_at
+from streams.past import MemoryStore, feed, imported_records, memory_part, newest_imported_ms, read_catalogue, tick_at
 from streams.program import pinned_program
-from streams.rebuild import read_catalogue
 from streams.rows import state_key
 from streams.users import UserFold
 

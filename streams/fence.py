@@ -7,11 +7,12 @@ Keys of partition p of generation g (docs/specs/fold.md), all under one hash tag
     <ns>:{<ns>.<g>.<p>}:<kind>.meta      hash    epoch, position, clock, version, layout, s<source>
     <ns>:{<ns>.<g>.<p>}:<kind>.due       zset    key -> due_ms
     <ns>:{<ns>.<g>.<p>}:<kind>.outbox    list    one blob per call
+    <ns>:{<ns>.<g>.<p>}:<kind>.restored  string  while the past is restored: this partition is done (streams/restore.py)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -260,8 +261,27 @@ class FencedStore:
         with translated("restoring a position"):
             self._client.hset(self._part(partition, "meta"), mapping=fields)
 
-    def wipe(self, n_partitions: int, *, going: Callable[[int, Sequence[str]], None] | None = None) -> int:
-        """Delete everything of this fold instance; return how many keys went.
+    def mark(self, partition: int) -> bytes:
+        """Return what a restore noted of a partition that it had finished; empty = nothing."""
+        with translated("reading how far a restore is"):
+            return bytes(self._client.get(self._part(partition, "restored")) or b"")
+
+    def set_mark(self, partition: int, mark: str) -> None:
+        """Note it; empty = forget it."""
+        key = self._part(partition, "restored")
+        with translated("noting how far a restore is"):
+            if mark:
+                self._client.set(key, mark)
+            else:
+                self._client.delete(key)
+
+    def forget_meta(self, partition: int) -> None:
+        """Forget where a partition stands: no worker takes anything until `restore_meta`."""
+        with translated("forgetting a position"):
+            self._client.delete(self._part(partition, "meta"))
+
+    def wipe(self, partitions: Iterable[int], *, going: Callable[[int, Sequence[str]], None] | None = None) -> int:
+        """Delete everything of these partitions; return how many keys went.
 
         Parameters
         ----------
@@ -270,7 +290,7 @@ class FencedStore:
         """
         n = 0
         with translated("deleting state"):
-            for partition in range(n_partitions):
+            for partition in partitions:
                 base = f"{self._prefix}{partition}}}:{self._kind}"
                 for pattern in (f"{_escaped(base)}:*", f"{_escaped(base)}.*"):
                     keys = list(self._client.scan_iter(match=pattern, count=5000))

@@ -7,7 +7,6 @@ import that was interrupted is simply run again.
 
 from __future__ import annotations
 
-import heapq
 import shutil
 import threading
 from collections import Counter
@@ -17,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from features.archive import part_dir, partitions_of, read_part, write_part
+from features.archive import part_dir, write_part
 from features.examples import examples_dir, write_examples
 from features.generation import read_note
-from features.redis import Redis, connect, namespace_token, translated
+from features.redis import Redis, connect, translated
 from liverank.contract import event_key, validate_event, validate_item
 from liverank.errors import ConfigError, ContractError, LiverankError, UnavailableError
 from liverank.kafka import Producer, Record, Tp, end_offsets, partition_counts
@@ -29,18 +28,15 @@ from liverank.settings import Settings
 from liverank.v1.event_pb2 import DeadLetter, Event
 from liverank.v1.item_pb2 import ItemChange
 from liverank.v1.stream_pb2 import Example
-from streams.catalogue import CatalogueReader, History
-from streams.items import ItemFold
 from streams.outbox import Output
+from streams.past import read_catalogue
 from streams.program import pinned_program
 from streams.publisher import KafkaSink
-from streams.replayer import Replayer
-from streams.users import UserFold
+from streams.restore import Job, Restore
+from streams.restore_parts import Stage
 
-__all__ = ["ImportReport", "import_history", "imported_parts", "maintenance", "merged", "recompute_vectors"]
+__all__ = ["ImportReport", "import_history", "maintenance", "recompute_vectors", "require_whole_import"]
 
-#: Imported label rows lie beside those of the topic's partitions.
-_EXAMPLES_PARTITION: Final = -1
 #: A process that was killed gives the namespace back after so long, s.
 _MAINTENANCE_S: Final = 30
 _FILE_RECORDS: Final = 100_000
@@ -92,33 +88,69 @@ def maintenance(client: Redis, settings: Settings, what: str) -> Iterator[None]:
 
 
 class _Outputs:
-    """Takes the user fold's outputs while history is replayed: label rows to files, dead letters to Kafka."""
+    """Takes the user fold's outputs while history is folded: label rows to files, dead letters to Kafka."""
 
-    def __init__(self, settings: Settings, sink: KafkaSink | None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._folder = examples_dir(settings)
-        self._sink = sink
+        self._letters = _Letters(settings)
         self._examples: list[Example] = []
-        self.n_examples = 0
-        self.dead: Counter[str] = Counter()
+        self._place, self._n_examples = -1, 0
 
-    def __call__(self, outputs: Sequence[Output]) -> None:
+    def begin(self, partition: int) -> None:
+        """See `streams.restore.Outputs`."""
+        # Imported label rows lie beside those of the topic's partitions.
+        self._place, self._n_examples, self._examples = -1 - partition, 0, []
+        shutil.rmtree(self._folder / str(self._place), ignore_errors=True)
+
+    def take(self, outputs: Sequence[Output]) -> None:
+        """See `streams.restore.Outputs`."""
         for output in outputs:
             if output.topic == "examples":
                 self._examples.append(Example.FromString(output.value))
             elif output.topic == "dead-letter":
-                self.dead[DeadLetter.FromString(output.value).reason] += 1
-                if self._sink is not None:
-                    self._sink.send([output])
+                self._letters.send(output)
         if len(self._examples) >= 50_000:
-            self.flush()
+            self._flush()
 
-    def flush(self) -> None:
-        """Write the label rows that wait."""
+    def end(self) -> Counter[str]:
+        """See `streams.restore.Outputs`: label rows as `examples`, dead letters by reason."""
+        self._flush()
+        return self._letters.confirmed() + Counter({"examples": self._n_examples})
+
+    def _flush(self) -> None:
         if self._examples:
-            first = self.n_examples
-            self.n_examples += len(self._examples)
-            write_examples(self._folder, _EXAMPLES_PARTITION, first, self.n_examples - 1, self._examples)
+            first = self._n_examples
+            self._n_examples += len(self._examples)
+            write_examples(self._folder, self._place, first, self._n_examples - 1, self._examples)
             self._examples = []
+
+
+class _Letters:
+    """Sends dead letters to Kafka and counts them by reason."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._sink = KafkaSink(
+            settings.kafka.bootstrap, compression=settings.kafka.compression, topic_of=settings.topic
+        )
+        self._counts: Counter[str] = Counter()
+
+    def send(self, output: Output) -> None:
+        """Send one."""
+        self._counts[DeadLetter.FromString(output.value).reason] += 1
+        self._sink.send([output])
+
+    def confirmed(self) -> Counter[str]:
+        """Wait for the broker; return how many were sent since the last call.
+
+        Raises
+        ------
+        UnavailableError
+            The broker does not take them.
+        """
+        if not self._sink.confirmed(60.0):
+            raise UnavailableError("dead letters were not taken by the broker within 60 s; run the import again")
+        counts, self._counts = self._counts, Counter()
+        return counts
 
 
 def _require_unused(settings: Settings, n_partitions: int) -> None:
@@ -160,7 +192,7 @@ def produce_items(settings: Settings, items: Iterable[ItemChange]) -> int:
 
 
 def _sorted_records(
-    settings: Settings, events: Iterable[Event], n_partitions: int, outputs: _Outputs
+    settings: Settings, events: Iterable[Event], n_partitions: int, letters: _Letters
 ) -> list[list[Record]]:
     """Valid events as records of their partitions, in the order of event time (ties: as given)."""
     topic = settings.topic("events", 0)
@@ -172,7 +204,7 @@ def _sorted_records(
         except ContractError as error:
             value = event.SerializeToString()
             letter = DeadLetter(reason=error.reason, detail=error.detail, topic=topic, offset=index, value=value)
-            outputs([Output("dead-letter", -1, None, letter.SerializeToString())])
+            letters.send(Output("dead-letter", -1, None, letter.SerializeToString()))
     rows.sort()
     parts: list[list[Record]] = [[] for _ in range(n_partitions)]
     where: dict[bytes, int] = {}
@@ -185,21 +217,18 @@ def _sorted_records(
     return parts
 
 
-def merged(parts: Sequence[Iterable[Record]]) -> Iterator[Record]:
-    """Yield records of all partitions by append time, each partition in its own order."""
-    yield from heapq.merge(*parts, key=lambda record: (record.append_ts_ms, record.partition, record.offset))
-
-
 def import_history(
     settings: Settings,
     events: Iterable[Event],
     *,
     items: Iterable[ItemChange] = (),
     on_progress: Callable[[str, int, int], None] | None = None,
+    processes: int = 0,
 ) -> ImportReport:
     """Import recorded events; the namespace's topics and feature program must exist, and no worker may have run.
 
-    About 4,000 events/s in one process. All events are in memory at once, about 300 bytes each.
+    All events are in memory at once, about 300 bytes each. Interrupted, the same import goes on with the partitions
+    that were not folded.
 
     Parameters
     ----------
@@ -209,6 +238,8 @@ def import_history(
         Sent to the catalogue first. An event older than its item's first version sees that version.
     on_progress : callable, optional
         Called with (step, done, total).
+    processes : int
+        0: as many as there are cores, or one for a short history.
 
     Raises
     ------
@@ -227,61 +258,46 @@ def import_history(
         _require_unused(settings, n_partitions)
         program = pinned_program(client, settings.namespace)
         n_items = produce_items(settings, items)
-        sink = KafkaSink(settings.kafka.bootstrap, compression=settings.kafka.compression, topic_of=settings.topic)
-        outputs = _Outputs(settings, sink)
-        shutil.rmtree(examples_dir(settings) / str(_EXAMPLES_PARTITION), ignore_errors=True)
+        letters = _Letters(settings)
         tell("read", 0, 0)
-        parts = _sorted_records(settings, events, n_partitions, outputs)
+        parts = _sorted_records(settings, events, n_partitions, letters)
+        dead = letters.confirmed()
+        total, users = sum(map(len, parts)), len({record.key for records in parts for record in records})
+        newest_ms = max((records[-1].append_ts_ms for records in parts if records), default=0)
         under_way = _under_way(settings)
         under_way.parent.mkdir(parents=True, exist_ok=True)
         under_way.touch()
-        total = sum(map(len, parts))
         for partition, records in enumerate(parts):
             folder = part_dir(settings, "events", 0, partition)
             shutil.rmtree(folder, ignore_errors=True)
             for start in range(0, len(records), _FILE_RECORDS):
                 write_part(folder, records[start : start + _FILE_RECORDS])
-        reader = CatalogueReader(settings.kafka.bootstrap, settings.topic("items"), n_partitions)
-        reader.start()
-        try:
-            if not reader.wait(reader.ends(), 120.0):
-                raise UnavailableError("the catalogue could not be read within 120 s; run the import again")
-            replayer = Replayer(
-                settings,
-                client,
-                users=UserFold(settings, program, token=namespace_token(client, settings.namespace)),
-                items=ItemFold(settings, program),
-                n_partitions=n_partitions,
-                generation=0,
-                store_generation=1,
-                catalogue=History(reader.table),
-                outputs=outputs,
-            )
-            replayer.wipe(rows=True)
-            for n, record in enumerate(merged(parts), start=1):
-                replayer.feed(record)
-                if n % 1000 == 0:
-                    tell("fold", n, total)
-            newest_ms = max((records[-1].append_ts_ms for records in parts if records), default=0)
-            replayer.tick(newest_ms)
-            tell("fold", total, total)
-            outputs.flush()
-            if not sink.confirmed(60.0):
-                raise UnavailableError("dead letters were not taken by the broker within 60 s; run the import again")
-            tell("rows", 0, 0)
-            replayer.write_rows()
-            tell("vectors", 0, 0)
-            recompute_vectors(client, settings)
-            # Last: before the positions are there no worker takes the state, so that a killed import is run again.
-            tell("finish", 0, 0)
-            replayer.finish(live=False)
-            under_way.unlink()
-        finally:
-            reader.stop()
-    users = len({record.key for records in parts for record in records})
-    return ImportReport(
-        events=total, items=n_items, users=users, examples=outputs.n_examples, dead_letters=outputs.dead
-    )
+        del parts
+        table, _ = read_catalogue(settings, n_partitions)
+        stage = Stage(generation=0, folder=under_way.parent, topic=settings.topic("events", 0), tick_ms=newest_ms)
+        job = Job(
+            settings=settings, program=program, n_partitions=n_partitions, store_generation=1, stages=(stage,),
+            rows=True, anew=True, outputs=_Outputs,
+        )  # fmt: skip
+
+        def progress(step: str, done: int) -> None:
+            if step == "events":
+                tell("fold", done, total)
+            else:
+                tell(step, done, 0)
+
+        restore = Restore(job, table, on_progress=progress, processes=processes)
+        restore.run()
+        tell("vectors", 0, 0)
+        recompute_vectors(client, settings)
+        # Last: before the positions are there no worker takes the state, so that a killed import is run again.
+        tell("finish", 0, 0)
+        restore.finish(live=False)
+        under_way.unlink()
+    for done in restore.users:
+        dead.update(done.counted)
+    examples = dead.pop("examples", 0)
+    return ImportReport(events=total, items=n_items, users=users, examples=examples, dead_letters=dead)
 
 
 def recompute_vectors(client: Redis, settings: Settings) -> None:
@@ -298,8 +314,8 @@ def _under_way(settings: Settings) -> Path:
     return part_dir(settings, "events", 0, 0).parent / "import-under-way"
 
 
-def imported_parts(settings: Settings) -> list[Iterator[Record]]:
-    """Return the imported records of each partition, as the archive holds them.
+def require_whole_import(settings: Settings) -> None:
+    """Check that imported history is whole, if there is any.
 
     Raises
     ------
@@ -308,8 +324,3 @@ def imported_parts(settings: Settings) -> list[Iterator[Record]]:
     """
     if _under_way(settings).exists():
         raise ConfigError("an import was interrupted before its end: run the same `liverank import` again")
-    topic = settings.topic("events", 0)
-    return [
-        read_part(part_dir(settings, "events", 0, partition), topic, partition)
-        for partition in partitions_of(settings, "events", 0)
-    ]

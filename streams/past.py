@@ -7,25 +7,30 @@ store that keeps states encoded.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
-from features.archive import part_dir, partitions_of, read_part
+from features.archive import part_dir, partitions_of, read_archive, read_part
 from liverank.errors import ContractError, CorruptError, UnavailableError
-from liverank.kafka import LogReader, Record, Tp
+from liverank.kafka import BEGINNING, LogReader, Record, Tp, end_offsets, partition_counts
 from liverank.settings import Settings
 from liverank.v1.stream_pb2 import ItemEffect, ItemEffects
 from streams.calls import Limits, Position
+from streams.catalogue import Catalogue
 from streams.fold import Fold, Parsed
 from streams.partition_fold import ItemVersions, PartitionFold
 
 __all__ = [
     "MemoryStore",
+    "catalogue_records",
+    "catalogue_table",
     "feed",
     "imported_records",
     "live_records",
     "memory_part",
     "newest_imported_ms",
+    "read_catalogue",
     "tick_at",
 ]
 
@@ -193,3 +198,44 @@ def newest_imported_ms(settings: Settings) -> int:
         for path in sorted(part_dir(settings, "events", 0, partition).glob("*.parquet"))[-1:]:
             newest = max(newest, pc.max(pq.read_table(path, columns=["append_ts_ms"])["append_ts_ms"]).as_py() or 0)
     return newest
+
+
+def catalogue_records(settings: Settings, n_partitions: int) -> list[Record]:
+    """Return the catalogue's records, as archive and topic hold them together, by append time.
+
+    Parameters
+    ----------
+    n_partitions : int
+        Of the topic, where the broker does not say.
+    """
+    found = {(record.partition, record.offset): record for record in read_archive(settings, "items")}
+    topic = settings.topic("items")
+    n_partitions = partition_counts(settings.kafka.bootstrap, [topic]).get(topic, n_partitions)
+    ends = end_offsets(settings.kafka.bootstrap, [Tp(topic, p) for p in range(n_partitions)])
+    left = {tp for tp, end in ends.items() if end > 0}
+    reader = LogReader(settings.kafka.bootstrap, dict.fromkeys(ends, BEGINNING), name="past")
+    try:
+        while left:
+            for record in reader.poll_batch(5000, 1.0):
+                found[record.partition, record.offset] = record
+                tp = Tp(record.topic, record.partition)
+                if record.offset + 1 >= ends[tp]:
+                    left.discard(tp)
+    finally:
+        reader.close()
+    return sorted(found.values(), key=lambda r: (r.append_ts_ms, r.partition, r.offset))
+
+
+def catalogue_table(records: Iterable[Record]) -> tuple[Catalogue, int]:
+    """Return all versions that `catalogue_records` hold, and how many there are."""
+    table, n = Catalogue(), 0
+    for record in records:
+        with suppress(ContractError):  # a dead letter was written when it came
+            table.put_record(record, keep_all=True)
+            n += 1
+    return table, n
+
+
+def read_catalogue(settings: Settings, n_partitions: int) -> tuple[Catalogue, int]:
+    """Return the catalogue's versions, as archive and topic hold them together, and how many there are."""
+    return catalogue_table(catalogue_records(settings, n_partitions))

@@ -25,18 +25,17 @@ from liverank.errors import ConfigError, CorruptError, UnavailableError
 from liverank.kafka import Tp, create_topics, delete_topics, end_offsets
 from liverank.settings import Settings
 from streams.activation import read_partitions
-from streams.catalogue import History
 from streams.compare import Comparison, Side, compare
 from streams.erase_files import live_generation, only_writer
 from streams.failpoints import Failpoints
 from streams.fence import FencedStore
-from streams.history import imported_parts, maintenance
-from streams.items import ItemFold
+from streams.history import maintenance, require_whole_import
 from streams.outbox import Output
+from streams.past import read_catalogue
 from streams.program import pinned_program, published_program
-from streams.rebuild import read_catalogue
 from streams.rekey import Counts, PartWriter, commit, destination, discard, rekeyed
-from streams.replayer import Replayer
+from streams.restore import Job, Restore
+from streams.restore_parts import Stage
 from streams.sealing import KEEP_S, await_archive, await_folds, await_silence, forward_late, seal
 from streams.users import UserFold
 
@@ -192,7 +191,7 @@ class Repartition:
             raise ConfigError(
                 "files are half rewritten after an erase: run `liverank erase --rewrite` to its end first"
             )
-        imported_parts(settings)  # refuses where an import was interrupted
+        require_whole_import(settings)
         self._require_settled(generation, n)
         topic = settings.topic("events", generation + 1)
         self._tell("seal", f"topics of generation {generation + 1}, {partitions} partitions")
@@ -286,32 +285,34 @@ class Repartition:
 
     def _replay(self, note: Note, program: FeatureProgram, counts: Counts) -> None:
         """Write the archive for the new partitions, and fold it into the keys of the new generation."""
-        settings, client, token = self._settings, self._client, self._token()
-        table, _ = read_catalogue(settings, note.n_old)
-        is_first = True
+        settings, token = self._settings, self._token()
+        stages = []
         for generation in (0, note.old):
-            replayer = Replayer(
-                settings, client, users=UserFold(settings, program, token=token, follow=False),
-                items=ItemFold(settings, program), n_partitions=note.n_new, generation=generation,
-                store_generation=note.new, catalogue=table if generation else History(table), outputs=_nowhere,
-            )  # fmt: skip
-            if not is_first:
-                replayer.go_on_from_store()
             writer = PartWriter(destination(settings, generation, note))
             decoder = UserFold(settings, program, token=token, follow=False)
             newest_ms = 0
-            for record in rekeyed(settings, note, generation, decoder, token, counts):
+            for n, record in enumerate(rekeyed(settings, note, generation, decoder, token, counts)):
                 writer.write(record)
-                replayer.feed(record)
                 newest_ms = max(newest_ms, record.append_ts_ms)
-                if replayer.n_records % 1000 == 0:
+                if n % 1000 == 0:
                     self._tell("build", f"{counts.read:,} records read, {counts.kept:,} in their new partitions")
             writer.flush()
-            if replayer.n_records:
-                if generation == 0:
-                    replayer.tick(newest_ms)
-                replayer.finish(live=False)
-                is_first = False
+            stages.append(
+                Stage(
+                    generation=generation,
+                    folder=destination(settings, generation, note),
+                    topic=settings.topic("events", generation),
+                    tick_ms=0 if generation else newest_ms,
+                )
+            )
+        table, _ = read_catalogue(settings, note.n_old)
+        job = Job(
+            settings=settings, program=program, n_partitions=note.n_new, store_generation=note.new,
+            stages=tuple(stages),
+        )  # fmt: skip
+        restore = Restore(job, table, on_progress=lambda step, done: self._tell("build", f"{done:,} {step} folded"))
+        restore.run()
+        restore.finish(live=False)
 
     def _compare(self, note: Note, into: Comparison) -> None:
         for kind, what in (("u", "users and sessions"), ("i", "items")):
@@ -347,7 +348,7 @@ class Repartition:
         report.producers = dict(names)
         self._tell("tidy", f"deleting the state of generation {note.old}")
         for kind in ("u", "i"):
-            FencedStore(client, namespace=settings.namespace, generation=note.old, kind=kind).wipe(note.n_old)
+            FencedStore(client, namespace=settings.namespace, generation=note.old, kind=kind).wipe(range(note.n_old))
         with translated("forgetting the old generation"):
             for key in client.scan_iter(match=f"{settings.namespace}:bandit:{note.old}:*", count=1000):
                 client.expire(key, _PARTIALS_S)
@@ -361,7 +362,9 @@ class Repartition:
         settings = self._settings
         discard(settings, note)
         for kind in ("u", "i"):
-            FencedStore(self._client, namespace=settings.namespace, generation=note.new, kind=kind).wipe(note.n_new)
+            FencedStore(self._client, namespace=settings.namespace, generation=note.new, kind=kind).wipe(
+                range(note.n_new)
+            )
         with translated("deleting statistics"):
             for key in self._client.scan_iter(match=f"{settings.namespace}:bandit:{note.new}:*", count=1000):
                 self._client.delete(key)

@@ -159,7 +159,7 @@ def skew(
     from evaluation.features.skew import skew as compare
     from features.redis import connect, namespace_token
     from liverank.cli.progress import Steps
-    from streams.rebuild import read_catalogue
+    from streams.past import read_catalogue
 
     settings = _settings()
     client = connect(settings, retries=3)

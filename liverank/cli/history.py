@@ -54,7 +54,7 @@ def import_(
     with steps.step("import") as step:
 
         def progress(name: str, done: int, total: int) -> None:
-            step.note(f"{name} {done:,} of {total:,}" if total else name)
+            step.note(f"{name} {done:,} of {total:,}" if total else f"{name} {done:,}" if done else name)
 
         changes = read_items(items) if items is not None else ()
         report = import_history(settings, events(), items=changes, on_progress=progress)

@@ -104,7 +104,7 @@ def test_STR_7_import_then_live_then_rebuild_is_one_state(settings: Settings) ->
     spoil_rows(settings)  # readers see what was rebuilt, though it is as old as what they saw before
     with pytest.raises(ConfigError, match="before the first live one"):
         import_history(settings, history)
-    redone = rebuild(settings)
+    redone = rebuild(settings, processes=2)
     assert redone.imported == len(history)
     assert redone.items >= 40
     trimmed = {p: offsets(settings, p) for p in range(4)}

@@ -32,7 +32,7 @@ from liverank.client import Client
 from liverank.settings import Settings
 from liverank.v1.decision_pb2 import MODE_SHADOW
 from liverank.v1.item_pb2 import Item, ItemChange
-from streams.rebuild import read_catalogue
+from streams.past import read_catalogue
 
 MakeRunning = Callable[..., Settings]
 KINDS = ("jazz", "folk", "rock")

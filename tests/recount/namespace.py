@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from features.archive import part_dir, write_part
 from features.program import FeatureProgram
 from features.redis import connect, namespace_token
 from features.state.neighbours import FIELDS as NEIGHBOURS
@@ -26,11 +27,10 @@ from liverank.kafka import BEGINNING, LogReader, Record, Tp, end_offsets
 from liverank.settings import Settings
 from liverank.v1.stream_pb2 import Example
 from streams.catalogue import Catalogue
-from streams.items import ItemFold
 from streams.outbox import Output
 from streams.program import PROGRAM_KEY
-from streams.replayer import Replayer
-from streams.users import UserFold
+from streams.restore import Job, Restore
+from streams.restore_parts import Stage
 from tests.recount.live import live_differences, logged, recount_of
 from tests.recount.program import PROGRAM
 
@@ -161,30 +161,46 @@ def recounted(
 def recount(settings: Settings, program: FeatureProgram = PROGRAM) -> tuple[Found, list[Example]]:
     """Fold the log once more, in memory, into a namespace of its own: what must have come out, and the label rows."""
     other = settings.model_copy(update={"namespace": f"{settings.namespace}x"})
-    catalogue = catalogue_of(settings)
-    examples: list[Example] = []
-
-    def take(outputs: Sequence[Output]) -> None:
-        examples.extend(Example.FromString(o.value) for o in outputs if o.topic == "examples")
-
+    topic, parts, rows = settings.topic("events", 1), dict[int, list[Record]](), _LabelRows()
+    for record in folded(settings):
+        parts.setdefault(record.partition, []).append(record)
+    for partition, records in parts.items():
+        write_part(part_dir(other, "events", 1, partition), sorted(records, key=lambda record: record.offset))
     with connect(settings) as client:
-        token = namespace_token(client, settings.namespace)
-        replayer = Replayer(
-            other, client, users=UserFold(other, program, token=token, follow=False),
-            items=ItemFold(other, program), n_partitions=settings.stack.partitions, generation=1, store_generation=1,
-            catalogue=catalogue, outputs=take,
+        client.set(f"{other.namespace}:token", namespace_token(client, settings.namespace))
+        job = Job(
+            settings=other, program=program, n_partitions=settings.stack.partitions, store_generation=1,
+            stages=(Stage(generation=1, folder=part_dir(other, "events", 1, 0).parent, topic=topic),), rows=True,
+            outputs=lambda _settings: rows,
         )  # fmt: skip
-        for record in sorted(folded(settings), key=lambda r: (r.append_ts_ms, r.partition, r.offset)):
-            replayer.feed(record)
-        replayer.write_rows()
-        replayer.finish(live=True)
+        restore = Restore(job, catalogue_of(settings), processes=1)
+        restore.run()
+        restore.finish(live=True)
         result = found(other)
         for key in client.scan_iter(match=f"{other.namespace}:*", count=1000):
             client.unlink(key)
         for kind, name in result.rows:
             join = "user_id" if kind == "u" else "item_id"
             client.unlink(entity_key(other.feast_project, (join,), (name,)))
-    return result, examples
+    return result, rows.taken
+
+
+class _LabelRows:
+    """Keeps the label rows that a restore in this process makes."""
+
+    def __init__(self) -> None:
+        self.taken: list[Example] = []
+
+    def begin(self, partition: int) -> None:
+        """Nothing is left of an earlier run."""
+
+    def take(self, outputs: Sequence[Output]) -> None:
+        """Keep label rows."""
+        self.taken.extend(Example.FromString(o.value) for o in outputs if o.topic == "examples")
+
+    def end(self) -> dict[str, int]:
+        """Nothing is counted."""
+        return {}
 
 
 def same_item(name: str, mine: Mapping[bytes, bytes], theirs: Mapping[bytes, bytes]) -> None:

@@ -1,0 +1,377 @@
+"""One partition's recorded past, folded into an empty store by the live functions, without Kafka.
+
+Nothing is fenced, so nothing else may write the generation meanwhile. What a partition of the user fold does to items
+waits in a file (`Spool`) until every partition has been folded; then each partition of the item fold reads what is for
+it, in the order of its sources' clocks.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from features.archive import read_part
+from features.redis import Redis, format_version, translated
+from features.state.effects import joined
+from features.wire import entity_key, feature_field, timestamp_field, version_field
+from liverank.errors import ContractError, CorruptError
+from liverank.kafka import Record
+from liverank.settings import Settings
+from streams.calls import Call, Limits, Position, SourceMark
+from streams.fence import FencedStore
+from streams.fold import Fold, Parsed
+from streams.outbox import Output
+from streams.partition_fold import ItemVersions, PartitionFold
+from streams.publisher import Pending, RowSink, merge_calls
+from streams.rows import SESSION, plain_key
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["PastPartition", "Spool", "Stage", "fold_items", "fold_users", "wipe", "write_rows"]
+
+#: Records between two writes: what waits in memory is bounded by it.
+_WRITE_EVERY: Final = 30_000
+#: Recorded time runs fast: all due keys are held in memory.
+_FOR_EVER_MS: Final = 1 << 60
+_UNLIMITED: Final = Limits(keys=1 << 62, size_bytes=1 << 62)
+
+Tell = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Records that are folded one after the other: imported history, a generation before, the live generation.
+
+    Attributes
+    ----------
+    generation : int
+        Generation that numbers and versions carry: 0 for imported history.
+    folder : Path
+        Holds a folder of archive files for each partition.
+    topic : str
+        Name that the records carry.
+    tick_ms : int
+        Where every partition's clock stands afterwards, as after a tick of this time; 0 = where its records left it.
+    """
+
+    generation: int
+    folder: Path
+    topic: str
+    tick_ms: int = 0
+
+    def records(self, partition: int) -> Iterator[Record]:
+        """Yield a partition's records.
+
+        Raises
+        ------
+        CorruptError
+            An offset is missing.
+        """
+        folder = self.folder / str(partition)
+        for following, record in enumerate(read_part(folder, self.topic, partition)):
+            if record.offset != following:
+                raise CorruptError(
+                    f"the archive of {self.topic} [{partition}] misses offsets {following} to {record.offset - 1}: "
+                    "state cannot be rebuilt from it"
+                )
+            yield record
+
+
+class _KnownReader:
+    """Reads only keys that were written before: every other key is new, and costs no round trip."""
+
+    def __init__(self, store: FencedStore) -> None:
+        self._store = store
+        self.known: set[str] = set()
+
+    def load(self, partition: int, keys: Sequence[str]) -> list[Mapping[bytes, bytes]]:
+        """See `StateReader.load`."""
+        asked = [key for key in keys if key in self.known]
+        stored = dict(zip(asked, self._store.load(partition, asked), strict=True))
+        return [stored.get(key, {}) for key in keys]
+
+    def due_between(self, partition: int, after_ms: int, until_ms: int) -> list[tuple[str, int]]:
+        """See `StateReader.due_between`."""
+        return self._store.due_between(partition, after_ms, until_ms)
+
+
+class PastPartition:
+    """A partition of one of the folds over an empty store, stage by stage.
+
+    Parameters
+    ----------
+    store_generation : int
+        Generation of the state's keys.
+    cache_states : int
+        States kept in memory.
+    items : ItemVersions or None
+        What items were; None for the item fold.
+    on_calls : callable, optional
+        Gets what was folded and is written, in order.
+    """
+
+    def __init__(
+        self,
+        fold: Fold,
+        client: Redis,
+        settings: Settings,
+        *,
+        partition: int,
+        n_partitions: int,
+        store_generation: int,
+        cache_states: int,
+        on_calls: Callable[[Sequence[Call]], None] = lambda _calls: None,
+    ) -> None:
+        self._fold, self._settings = fold, settings
+        self._partition, self._n_partitions = partition, n_partitions
+        self._store_generation, self._cache_states = store_generation, cache_states
+        self._store = FencedStore(client, namespace=settings.namespace, generation=store_generation, kind=fold.kind)
+        self._rows = RowSink(client, settings.feast_project, fold)
+        self._reader = _KnownReader(self._store)
+        self._on_calls = on_calls
+        self._statistics: dict[tuple[int, str], Pending] = {}
+        self._part: PartitionFold | None = None
+        self._since_write = 0
+        self.n_records = 0
+
+    def begin(self, generation: int, items: ItemVersions | None) -> None:
+        """Begin a stage with the state that the one before left."""
+        self.write()
+        before = self._part
+        self._part = PartitionFold(
+            self._fold.for_partition({}),
+            partition=self._partition,
+            n_partitions=self._n_partitions,
+            generation=generation,
+            position=Position(generation, -1, 0),
+            clock_ms=0,
+            sources={},
+            reader=self._reader,
+            items=items,
+            clock=self._settings.clock,
+            numbered_input=self._fold.kind == "i",
+            spill=self.write,
+            cache_states=self._cache_states,
+            limits=_UNLIMITED,
+            horizon_ms=_FOR_EVER_MS,
+        )
+        if before is not None:
+            self._part.resume(before.clock_ms, before.sources)
+
+    def feed(self, record: Record) -> None:
+        """Fold one record of the stage."""
+        parsed: Parsed | ContractError
+        try:
+            parsed = self._fold.parse(record)
+        except ContractError as error:
+            parsed = error
+        self._now.feed(record, parsed)
+        self.n_records += 1
+        self._since_write += 1
+        if self._since_write >= _WRITE_EVERY:
+            self.write()
+
+    def tick(self, ts_ms: int) -> None:
+        """Move the clock to `ts_ms`, as a tick after the last record would."""
+        part = self._now
+        tick = Record("events", self._partition, part.position.offset + 1, None, b"", (), ts_ms)
+        part.feed(tick, Parsed((), None, tick=True))
+
+    def write(self) -> None:
+        """Write the state that waits."""
+        self._since_write = 0
+        part = self._part
+        if part is None:
+            return
+        part.close()
+        calls, part.calls = part.calls, []
+        if not calls:
+            return
+        self._store.restore(calls)
+        # Rankers find statistics under the generation of their version.
+        fixed = format_version(self._store_generation, 0, 0) if part.generation < self._store_generation else b""
+        for place, change in merge_calls(calls).items():
+            if place[1].startswith("#"):
+                if (earlier := self._statistics.get(place)) is not None:
+                    change.fields = {**earlier.fields, **change.fields}
+                change.version = fixed or change.version
+                self._statistics[place] = change
+        self._reader.known.update(key for call in calls for key in call.pages)
+        self._on_calls(calls)
+        part.shrink()
+
+    def finish(self) -> tuple[Position, int, dict[int, SourceMark]]:
+        """Write the rest and publish the statistics; return where the fold stands: position, clock, sources."""
+        self.write()
+        self._rows.write(self._rows.build(self._statistics))
+        return self._now.position, self._now.clock_ms, self._now.sources
+
+    @property
+    def _now(self) -> PartitionFold:
+        if self._part is None:
+            raise RuntimeError("no stage was begun")
+        return self._part
+
+
+class Spool:
+    """What the partitions of the user fold do to items, by target: a file of each source.
+
+    Parameters
+    ----------
+    folder : Path
+    source : int
+        Partition of the user fold.
+    """
+
+    def __init__(self, folder: Path, source: int) -> None:
+        self._path = folder / f"{source}.parquet"
+        self._writer: Any = None
+
+    @staticmethod
+    def _schema() -> pa.Schema:
+        import pyarrow as pa
+
+        names = {"target": pa.int32(), "generation": pa.int64(), "clock_ms": pa.int64(), "effects": pa.binary()}
+        return pa.schema(list(names.items()))
+
+    def write(self, generation: int, calls: Sequence[Call]) -> None:
+        """Take the effects of calls, in order; one group of rows a target."""
+        import pyarrow as pa
+
+        by_target: dict[int, list[tuple[int, bytes]]] = {}
+        for call in calls:
+            for target, effects in call.effects.items():
+                by_target.setdefault(target, []).append((call.clock_ms, joined(generation, call.partition, effects)))
+            call.effects = {}
+        for target, rows in by_target.items():
+            n = len(rows)
+            columns = ([target] * n, [generation] * n, [row[0] for row in rows], [row[1] for row in rows])
+            arrays = [pa.array(column, each.type) for column, each in zip(columns, self._schema(), strict=True)]
+            self._open().write_table(pa.Table.from_arrays(arrays, schema=self._schema()))
+
+    def close(self) -> None:
+        """Make the file whole."""
+        self._open().close()
+
+    def _open(self) -> Any:
+        import pyarrow.parquet as pq
+
+        if self._writer is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(self._path, self._schema(), compression="zstd")
+        return self._writer
+
+    @classmethod
+    def read(cls, folder: Path, target: int, n_sources: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (generation, effects) for one target: stage by stage, by the clocks of the sources."""
+        sources = (cls._of_source(folder / f"{source}.parquet", target, source) for source in range(n_sources))
+        for generation, _, _, effects in heapq.merge(*sources, key=lambda row: row[:3]):
+            yield generation, effects
+
+    @classmethod
+    def _of_source(cls, path: Path, target: int, source: int) -> Iterator[tuple[int, int, int, bytes]]:
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                if file.metadata.row_group(group).column(0).statistics.min != target:
+                    continue
+                rows = file.read_row_group(group, columns=["generation", "clock_ms", "effects"]).to_pydict()
+                for generation, clock_ms, effects in zip(*rows.values(), strict=True):
+                    yield generation, clock_ms, source, effects
+
+
+def fold_users(
+    past: PastPartition, stages: Sequence[Stage], partition: int, catalogues: Mapping[bool, ItemVersions], tell: Tell
+) -> list[int]:
+    """Fold a partition of `events` through all stages; return how many records each had.
+
+    Parameters
+    ----------
+    catalogues : mapping of bool to ItemVersions
+        What items were; True: for imported history.
+    tell : callable
+        Gets numbers of records, now and then.
+    """
+    counts = []
+    for stage in stages:
+        past.begin(stage.generation, catalogues[stage.generation == 0])
+        before = past.n_records
+        for record in stage.records(partition):
+            past.feed(record)
+            if past.n_records % 1000 == 0:
+                tell(1000)
+        if stage.tick_ms:
+            past.tick(stage.tick_ms)
+        counts.append(past.n_records - before)
+    tell(sum(counts) % 1000)
+    return counts
+
+
+def fold_items(
+    past: PastPartition, stages: Sequence[Stage], target: int, n_sources: int, spool: Path, tell: Tell
+) -> int:
+    """Fold what all sources did to the items of a partition; return the records of the last stage."""
+    following, now, n = 0, stages[0].generation, 0
+    past.begin(now, None)
+    for generation, effects in Spool.read(spool, target, n_sources):
+        while generation != now:
+            now = next(stage.generation for stage in stages if stage.generation > now)
+            past.begin(now, None)
+            following = 0
+        past.feed(Record("item-effects", target, following, None, effects, (), 0))
+        following += 1
+        n += 1
+        if n % 1000 == 0:
+            tell(1000)
+    tell(n % 1000)
+    for stage in stages:
+        if stage.generation > now:
+            past.begin(stage.generation, None)
+            following = 0
+    return following
+
+
+def wipe(fold: Fold, client: Redis, settings: Settings, store: FencedStore, partition: int, *, rows: bool) -> None:
+    """Delete a partition's states, and before them, if `rows`, what readers see of them."""
+    entity = "user_id" if fold.kind == "u" else "item_id"
+
+    def going(partition: int, keys: Sequence[str]) -> None:
+        pipe = client.pipeline(transaction=False)
+        entities = [key for key in keys if not key.startswith("#")]
+        for key, fields in zip(entities, store.load(partition, entities), strict=True):
+            public = [name.decode().partition(":") for name in fields if not name.startswith(b"_")]
+            gone = {feature_field(view, feature) for view, _, feature in public}
+            gone |= {field(view) for view, _, _ in public for field in (timestamp_field, version_field)}
+            if gone:
+                join_key = "session_id" if key.startswith(SESSION) else entity
+                pipe.hdel(entity_key(settings.feast_project, (join_key,), (plain_key(key),)), *gone)
+        with translated("deleting online rows"):
+            pipe.execute()
+
+    store.wipe([partition], going=going if rows else None)
+
+
+def write_rows(
+    fold: Fold, client: Redis, settings: Settings, store: FencedStore, partition: int, version: bytes
+) -> None:
+    """Write the whole row of every state of a partition, whatever readers saw before under an earlier version."""
+    rows = RowSink(client, settings.feast_project, fold)
+    own = fold.for_partition({})
+    for keys in store.keys(partition):
+        entities = [key for key in keys if not key.startswith("#")]
+        pending = {}
+        for key, fields in zip(entities, store.load(partition, entities), strict=True):
+            public = {name: data for name, data in fields.items() if not name.startswith(b"_")}
+            if public:
+                pending[partition, key] = Pending(own.load(key, fields), public, version)
+        rows.write(rows.build(pending))
+
+
+def outputs_of(calls: Sequence[Call]) -> list[Output]:
+    """What calls send to Kafka, in order, without effects on items."""
+    return [output for call in calls for output in call.outputs]
