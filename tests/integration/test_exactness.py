@@ -238,7 +238,7 @@ import_history(settings, read_events(folder / "e.parquet"), items=read_items(fol
 """
 
 
-def test_kill_9_of_an_import_leaves_nothing_that_a_worker_takes_and_the_next_one_is_exact(
+def test_USE_6_kill_9_of_an_import_leaves_nothing_that_a_worker_takes_and_the_next_one_goes_on(
     settings: Settings, folds: Callable[..., Folds], tmp_path: Path
 ) -> None:
     with connect(settings) as client:
