@@ -16,6 +16,7 @@ from liverank.v1.item_pb2 import Item, ItemChange
 DAY_MS = 86_400_000
 N_CREATORS_A_KIND = 8
 N_THEMES = 4
+NEVER_MS = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Catalogue:
         Hidden.
     published_ms : int array, shape (n_items,)
         First shown, ms since the UTC epoch.
+    withdrawn_ms : int array, shape (n_items,)
+        From then on not shown any more, ms since the UTC epoch; `NEVER_MS` where items stay.
     """
 
     items: tuple[Item, ...]
@@ -44,6 +47,12 @@ class Catalogue:
     quality: NDArray[np.float64]
     kind_centres: NDArray[np.float64]
     published_ms: NDArray[np.int64]
+    withdrawn_ms: NDArray[np.int64]
+
+    def live(self, at_ms: int) -> NDArray[np.bool_]:
+        """Which items are published and not withdrawn, shape (n_items,)."""
+        alive: NDArray[np.bool_] = (self.published_ms <= at_ms) & (at_ms < self.withdrawn_ms)
+        return alive
 
     @property
     def kinds(self) -> list[str]:
@@ -76,8 +85,11 @@ def build_catalogue(params: WorldParams, start_ms: int) -> Catalogue:
     quality = rng.normal(size=n)
     price = np.round(np.exp(rng.normal(2.5, 0.8, size=n)), 2)
     before = rng.random(n) < params.published_share
-    age_days = np.where(before, -rng.exponential(90.0, size=n), rng.uniform(0.0, 60.0, size=n))
+    life = params.life_days
+    past = rng.exponential(90.0, size=n) if life is None else rng.uniform(0.0, life, size=n)
+    age_days = np.where(before, -past, rng.uniform(0.0, 60.0, size=n))
     published_ms = (start_ms + age_days * DAY_MS).astype(np.int64)
+    withdrawn_ms = np.full(n, NEVER_MS) if life is None else published_ms + int(life * DAY_MS)
     names = list(KINDS)
     texts = [_text(words, names[k], int(t)) for k, t in zip(kind, theme, strict=True)]
     if not params.effects.content:
@@ -101,7 +113,7 @@ def build_catalogue(params: WorldParams, start_ms: int) -> Catalogue:
         )
     if not params.effects.quality:
         quality = np.zeros(n)
-    return Catalogue(tuple(items), kind, latent, quality, centres, published_ms)
+    return Catalogue(tuple(items), kind, latent, quality, centres, published_ms, withdrawn_ms)
 
 
 def _text(words: random.Random, kind: str, theme: int) -> tuple[str, str, str]:

@@ -83,6 +83,13 @@ class WorldParams:
         Share of the items published before the history begins; the rest appear during it.
     sessions_per_user : float
         Mean sessions of a user in 60 days.
+    quality_weight : float
+        Log-odds of a click that one standard deviation of hidden quality adds, beyond the little that the net makes of
+        it and after the world is tuned to its click rates; 0 to 3. At 0 an item is nearly what its kind and theme say;
+        from about .5 on there are hits and flops that no content tells apart.
+    life_days : float or None
+        Days from publication until an item is withdrawn, above 0; items published before the history begins are then
+        at most that old. None: items stay, and those from before are 90 days old on average.
     """
 
     seed: int = 7
@@ -97,6 +104,8 @@ class WorldParams:
     fresh_half_life_days: float = 10.0
     published_share: float = 0.7
     sessions_per_user: float = 2.8
+    quality_weight: float = 0.0
+    life_days: float | None = None
     effects: Effects = dataclasses.field(default_factory=Effects)
 
     def __post_init__(self) -> None:
@@ -111,6 +120,8 @@ class WorldParams:
             "fresh_half_life_days > 0": self.fresh_half_life_days > 0,
             "0 < published_share <= 1": 0 < self.published_share <= 1,
             "sessions_per_user > 0": self.sessions_per_user > 0,
+            "0 <= quality_weight <= 3": 0 <= self.quality_weight <= 3,
+            "life_days > 0, or none": self.life_days is None or self.life_days > 0,
         }
         broken = [rule for rule, holds in checks.items() if not holds]
         if broken:

@@ -77,8 +77,10 @@ class LoggingPolicy:
         """A slate for a user: rows of the catalogue and their propensities."""
         self._decay(at_ms)
         cat = self.utility.catalogue
-        offered = cat.published_ms <= at_ms
+        offered = cat.live(at_ms)
         offered[list(self._opened.get(user.user_id, ()))] = False
+        if int(offered.sum()) < k:
+            offered = cat.live(at_ms)  # who has opened nearly everything is shown it again
         live = np.flatnonzero(offered)
         scores = self.popular_weight * np.log1p(self._clicks[live])
         affinity = self._affinity.get(user.user_id)

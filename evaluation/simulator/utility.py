@@ -87,7 +87,10 @@ class Utility:
         value = (
             self.raw(self.population.taste(user, at_ms), rows, at_ms, part, user.device) - self.centre
         ) / self.spread
-        probability: Floats = 1.0 / (1.0 + np.exp(-(self.intercept + self.slope * value)))
+        log_odds = self.intercept + self.slope * value
+        if self.params.quality_weight:
+            log_odds = log_odds + self.params.quality_weight * self.catalogue.quality[rows]
+        probability: Floats = 1.0 / (1.0 + np.exp(-log_odds))
         return probability
 
 
@@ -117,7 +120,7 @@ def tune(utility: Utility, at_ms: int) -> Utility:
     """
     params, population = utility.params, utility.population
     rng = np.random.default_rng([params.seed, 5])
-    rows = np.flatnonzero(utility.catalogue.published_ms <= at_ms)
+    rows = np.flatnonzero(utility.catalogue.live(at_ms))
     chosen = rng.choice(len(population.users), size=min(N_SAMPLE, len(population.users)), replace=False)
     parts = rng.integers(len(DAYPARTS), size=len(chosen))
 

@@ -52,8 +52,8 @@ class World:
         return Behaviour(self.params, self.utility, pace)
 
     def live_rows(self, at_ms: int) -> NDArray[np.int64]:
-        """Rows of the items published by then."""
-        return np.flatnonzero(self.catalogue.published_ms <= at_ms)
+        """Rows of the items published by then and not withdrawn."""
+        return np.flatnonzero(self.catalogue.live(at_ms))
 
     def slate_value(self, p_click: NDArray[np.float64]) -> float:
         """Expected clicks a slot of a slate with these click probabilities, in order: examination included."""

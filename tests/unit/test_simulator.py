@@ -96,6 +96,32 @@ def test_each_effect_is_there_and_its_null_world_has_none(effect: str, world: Wo
     assert off.low <= 0 <= off.high
 
 
+def test_items_are_withdrawn_at_the_end_of_their_life_and_others_come() -> None:
+    world = World.build(replace(SMALL, life_days=12.0, published_share=0.2), START_MS)
+    cat = world.catalogue
+    assert (cat.withdrawn_ms - cat.published_ms == 12 * DAY_MS).all()
+    assert (cat.published_ms > START_MS - 12 * DAY_MS).all()
+    for day in (0, 20, 50):
+        at_ms = START_MS + day * DAY_MS
+        live = world.live_rows(at_ms)
+        assert 70 <= len(live) <= 170  # 120 at any time
+        assert ((cat.published_ms[live] <= at_ms) & (at_ms < cat.withdrawn_ms[live])).all()
+    for event in history(world, days=20.0):
+        for slot in event.exposure.slots:
+            row = cat.row(slot.item_id)
+            assert cat.published_ms[row] <= event.event_ts_ms < cat.withdrawn_ms[row]
+
+
+def test_quality_weighs_what_it_is_told_to_in_log_odds(world: World) -> None:
+    heavy = World.build(replace(SMALL, quality_weight=0.7), START_MS)
+    rows, user = np.arange(len(world.catalogue.items)), world.population.users[0]
+    before, after = (w.utility.click_probability(user, rows, START_MS + DAY_MS) for w in (world, heavy))
+    added = np.log(after / (1.0 - after)) - np.log(before / (1.0 - before))
+    np.testing.assert_allclose(added, 0.7 * world.catalogue.quality, atol=1e-9)
+    without = World.build(replace(SMALL, quality_weight=0.7, effects=Effects().without("quality")), START_MS)
+    assert not without.catalogue.quality.any()
+
+
 def test_pace_hurries_a_reaction(world: World) -> None:
     user = world.population.users[0]
 
@@ -110,7 +136,15 @@ def test_pace_hurries_a_reaction(world: World) -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    [{"n_items": 5}, {"popular_rate": 0.5}, {"examined_last": 0.0}, {"dim": 1}, {"published_share": 0.0}],
+    [
+        {"n_items": 5},
+        {"popular_rate": 0.5},
+        {"examined_last": 0.0},
+        {"dim": 1},
+        {"published_share": 0.0},
+        {"quality_weight": 3.5},
+        {"life_days": 0.0},
+    ],
 )
 def test_parameters_are_range_checked(broken: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(broken))):
