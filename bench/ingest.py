@@ -4,6 +4,8 @@ Both folds run in this process as in a worker, over the whole feature program of
 first; then a measured load is folded as fast as it goes. Prints CPU microseconds per event by step of the user fold,
 of the item fold, of Redis and of the broker.
 
+`--workers 2`: one worker against two, each a process of its own.
+
 `--minutes`: instead of the burst, events come at a steady `--rate`; the lag is noted every second. Says which share of
 the machine's cores went to others than this bench.
 """
@@ -20,7 +22,7 @@ import time
 
 import psutil
 
-from bench.report import finish, table
+from bench.report import Figure, finish, table
 from bench.stack import namespace
 from bench.traffic import events, send_catalogue
 from features.redis import Redis, connect, namespace_token
@@ -63,18 +65,12 @@ def send(settings: Settings, n: int, n_users: int, n_items: int, seed: int) -> N
         sys.exit(f"{left} events were not taken by the broker")
 
 
-def drain(settings: Settings, engines: list[FoldEngine]) -> float:
+def drain(settings: Settings) -> float:
     """Wait until both folds have published everything that is in the log now; return the seconds it took."""
     start_s = time.monotonic()
     with connect(settings) as client:
-        for engine in engines:
-            tps = [Tp(engine.setup.topic, p) for p in range(engine.setup.n_partitions)]
-            ends = end_offsets(settings.kafka.bootstrap, tps)
-            name = f"{settings.namespace}:position:fold.{engine.setup.fold.name}"
-            while True:
-                found = [int(client.hget(f"{name}:{tp.partition}", tp.topic) or 0) for tp in tps]
-                if all(at >= ends[tp] for at, tp in zip(found, tps, strict=True)):
-                    break
+        for fold in ("users", "items"):
+            while lag(settings, fold, client):
                 time.sleep(0.02)
     return time.monotonic() - start_s
 
@@ -86,37 +82,46 @@ def redis_cpu_s(settings: Settings) -> float:
     return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
 
 
-def lag(settings: Settings, engine: FoldEngine, client: Redis) -> int:
-    """Events in the log that are not readable yet."""
-    tps = [Tp(engine.setup.topic, p) for p in range(engine.setup.n_partitions)]
+def lag(settings: Settings, fold: str, client: Redis) -> int:
+    """Records in a fold's log that are not readable yet."""
+    topic = settings.topic("events" if fold == "users" else "item-effects", 1)
+    tps = [Tp(topic, p) for p in range(settings.stack.partitions)]
     ends = end_offsets(settings.kafka.bootstrap, tps)
-    name = f"{settings.namespace}:position:fold.{engine.setup.fold.name}"
-    return sum(ends[tp] - int(client.hget(f"{name}:{tp.partition}", tp.topic) or 0) for tp in tps)
+    name = f"{settings.namespace}:position:fold.{fold}"
+    return sum(ends[tp] - int(client.hget(f"{name}:{tp.partition}", topic) or 0) for tp in tps)
 
 
-def steady(settings: Settings, engines: list[FoldEngine], options: argparse.Namespace) -> list[int]:
+def steady(settings: Settings, options: argparse.Namespace) -> list[int]:
     """Feed at a steady rate; return the lag of the user fold, second by second, the first ten left out."""
     lags: list[int] = []
-    command = [
-        sys.executable, "-m", "bench.feeder", settings.kafka.bootstrap, settings.topic("events", 1),
-        "--rate", str(options.rate), "--seconds", str(60 * options.minutes),
-        "--users", str(options.users), "--items", str(options.items),
-    ]  # fmt: skip
-    with subprocess.Popen(command) as feeder, connect(settings) as client:
-        while feeder.poll() is None:
+    with feeder(settings, options, 60 * options.minutes) as feeding, connect(settings) as client:
+        while feeding.poll() is None:
             time.sleep(1.0)
-            lags.append(lag(settings, engines[0], client))
-        if feeder.returncode:
-            sys.exit(f"the feeder ended with {feeder.returncode}")
+            lags.append(lag(settings, "users", client))
+        if feeding.returncode:
+            sys.exit(f"the feeder ended with {feeding.returncode}")
     first = next((at for at, each in enumerate(lags) if each), 0)  # before it the pool was made
     return lags[first + 10 :]
 
 
+def _home_of(process: psutil.Process) -> str:
+    try:
+        return str(process.environ().get("LIVERANK_HOME", ""))
+    except psutil.Error:
+        return ""
+
+
 def spent(settings: Settings) -> dict[str, float]:
-    """CPU seconds so far: of the broker, of all that belongs to this bench, of the whole machine."""
-    broker = own = 0.0
+    """CPU seconds so far: of the broker, of worker processes, of Redis, of all that belongs to this bench, of the
+    whole machine.
+    """
+    broker = own = worker = 0.0
     for process in psutil.process_iter(["pid", "cmdline", "cpu_times"]):
         words, times = " ".join(process.info["cmdline"] or ()), process.info["cpu_times"]
+        if times is not None and "streams.worker" in words and _home_of(process) == str(settings.home):
+            worker += times.user + times.system
+            own += times.user + times.system
+            continue
         if times is None or not (process.info["pid"] == os.getpid() or str(settings.home) in words):
             continue
         own += times.user + times.system
@@ -125,7 +130,58 @@ def spent(settings: Settings) -> dict[str, float]:
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     machine = psutil.cpu_times()
     busy = sum(machine) - machine.idle - getattr(machine, "iowait", 0.0) - getattr(machine, "guest", 0.0)
-    return {"broker": broker, "own": own + children.ru_utime + children.ru_stime, "machine": busy}
+    return {
+        "broker": broker,
+        "worker": worker,
+        "redis": redis_cpu_s(settings),
+        "own": own + children.ru_utime + children.ru_stime,
+        "machine": busy,
+    }
+
+
+def feeder(settings: Settings, options: argparse.Namespace, seconds: float) -> subprocess.Popen[bytes]:
+    """Start a process that sends events at `--rate`."""
+    return subprocess.Popen([
+        sys.executable, "-m", "bench.feeder", settings.kafka.bootstrap, settings.topic("events", 1),
+        "--rate", str(options.rate), "--seconds", str(seconds),
+        "--users", str(options.users), "--items", str(options.items),
+    ])  # fmt: skip
+
+
+def position(settings: Settings, client: Redis) -> int:
+    """Events that are readable, of all that were ever sent."""
+    names = (f"{settings.namespace}:position:fold.users:{p}" for p in range(settings.stack.partitions))
+    return sum(int(client.hget(name, settings.topic("events", 1)) or 0) for name in names)
+
+
+def processes(options: argparse.Namespace) -> int:
+    """One whole worker against `--workers`, in processes of their own as `liverank up` starts them, under more events
+    than they can fold.
+    """
+    figures: dict[str, Figure] = {}
+    rows = []
+    for n in (1, options.workers):
+        with namespace(("kafka", "redis", "namespace", "features", "workers"), stack={"workers": n}) as settings:
+            send_catalogue(settings, options.items)
+            send(settings, options.warm, options.users, options.items, seed=1)
+            drain(settings)
+            with feeder(settings, options, 120.0) as feeding, connect(settings) as client:
+                while lag(settings, "users", client) < 2 * options.rate:
+                    time.sleep(0.5)
+                at, before, start_s = position(settings, client), spent(settings), time.monotonic()
+                time.sleep(options.seconds)
+                folded, after, took_s = position(settings, client) - at, spent(settings), time.monotonic() - start_s
+                feeding.kill()
+        used = {name: after[name] - before[name] for name in ("worker", "redis", "broker", "machine")}
+        us = {name: used[name] / folded * 1e6 for name in ("worker", "redis", "broker")}
+        busy = used["machine"] / (took_s * (os.cpu_count() or 1))
+        rows.append((n, folded / took_s, *us.values(), sum(us.values()), busy))
+        figures |= {f"events_per_s_of_{n}": folded / took_s, f"machine_busy_of_{n}": busy}
+        figures |= {f"{name}_us_per_event_of_{n}": each for name, each in us.items()}
+    figures["ratio"] = rows[1][1] / rows[0][1]
+    columns = ("workers", "events/s", "worker us", "redis us", "broker us", "all us", "machine busy")
+    sys.stdout.write(table(columns, rows) + "\n")
+    return finish("ingest_workers", figures, {})
 
 
 def main() -> int:
@@ -133,10 +189,14 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=60_000, help="measured events")
     parser.add_argument("--minutes", type=float, default=0.0, help="feed at a steady rate for so long")
     parser.add_argument("--rate", type=int, default=8_000, help="events a second with --minutes")
+    parser.add_argument("--workers", type=int, default=0, help="one worker process against so many")
+    parser.add_argument("--seconds", type=float, default=30.0, help="measured, with --workers")
     parser.add_argument("--warm", type=int, default=60_000, help="events that make users mature")
     parser.add_argument("--users", type=int, default=3_000)
     parser.add_argument("--items", type=int, default=2_000)
     options = parser.parse_args()
+    if options.workers:
+        return processes(options)
     with namespace(("kafka", "redis", "namespace", "features")) as settings:
         send_catalogue(settings, options.items)
         engines, catalogue = build(settings)
@@ -147,19 +207,19 @@ def main() -> int:
         for engine in engines:
             engine.ready.wait()
         send(settings, options.warm, options.users, options.items, seed=1)
-        drain(settings, engines)
+        drain(settings)
         before = [(engine.n_records, engine.steps.take()) for engine in engines]
         redis_before_s, cpu_before_s, spent_before = redis_cpu_s(settings), time.process_time(), spent(settings)
         sending_s, start_s = time.process_time(), time.monotonic()
         lags = [0]
         if options.minutes:
-            lags = steady(settings, engines, options)
+            lags = steady(settings, options)
             sending_s = time.process_time()
         else:
             send(settings, options.events, options.users, options.items, seed=2)
             start_s = time.monotonic()
         sending_s = time.process_time() - sending_s
-        drain(settings, engines)
+        drain(settings)
         wall_s = time.monotonic() - start_s
         redis_s = redis_cpu_s(settings) - redis_before_s
         cpu_s = time.process_time() - cpu_before_s - sending_s

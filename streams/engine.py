@@ -1,8 +1,8 @@
 """The fold engine: poll -> decode -> pure transition -> fenced write -> publish -> trim.
 
 One thread per fold instance owns its consumer, its states and its Redis connection. This file is the shell around
-`streams.partition_fold` (pure), `streams.fence` (the compare-and-set) and `streams.publisher` (idempotent). The
-protocol: docs/specs/fold.md.
+`streams.partition_fold` (pure) and `streams.commit`, which fences and publishes one poll (`streams.fence`,
+`streams.publisher`) while the next is folded. The protocol: docs/specs/fold.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from liverank.settings import Settings
 from streams.calls import POLL_LIMITS, Call
 from streams.catalogue import CatalogueReader
 from streams.collector import quiet
-from streams.errors import FenceError, StateLostError
+from streams.commit import Committer
+from streams.errors import StateLostError
 from streams.failpoints import Failpoints
 from streams.fence import FencedStore
 from streams.fold import Parsed
@@ -30,7 +31,7 @@ from streams.partition_fold import PartitionFold
 from streams.patience import InsistingReader, Patience, StoppingError
 from streams.producers import ProducerWatch
 from streams.program import PROGRAM_KEY
-from streams.publisher import KafkaSink, Pending, PositionBoard, RowSink, announced, merge_calls
+from streams.publisher import KafkaSink, Pending, PositionBoard, RowSink
 from streams.takeover import FoldSetup, Takeover
 from streams.ticks import Ticker
 
@@ -83,7 +84,6 @@ class FoldEngine:
         self._fold = setup.fold
         self._catalogue = catalogue
         self._producers = None if setup.numbered_input else ProducerWatch()
-        self._failpoints = Failpoints.of_environment(setup.fold.name)
         self._stop = threading.Event()
         self._log = log.get(__name__).bind(fold=setup.fold.name)
         self._owned: dict[int, _Owned] = {}
@@ -92,6 +92,7 @@ class FoldEngine:
         self._ended: set[int] = set()
         self._least_epoch: dict[int, int] = {}
         self._in_cycle = False
+        self._oldest_ms = 0
         self._last_n = 0
         self._rate = 0.0
         self._rate_s = time.monotonic()
@@ -122,7 +123,7 @@ class FoldEngine:
             client, namespace=settings.namespace, generation=setup.generation, kind=setup.fold.kind
         )
         self._rows = RowSink(client, settings.feast_project, setup.fold)
-        self._board = PositionBoard(client, settings.namespace, f"fold.{setup.fold.name}")
+        board = PositionBoard(client, settings.namespace, f"fold.{setup.fold.name}")
         self._sink = KafkaSink(
             settings.kafka.bootstrap, compression=settings.kafka.compression, topic_of=self._topic_of
         )
@@ -136,6 +137,11 @@ class FoldEngine:
             fetch_bytes=settings.streams.fetch_bytes,
         )
         self._patience = Patience(self._consumer, self._stop, self.metrics)
+        self._committer = Committer(
+            self._store, self._rows, self._sink, board, link=self._link, patience=self._patience,
+            failpoints=Failpoints.of_environment(setup.fold.name), metrics=self.metrics, topic=setup.topic,
+            steps=self.steps,
+        )  # fmt: skip
         try:
             self._consumer.subscribe(
                 [setup.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
@@ -146,6 +152,7 @@ class FoldEngine:
             self._log.warning("stopped while a store was away; the next owner goes on")
         finally:
             self._release()
+            self._committer.close()
             self._consumer.close()
             self._sink.close()
             client.close()
@@ -170,10 +177,13 @@ class FoldEngine:
         self._rate_s, self._last_n = now_s, len(records)
         if records:
             self._in_cycle = True
+            self._oldest_ms = records[0].append_ts_ms
             try:
                 self._cycle(records)
             finally:
                 self._in_cycle = False
+        else:
+            self._land()
         self._publish_owed(now_s)
 
     def _linger_s(self) -> float:
@@ -215,6 +225,7 @@ class FoldEngine:
     def _release(self) -> None:
         """Publish and trim what is left; leave it to the next owner where a store is away."""
         try:
+            self._land()
             self._publish_owed(float("inf"))
             calls = []
             for partition, owned in self._owned.items():
@@ -234,6 +245,7 @@ class FoldEngine:
         wanted = [p for p, at_s in self._acquire_at_s.items() if at_s <= now_s]
         if not wanted:
             return
+        self._land()
         if not self._owned:
             self._link.lost = False
         for partition in wanted:
@@ -261,16 +273,16 @@ class FoldEngine:
             position=meta.position,
             clock_ms=meta.clock_ms,
             sources=meta.sources,
-            reader=InsistingReader(self._store, self._patience),
+            reader=InsistingReader(self._store, self._patience, before=self._land),
             items=self._catalogue.table if self._catalogue else None,
             clock=self.settings.clock,
             numbered_input=setup.numbered_input,
-            spill=self._commit,
+            spill=self._write,
             poll_limits=POLL_LIMITS,
             cache_states=max(1, self.settings.streams.cache_states // max(1, len(self._assigned))),
         )
         self._takeover.drain(partition, meta)
-        self._confirm()
+        self._patience.until(lambda: self._sink.confirmed(0.2))
         self._log.info("partition taken over", partition=partition, epoch=meta.epoch, offset=meta.position.offset)
         return _Owned(fold=fold, epoch=meta.epoch)
 
@@ -309,8 +321,6 @@ class FoldEngine:
             if (end := self._consumer.cached_end(Tp(self.setup.topic, partition))) is not None:
                 self.metrics.lag(partition, max(0, end - 1 - owned.fold.position.offset))
         self.metrics.cached.set(cached)
-        if self.settings.clock == "wall":
-            self.metrics.freshness_s.observe(max(0.0, time.time() - records[0].append_ts_ms / 1000))
         self.steps.mark("rest")
 
     def _parse(self, records: Sequence[Record]) -> dict[int, list[tuple[Record, Parsed | ContractError]]]:
@@ -368,6 +378,7 @@ class FoldEngine:
                         wanted[partition, key] = None
         if not wanted:
             return
+        self._land()
         keys = list(wanted)
         stored = self._patience.insist(lambda: self._store.load_many(keys), "reading states")
         for (partition, key), fields in zip(keys, stored, strict=True):
@@ -375,7 +386,8 @@ class FoldEngine:
                 owned.fold.adopt(key, fields)
 
     def _commit(self) -> None:
-        """Fence all closed calls, publish them, and note that their outbox may go with the next call."""
+        """Send all closed calls on their way, once those of the poll before are written."""
+        self._land()
         calls: list[Call] = []
         for owned in self._owned.values():
             closed, owned.fold.calls = owned.fold.calls, []
@@ -388,49 +400,39 @@ class FoldEngine:
         for call in calls:
             call.seal()
         self.steps.mark("encode")
-        started_s = time.monotonic()
-        self._failpoints.hit("before_fence")
-        done = self._fence(calls)
-        self.metrics.fence_s.observe(time.monotonic() - started_s)
-        self.metrics.calls.inc(len(done))
-        self.steps.mark("fence")
-        self._failpoints.hit("between_fence_and_publish")
-        started_s = time.monotonic()
-        self._publish(done)
-        self.metrics.publish_s.observe(time.monotonic() - started_s)
-        self._failpoints.hit("after_publish")
+        self._committer.start(calls, {p: owned.epoch for p, owned in self._owned.items()}, self._oldest_ms)
 
-    def _fence(self, calls: list[Call]) -> list[Call]:
-        """Write calls; return those that hold. Partitions that another owner has moved are dropped."""
-        epochs = {p: owned.epoch for p, owned in self._owned.items()}
-        refused: dict[int, FenceError] = {}
-        if self._failpoints.name in ("between_calls", "in_record"):
-            for call in calls[:-1]:
-                refused |= self._patience.insist(partial(self._fence_now, epochs, [call]), "fencing")
-                self._failpoints.hit("between_calls")
-                if call.end.step:
-                    self._failpoints.hit("in_record")
-            refused |= self._patience.insist(partial(self._fence_now, epochs, calls[-1:]), "fencing")
-            if calls[-1].end.step:
-                self._failpoints.hit("in_record")
-        else:
-            refused = self._patience.insist(partial(self._fence_now, epochs, calls), "fencing")
-        for partition, error in refused.items():
+    def _write(self) -> None:
+        """Write all closed calls."""
+        self._commit()
+        self._land()
+
+    def _land(self) -> None:
+        """Wait for what is on its way: drop partitions that another owner has moved, and note that the outbox of the
+        others may go with the next call. The engine itself uses Redis only afterwards.
+        """
+        landed = self._committer.land()
+        if landed is None:
+            return
+        for partition, error in landed.refused.items():
             self.metrics.refused.inc()
             self._log.warning("fence refused", partition=partition, reason=str(error))
             self._dispossess(partition)
-        return [call for call in calls if call.partition in self._owned and call.partition not in refused]
-
-    def _fence_now(self, epochs: Mapping[int, int], calls: Sequence[Call]) -> dict[int, FenceError]:
-        """Fence, unless Redis was away since the partitions were taken over.
-
-        A Redis that comes back may be a second older. The position tells only if it is: rows and statistics that were
-        published after the position moved would be lost in silence. So all partitions are taken over again, which
-        publishes the stored outbox.
-        """
-        if self._link.lost:
-            return {p: FenceError(p, "Redis was away: it may have come back older") for p in self._owned}
-        return self._store.fence(epochs, calls)
+        if self.settings.clock == "wall":
+            self.metrics.freshness_s.observe(max(0.0, time.time() - landed.oldest_ms / 1000))
+        now_s = time.monotonic()
+        for (partition, key), change in landed.statistics.items():
+            if (owned := self._owned.get(partition)) is None:
+                continue
+            earlier = owned.owed.get(key)
+            if earlier is not None:
+                change.fields = {**earlier.fields, **change.fields}
+            elif not owned.owed:
+                owned.owed_since_s = now_s
+            owned.owed[key] = change
+        for call in landed.calls:
+            if (owned := self._owned.get(call.partition)) is not None:
+                owned.trim = True
 
     def _dispossess(self, partition: int) -> None:
         """The store moved without this owner: another owner, or a store rolled back. Ask for it again if the group
@@ -446,45 +448,13 @@ class FoldEngine:
         taken = meta is not None and meta.epoch > owned.epoch
         self._acquire_at_s[partition] = time.monotonic() + (_REACQUIRE_S if taken else 0.0)
 
-    # -- publishing
-
-    def _publish(self, calls: Sequence[Call]) -> None:
-        """Make the bytes that were just fenced visible, from memory."""
-        merged = merge_calls(calls)
-        now_s = time.monotonic()
-        for (partition, key), change in list(merged.items()):
-            if key.startswith("#") and (owned := self._owned.get(partition)) is not None:
-                earlier = owned.owed.get(key)
-                if earlier is not None:
-                    change.fields = {**earlier.fields, **change.fields}
-                elif not owned.owed:
-                    owned.owed_since_s = now_s
-                owned.owed[key] = change
-                del merged[partition, key]
-        early, late = announced([output for call in calls for output in call.outputs])
-        self._patience.insist(partial(self._sink.send, early), "producing")
-        self.steps.mark("produce")
-        visible = self._rows.build(merged)
-        self._patience.insist(lambda: self._sink.send(visible.feed), "producing")
-        self.steps.mark("row")
-        self._patience.insist(lambda: self._rows.write(visible), "writing rows")
-        self._patience.insist(partial(self._sink.send, late), "producing")
-        self.steps.mark("row write")
-        self._confirm()
-        ends = {call.partition: call.end.offset + 1 for call in calls}
-        self._patience.insist(lambda: self._board.write(self.setup.topic, ends), "writing positions")
-        for partition in ends:
-            if (owned := self._owned.get(partition)) is not None:
-                owned.trim = True
-        self.steps.mark("flush")
-
-    def _confirm(self) -> None:
-        self._patience.until(lambda: self._sink.confirmed(0.2))
-
     def _publish_owed(self, now_s: float) -> None:
         """Publish the statistics of partitions that have waited long enough."""
-        for partition, owned in list(self._owned.items()):
-            if owned.owed and now_s - owned.owed_since_s >= _STATISTICS_S:
+        due = [p for p, owned in self._owned.items() if owned.owed and now_s - owned.owed_since_s >= _STATISTICS_S]
+        if due:
+            self._land()
+        for partition in due:
+            if (owned := self._owned.get(partition)) is not None:
                 pending = {(partition, key): change for key, change in owned.owed.items()}
                 visible = self._rows.build(pending)
                 if now_s == float("inf"):

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from features import native
-from liverank.v1.stream_pb2 import ItemRow, Number
+from liverank.v1.stream_pb2 import ItemRow, Number, UserChange
 
-__all__ = ["item_row", "numbered"]
+__all__ = ["item_row", "numbered", "user_change"]
 
 
 def _numbered(generation: int, partition: int, offset: int, step: int, index: int, message: bytes) -> bytes:
@@ -29,6 +29,11 @@ def _item_row(
     return change.SerializeToString()
 
 
+def _user_change(user_id: str, newest_event_ts_ms: int, clock_ms: int) -> bytes:
+    change = UserChange(user_id=user_id, newest_event_ts_ms=newest_event_ts_ms, clock_ms=clock_ms)
+    return change.SerializeToString()
+
+
 item_row: Final[Callable[[int, int, int, str, Mapping[bytes, bytes], int], bytes]] = (
     _item_row if native.core is None else native.core.item_row
 )
@@ -38,3 +43,6 @@ numbered: Final[Callable[[int, int, int, int, int, bytes], bytes]] = (
     _numbered if native.core is None else native.core.numbered
 )
 """`numbered(generation, partition, offset, step, index, message)`: the message with its field `number` (1) set."""
+
+user_change: Final[Callable[[str, int, int], bytes]] = _user_change if native.core is None else native.core.user_change
+"""`user_change(user_id, newest_event_ts_ms, clock_ms)`: an encoded UserChange without its number."""

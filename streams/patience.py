@@ -112,18 +112,27 @@ class Patience:
 
 
 class InsistingReader:
-    """Reads states in the middle of a record: that must not fail, so it waits until the store is back."""
+    """Reads states in the middle of a record: that must not fail, so it waits until the store is back.
 
-    def __init__(self, store: FencedStore, patience: Patience) -> None:
+    Parameters
+    ----------
+    before : callable
+        Called before every read: writes what is read here.
+    """
+
+    def __init__(self, store: FencedStore, patience: Patience, *, before: Callable[[], None]) -> None:
         self._store = store
         self._patience = patience
+        self._before = before
 
     def load(self, partition: int, keys: Sequence[str]) -> list[Mapping[bytes, bytes]]:
         """See `StateReader.load`."""
+        self._before()
         return self._patience.insist(lambda: self._store.load(partition, keys), "reading states")
 
     def due_between(self, partition: int, after_ms: int, until_ms: int) -> list[tuple[str, int]]:
         """See `StateReader.due_between`."""
+        self._before()
         return self._patience.insist(
             lambda: self._store.due_between(partition, after_ms, until_ms), "reading the due index"
         )

@@ -20,7 +20,7 @@ from streams.errors import FoldBugError
 from streams.fold import Feed, Fold, KeyState
 from streams.outbox import Output, public_fields
 
-__all__ = ["KafkaSink", "Pending", "PositionBoard", "RowSink", "Sink", "Visible", "announced", "merge_calls"]
+__all__ = ["KafkaSink", "Pending", "PositionBoard", "RowSink", "Sink", "Visible", "announced", "joined", "merge_calls"]
 
 #: Delivery waits for ever: a record given up would be a gap in a numbered stream.
 _FOR_EVER = {"delivery.timeout.ms": 0, "enable.gapless.guarantee": True, "delivery.report.only.error": True}
@@ -48,6 +48,17 @@ class Visible(NamedTuple):
     values: list[VersionedValue]
     feed: list[Output]
     erased: list[Tombstone]
+
+
+def joined(parts: Sequence[Visible]) -> Visible:
+    """Put together what is seen of several partitions."""
+    return Visible(
+        [each for part in parts for each in part.entities],
+        [each for part in parts for each in part.rows],
+        [each for part in parts for each in part.values],
+        [each for part in parts for each in part.feed],
+        [each for part in parts for each in part.erased],
+    )
 
 
 def merge_calls(calls: Sequence[Call]) -> dict[tuple[int, str], Pending]:

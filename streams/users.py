@@ -24,12 +24,12 @@ from liverank.errors import ContractError
 from liverank.partition import partition as partition_of
 from liverank.settings import Settings
 from liverank.v1.event_pb2 import Event, EventType, Exposure
-from liverank.v1.stream_pb2 import UserChange
 from streams.control import Adopt, Command, Erase, Erased, Void, apply_control, control, parse_control
 from streams.erasure import ERASED_KEY, ErasedKeys, apply_erase
 from streams.errors import FoldBugError
 from streams.fold import Context, KeyState, Parsed, Record
 from streams.identity import Identified, adopted, advance, movable, take_back
+from streams.numbers import user_change
 from streams.program import PROGRAM_KEY, ProgramState
 from streams.rows import SESSION, plain_key, session_key, state_key
 from streams.statistics import PREFIX, StatisticsState, statistics_key
@@ -317,7 +317,7 @@ class _Outlet:
     def close(self) -> None:
         """Send what is sent once a record."""
         if self._changed:
-            change = UserChange(user_id=self._user_id, newest_event_ts_ms=self._changed, clock_ms=self._clock_ms)
+            change = user_change(self._user_id, self._changed, self._clock_ms)
             self._ctx.emit("user-changes", change, key=self._user_id.encode())
 
     def example(self, row: bytes) -> None:

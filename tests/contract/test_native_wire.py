@@ -18,7 +18,7 @@ from liverank.errors import ContractError
 from liverank.v1.event_pb2 import Control, Event, EventType
 from liverank.v1.stream_pb2 import Example, ItemEffect, ItemEffects, ItemRow
 from streams.fence import _flat
-from streams.numbers import _item_row, _numbered
+from streams.numbers import _item_row, _numbered, _user_change
 from streams.outbox import Output, encode_slowly
 
 core = native.core
@@ -265,3 +265,8 @@ def test_outboxes(seed: int) -> None:
 def test_public_fields() -> None:
     fields = {b"_d1": b"x", b"v:a": b"", b"": b"1", b"v:b": b"2"}
     assert core.public_fields(fields) == {b"v:a": b"", b"": b"1", b"v:b": b"2"}
+
+
+@pytest.mark.parametrize("change", [("u-1", T0, T0 + 5), ("é" * 60, 0, -1), ("", -5, 0)])
+def test_user_changes(change: tuple[str, int, int]) -> None:
+    assert core.user_change(*change) == _user_change(*change)

@@ -162,6 +162,7 @@ PyMethodDef functions[] = {
     {"item_event", fast(&item_event), METH_FASTCALL, nullptr},
     {"item_pairs", fast(&item_pairs), METH_FASTCALL, nullptr},
     {"numbered_effect", fast(&numbered_effect), METH_FASTCALL, nullptr},
+    {"user_change", fast(&user_change), METH_FASTCALL, nullptr},
     {"numbered", fast(&numbered), METH_FASTCALL, nullptr},
     {"fence_command", fast(&fence_command), METH_FASTCALL, nullptr},
     {"page_commands", fast(&page_commands), METH_FASTCALL, nullptr},

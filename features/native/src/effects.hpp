@@ -90,6 +90,18 @@ inline PyObject* numbered(PyObject*, Arguments args, Py_ssize_t n) {
   });
 }
 
+// user_change(user_id, newest_event_ts_ms, clock_ms) -> an encoded UserChange without its number
+inline PyObject* user_change(PyObject*, Arguments args, Py_ssize_t n) {
+  return guarded([&] {
+    expect(n, 3, 3);
+    std::string out;
+    put_text(out, 2, text(args[0]));
+    put_int(out, 3, integer(args[1]));
+    put_int(out, 4, integer(args[2]));
+    return py_bytes(out).release();
+  });
+}
+
 inline Ref structured(PyTypeObject& type, std::initializer_list<Ref> fields) {
   Ref made(checked(PyStructSequence_New(&type)));
   Py_ssize_t at = 0;
