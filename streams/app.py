@@ -87,16 +87,18 @@ class AgentHost(Service):
     async def on_start(self) -> None:
         """Return when the app runs."""
         while not self.should_stop:
-            self._app = self._build()
-            if self._app.beacon is not None:
-                self._app.beacon.reattach(self.beacon)
+            app = self._app = self._build()
             try:
-                await self._app.start()
+                await app.start()
+                if app.crashed:  # a thread of it, just now
+                    raise app.crash_reason
             except KafkaError as error:
                 _log.warning("the agents wait for Kafka; is the broker up (`liverank status`)?", error=str(error))
                 await self._end()
                 await self.sleep(_PAUSE_S)
             else:
+                # Not before: what crashes while the app starts would end the worker through its parents.
+                app.beacon.reattach(self.beacon)
                 return
 
     async def on_stop(self) -> None:

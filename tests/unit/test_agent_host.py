@@ -58,6 +58,33 @@ def test_the_agents_wait_for_kafka(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line["event"].partition(";")[0] for line in said] == ["the agents wait for Kafka"] * 2
 
 
+class Crashing(App):
+    """A part of it crashes while it starts, as Faust's consumer thread does."""
+
+    async def on_start(self) -> None:
+        if App.failures:
+            error = App.failures.pop(0)
+            await self.crash(error)
+            if len(App.made) == 1:  # the second time nothing is raised
+                raise error
+
+
+def test_what_crashes_while_the_app_starts_does_not_end_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PAUSE_S", 0.01)
+    App.failures, App.made = [KafkaConnectionError("away"), KafkaConnectionError("away")], []
+
+    async def run() -> tuple[bool, bool]:
+        host = AgentHost(Crashing)
+        await asyncio.wait_for(host.start(), 20)
+        before = host.crashed
+        await App.made[-1].crash(RuntimeError("later"))
+        await host.stop()
+        return before, host.crashed
+
+    assert asyncio.run(run()) == (False, True)
+    assert len(App.made) == 3
+
+
 class Endless(App):
     """Never stops."""
 

@@ -1,0 +1,111 @@
+"""USE-3: memory stays flat: `python -m bench.soak --minutes 20`.
+
+A worker and a ranker of their own on the real stack take a steady load of users and requests for a while; every few
+seconds the memory of each process and of Redis is noted. Windows and sessions are short and the population is small, so
+that everything with a bound reaches it in the first half; what still grows in the second half would grow for ever. Told
+is, for every process and for Redis, the growth over the second half: the medians of its last and its first quarter
+against each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+import psutil
+
+from bench.report import Figure, finish, table
+from bench.stack import namespace
+from bench.traffic import send_catalogue
+from features.redis import connect
+from infra.stack import Stack
+from infra.stack.stack import Part
+from liverank.client import Client
+from liverank.settings import Settings
+
+N_USERS, N_ITEMS = 200, 400
+STREAMS = {"attribution_window_s": 60, "late_outcome_s": 60, "session_timeout_s": 60, "archive_flush_s": 5.0}
+EVERY_S = 5.0
+GROWTH = 0.05
+"""Most growth over the second half."""
+
+
+def processes(settings: Settings) -> dict[str, psutil.Process]:
+    """Worker, ranker and what else is liverank's own, by name."""
+    return {
+        state.name.removeprefix(f"{settings.namespace}-"): psutil.Process(state.pid)
+        for state in Stack(settings).status().processes
+        if state.pid and state.name.startswith(settings.namespace)
+    }
+
+
+def memory_mb(process: psutil.Process) -> float:
+    """Resident memory of a process and its children, MB."""
+    return float(sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))) / 2**20
+
+
+def growth(values: list[float]) -> float:
+    """Growth over the second half of a series: median of its last quarter against its first."""
+    second = np.array(values[len(values) // 2 :])
+    quarter = max(1, len(second) // 4)
+    return float(np.median(second[-quarter:]) / np.median(second[:quarter]) - 1.0)
+
+
+def soak(settings: Settings, minutes: float, rate: int, requests: float) -> dict[str, list[float]]:
+    """Load the stack; return memory by process over time, MB."""
+    watched = processes(settings)
+    feeder = [sys.executable, "-m", "bench.feeder", settings.kafka.bootstrap, settings.topic("events", 1)]
+    feeder += ["--rate", str(rate), "--seconds", str(60 * minutes), "--users", str(N_USERS), "--items", str(N_ITEMS)]
+    found: dict[str, list[float]] = {name: [] for name in (*watched, "redis")}
+    end_s, next_s, n, failed = time.monotonic() + 60 * minutes, 0.0, 0, 0
+    with (
+        subprocess.Popen(feeder, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1]) as load,
+        Client(settings.ranker.grpc) as client,
+        connect(settings) as redis,
+    ):
+        while time.monotonic() < end_s:
+            try:
+                client.rank(f"user-{n % N_USERS}", k=10)
+            except grpc.RpcError:
+                failed += 1
+            n += 1
+            if time.monotonic() >= next_s:
+                next_s = time.monotonic() + EVERY_S
+                for name, process in watched.items():
+                    found[name].append(memory_mb(process))
+                found["redis"].append(int(redis.info("memory")["used_memory"]) / 2**20)
+            time.sleep(1.0 / requests)
+        if load.wait(120):
+            sys.exit("the events were not all sent")
+    sys.stdout.write(f"{n:,} requests, {failed:,} failed\n")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--rate", type=int, default=300, help="events a second")
+    parser.add_argument("--requests", type=float, default=5.0, help="Rank requests a second, at most")
+    options = parser.parse_args()
+    parts: list[Part] = ["kafka", "redis", "namespace", "features", "workers", "model", "rankers"]
+    with namespace(parts, stack={"workers": 1, "rankers": 1}, streams=STREAMS) as settings:
+        send_catalogue(settings, N_ITEMS)
+        found = soak(settings, options.minutes, options.rate, options.requests)
+    figures: dict[str, Figure] = {"minutes": options.minutes, "events_per_s": options.rate}
+    rows = []
+    for name, values in found.items():
+        key = name.replace("-", "_")
+        middle = values[len(values) // 2]
+        figures |= {f"{key}_mb": round(values[-1], 1), f"{key}_growth": round(growth(values), 4)}
+        rows.append((name, values[0], middle, values[-1], 100 * growth(values)))
+    sys.stdout.write(table(("MB", "begin", "middle", "end", "growth % over the second half"), rows) + "\n")
+    return finish("soak", figures, {name: ("<=", GROWTH) for name in figures if name.endswith("_growth")})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
