@@ -193,7 +193,8 @@ def compare(
     if outcomes["on"][0].found.size:
         after = {arm: np.array([one.found_after.mean() for one in found]) for arm, found in outcomes.items()}
         gain("rounds_sooner_than_off", after["off"] - after["on"])
-        gain("rounds_sooner_than_uniform", after["uniform"] - after["on"])
+        if "uniform" in after:
+            gain("rounds_sooner_than_uniform", after["uniform"] - after["on"])
     print(table(["difference", "mean", "low", "high"], gains), flush=True)
     figures[kind] = entry
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from bandits import Partial
 from bench.context import program
 from evaluation.simulator import User, World, history
+from evaluation.simulator.catalogue import NEVER_MS
 from features.archive import part_dir, write_part
 from features.examples import examples_dir, write_examples
 from features.item_table import ItemTable
@@ -38,7 +39,7 @@ from liverank.settings import RankerSettings, Settings
 from liverank.v1 import personalization_pb2 as pb
 from liverank.v1.decision_pb2 import MODE_SERVE, Decision
 from liverank.v1.event_pb2 import Event
-from liverank.v1.item_pb2 import ItemChange
+from liverank.v1.item_pb2 import Item, ItemChange
 from liverank.v1.stream_pb2 import Example
 from ranker.catalogue import Catalogue
 from ranker.decisions import DecisionLog
@@ -94,6 +95,14 @@ class Past:
             )
 
         return cls(world, found, events, exposure_dataset(memory_of, events, HEADS, Sampling(slates=slates)))
+
+
+def _calendar(world: World) -> list[tuple[int, int, bool]]:
+    """(when, row, offered from then on) of all publications and withdrawals, latest first."""
+    catalogue = world.catalogue
+    published = [(int(at), row, True) for row, at in enumerate(catalogue.published_ms)]
+    withdrawn = [(int(at), row, False) for row, at in enumerate(catalogue.withdrawn_ms) if at < NEVER_MS]
+    return sorted(published + withdrawn, reverse=True)
 
 
 class Versions:
@@ -159,7 +168,7 @@ class Stack:
         self.past, self.now_ms = past, past.world.start_ms
         self.settings = Settings(namespace="loop", home=home, ranker=ranker)
         self.ids = random.Random(seed + 1)
-        self._unpublished = sorted((int(at), row) for row, at in enumerate(past.world.catalogue.published_ms))
+        self._calendar = _calendar(past.world)
         versions: Any = Versions(past.world)
         self.folds = Folds(
             self.settings, program=program(), catalogue=versions, write_rate=0.0, horizon_ms=FAR_AHEAD_MS
@@ -213,11 +222,17 @@ class Stack:
         self.now_ms = at_ms
         self.folds.tick(at_ms)
         self.folds.flush()
-        while self._unpublished and self._unpublished[0][0] <= at_ms:
-            row = self._unpublished.pop(0)[1]
-            item = self.past.world.catalogue.items[row]
-            self.catalogue.change([(ItemChange(item_id=item.item_id, upsert=item), row)])
-            self.catalogue.set_vectors([item.item_id], self.past.vectors[row : row + 1], SPACE)
+        while self._calendar and self._calendar[-1][0] <= at_ms:
+            _, row, offered = self._calendar.pop()
+            items = self.past.world.catalogue.items
+            item = Item()
+            item.CopyFrom(items[row])
+            item.available = offered
+            self.catalogue.change(
+                [(ItemChange(item_id=item.item_id, upsert=item), row if offered else len(items) + row)]
+            )
+            if offered:
+                self.catalogue.set_vectors([item.item_id], self.past.vectors[row : row + 1], SPACE)
         self.catalogue.update_rows(self.folds.items.take_feeds())
         for output in self.folds.take_outputs():
             if output.topic == "examples":

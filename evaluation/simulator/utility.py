@@ -116,11 +116,15 @@ def tune(utility: Utility, at_ms: int) -> Utility:
     Raises
     ------
     ConfigError
-        No intercept and slope give both rates.
+        No intercept and slope give both rates, or fewer items than a slate has are on offer.
     """
     params, population = utility.params, utility.population
     rng = np.random.default_rng([params.seed, 5])
     rows = np.flatnonzero(utility.catalogue.live(at_ms))
+    if len(rows) < params.slate:
+        raise ConfigError(
+            f"{len(rows)} items are on offer on day 30, a slate has {params.slate}: take more items or longer lives"
+        )
     chosen = rng.choice(len(population.users), size=min(N_SAMPLE, len(population.users)), replace=False)
     parts = rng.integers(len(DAYPARTS), size=len(chosen))
 

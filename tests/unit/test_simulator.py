@@ -118,6 +118,8 @@ def test_quality_weighs_what_it_is_told_to_in_log_odds(world: World) -> None:
     before, after = (w.utility.click_probability(user, rows, START_MS + DAY_MS) for w in (world, heavy))
     added = np.log(after / (1.0 - after)) - np.log(before / (1.0 - before))
     np.testing.assert_allclose(added, 0.7 * world.catalogue.quality, atol=1e-9)
+    with pytest.raises(ConfigError, match="longer lives"):
+        World.build(replace(SMALL, n_items=20, life_days=2.0), START_MS)
     without = World.build(replace(SMALL, quality_weight=0.7, effects=Effects().without("quality")), START_MS)
     assert not without.catalogue.quality.any()
 
