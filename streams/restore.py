@@ -14,8 +14,8 @@ import multiprocessing
 import os
 import queue
 import shutil
+import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -23,6 +23,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -258,14 +259,17 @@ _tools: _Tools | None = None
 """In a process of a pool: its tools."""
 
 
-def _begin_process(job: Job, name: str, n_processes: int, told: multiprocessing.Queue[tuple[str, int]]) -> None:
+def _begin_process(
+    job: Job, name: str, n_processes: int, told: multiprocessing.Queue[tuple[str, int]], ended: Event
+) -> None:
     global _tools
     parent = os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run's own process ends this one
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)  # the run that wanted this was killed
+        while os.getppid() == parent and not ended.wait(0.5):
+            pass
+        os._exit(1)  # the run that wanted this was interrupted or killed
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
     table, _ = read_catalogue(job.settings, job.n_partitions)
@@ -406,11 +410,15 @@ class Restore:
             return
         context = multiprocessing.get_context("spawn")
         told: multiprocessing.Queue[tuple[str, int]] = context.Queue()
+        ended = context.Event()
         pool = ProcessPoolExecutor(
-            n, mp_context=context, initializer=_begin_process, initargs=(self._job, self._name, n, told)
+            n, mp_context=context, initializer=_begin_process, initargs=(self._job, self._name, n, told, ended)
         )
         try:
             yield lambda method, many: self._calls(pool, told, method, many)
+        except BaseException:
+            ended.set()  # what is being folded is folded anew by the next run
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

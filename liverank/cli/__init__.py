@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import signal
 import sys
 from types import ModuleType
 
@@ -43,7 +44,8 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Run a command; an error is one line on stderr and an exit code, not a traceback."""
+    """Run a command; an error is one line on stderr and an exit code, not a traceback. SIGTERM ends it like Ctrl-C."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         build()()
     except Exception as error:
