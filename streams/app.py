@@ -14,6 +14,7 @@ from mode import Service
 from liverank import log
 from liverank.settings import Settings
 from streams.agents import AgentServices, register_all
+from streams.agents.fetching import LazyConsumer
 
 __all__ = ["AgentHost", "build_app"]
 
@@ -56,6 +57,7 @@ def build_app(settings: Settings, member: str, services: AgentServices) -> faust
         producer_compression_type=None,
         logging_config=None,
     )
+    app.transport.Consumer = LazyConsumer  # type: ignore[misc]  # Faust asks the instance
     register_all(app, services)
     Path(str(app.conf.datadir)).mkdir(parents=True, exist_ok=True)
     return app

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from streams.fold import KeyState, Number
-from streams.outbox import Output, encode_outbox, pack_effects, public_fields
+from streams.outbox import Output, encode_outbox, pack_changes, pack_effects, public_fields
 
 __all__ = ["LIMITS", "POLL_LIMITS", "Call", "Limits", "Position", "SourceMark"]
 
@@ -81,6 +81,8 @@ class Call:
         Changed fields by key, with their whole new bytes.
     due : dict
         Changed due times by key; None = never.
+    changes : list
+        Key and bytes of each numbered `UserChange`.
     effects : dict
         Numbered item effects by target partition, each an entry of `ItemEffects.effects`.
     trim : bool
@@ -101,6 +103,7 @@ class Call:
     sources: dict[int, SourceMark] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
     effects: dict[int, list[bytes]] = field(default_factory=dict)
+    changes: list[tuple[bytes, bytes]] = field(default_factory=list)
     size_bytes: int = 0
     blob: bytes = b""
     trim: bool = False
@@ -110,14 +113,24 @@ class Call:
     def holds_anything(self) -> bool:
         """Whether there is something to write."""
         return bool(
-            self.n_records or self.states or self.due or self.sources or self.outputs or self.effects or self.pages
+            self.n_records
+            or self.states
+            or self.due
+            or self.sources
+            or self.outputs
+            or self.effects
+            or self.pages
+            or self.changes
         )
 
     def seal(self) -> None:
-        """Pack effects into outputs and write the outbox blob."""
+        """Pack effects and changes into outputs and write the outbox blob."""
         if self.effects:
             self.outputs += pack_effects(self.end.generation, self.partition, self.effects)
             self.effects = {}
+        if self.changes:
+            self.outputs += pack_changes(self.changes)
+            self.changes = []
         dirty: dict[str, list[bytes]] = {key: [] for key in self.owed}
         for key, fields in self.pages.items():
             public = public_fields(key, fields)

@@ -151,6 +151,12 @@ class Context(Protocol):
         """
         ...
 
+    def change(self, key: bytes, change: bytes) -> None:
+        """Tell the near-line agents that the row of a user changed: an encoded `UserChange` without its number, which
+        is set as in `emit`. Those of one call travel in one record.
+        """
+        ...
+
     def effect(self, item_id: str, effect: ItemEffect | bytes) -> None:
         """Send an effect to the item fold; numbered by the engine and packed per (source, target) partition."""
         ...

@@ -22,7 +22,17 @@ from features import native
 from features.state.effects import joined
 from streams.errors import OutboxError
 
-__all__ = ["EFFECTS_PER_RECORD", "Output", "decode_outbox", "encode_outbox", "pack_effects", "public_fields"]
+__all__ = [
+    "ANNOUNCES_ROWS",
+    "CHANGES_PER_RECORD",
+    "EFFECTS_PER_RECORD",
+    "Output",
+    "decode_outbox",
+    "encode_outbox",
+    "pack_changes",
+    "pack_effects",
+    "public_fields",
+]
 
 _VERSION = b"\x01"
 _U16 = struct.Struct("<H")
@@ -32,6 +42,12 @@ _II = struct.Struct("<ii")
 # : A record of item effects holds at most this many, so that the item fold never meets a record that touches more
 # keys than a call may.
 EFFECTS_PER_RECORD = 64
+#: A record of user changes holds at most this many.
+CHANGES_PER_RECORD = 500
+#: The topic that tells of rows: what it says must not come before them.
+ANNOUNCES_ROWS = "user-changes"
+#: Tag of `UserChange.more`.
+_MORE = b"\x2a"
 
 
 class Output(NamedTuple):
@@ -59,6 +75,24 @@ def pack_effects(generation: int, source: int, effects: Mapping[int, Sequence[by
         for target, entries in effects.items()
         for start in range(0, len(entries), EFFECTS_PER_RECORD)
     ]
+
+
+def pack_changes(changes: Sequence[tuple[bytes, bytes]]) -> list[Output]:
+    """Pack encoded `UserChange`s, each with its key, into records by the first one's key, in order: one holds the rest
+    in its field `more`.
+    """
+    outputs = []
+    for start in range(0, len(changes), CHANGES_PER_RECORD):
+        (key, first), *rest = changes[start : start + CHANGES_PER_RECORD]
+        parts = [first]
+        for _, change in rest:
+            parts += (_MORE, _varint(len(change)), change)
+        outputs.append(Output(ANNOUNCES_ROWS, -1, key, b"".join(parts)))
+    return outputs
+
+
+def _varint(value: int) -> bytes:
+    return bytes((value,)) if value < 0x80 else bytes((value & 0x7F | 0x80,)) + _varint(value >> 7)
 
 
 def public_fields(key: str, fields: dict[bytes, bytes]) -> dict[bytes, bytes]:

@@ -62,6 +62,14 @@ class Outgoing:
         call.outputs.append(Output(topic, -1 if partition is None else partition, key, value))
         call.size_bytes += len(value)
 
+    def change(self, key: bytes, change: bytes) -> None:
+        """See `Context.change`."""
+        sink = self.sink
+        value = numbered(self.generation, self.partition, sink.offset, sink.step, sink.place, change)
+        sink.place += 1
+        self._call.changes.append((key, value))
+        self._call.size_bytes += len(value)
+
     def effect(self, item_id: str, effect: ItemEffect | bytes) -> None:
         """See `Context.effect`."""
         self.sink.effect(item_id, effect if isinstance(effect, bytes) else effect.SerializeToString())

@@ -18,16 +18,12 @@ from liverank.kafka import Producer
 from streams.calls import Call
 from streams.errors import FoldBugError
 from streams.fold import Feed, Fold, KeyState
-from streams.outbox import Output, public_fields
+from streams.outbox import ANNOUNCES_ROWS, Output, public_fields
 
 __all__ = ["KafkaSink", "Pending", "PositionBoard", "RowSink", "Sink", "Visible", "announced", "joined", "merge_calls"]
 
 #: Delivery waits for ever: a record given up would be a gap in a numbered stream.
 _FOR_EVER = {"delivery.timeout.ms": 0, "enable.gapless.guarantee": True, "delivery.report.only.error": True}
-
-
-#: What tells a reader to look at a row must not come before the row.
-_ANNOUNCES_ROWS = "user-changes"
 
 
 @dataclass(slots=True)
@@ -83,8 +79,8 @@ def announced(outputs: Sequence[Output]) -> tuple[list[Output], list[Output]]:
     """Split outputs, in order, into those that stand for themselves and those that announce rows: the latter are sent
     after the rows are written.
     """
-    early = [output for output in outputs if output.topic != _ANNOUNCES_ROWS]
-    return early, [output for output in outputs if output.topic == _ANNOUNCES_ROWS]
+    early = [output for output in outputs if output.topic != ANNOUNCES_ROWS]
+    return early, [output for output in outputs if output.topic == ANNOUNCES_ROWS]
 
 
 class RowSink:

@@ -318,7 +318,7 @@ class _Outlet:
         """Send what is sent once a record."""
         if self._changed:
             change = user_change(self._user_id, self._changed, self._clock_ms)
-            self._ctx.emit("user-changes", change, key=self._user_id.encode())
+            self._ctx.change(self._user_id.encode(), change)
 
     def example(self, row: bytes) -> None:
         self._ctx.emit("examples", row, key=self._user_id.encode())

@@ -426,8 +426,11 @@ class UserState:
     def _next_leaving_ms(self) -> int | None:
         if not self._leaving_known:
             args = (self._composition_ms, VECTOR_WINDOWS_MS, self._params.composition_grain_ms)
-            times = (self._history.next_leaving_ms(*args), self._sessions.next_leaving_ms(*args))
-            self._leaving_ms = min((time for time in times if time is not None), default=None)
+            if self._transition is not None:
+                self._leaving_ms = self._transition.next_leaving_ms(*args)
+            else:
+                times = (self._history.next_leaving_ms(*args), self._sessions.next_leaving_ms(*args))
+                self._leaving_ms = min((time for time in times if time is not None), default=None)
             self._leaving_known = True
         return self._leaving_ms
 

@@ -38,6 +38,7 @@ def configuration(layout: Layout, *, port: int, password: str = "") -> str:
         "dir": str(layout.redis),
         "daemonize": "no",
         "save": '""',
+        "rdbcompression": "no",
         "auto-aof-rewrite-min-size": "256mb",
         "tcp-backlog": "128",
         "databases": "16",

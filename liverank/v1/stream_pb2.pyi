@@ -83,16 +83,18 @@ class Example(_message.Message):
     def __init__(self, number: _Optional[_Union[Number, _Mapping]] = ..., request_id: _Optional[str] = ..., position: _Optional[int] = ..., user_id: _Optional[str] = ..., item_id: _Optional[str] = ..., exposure_ts_ms: _Optional[int] = ..., closed_ts_ms: _Optional[int] = ..., surface: _Optional[str] = ..., policy: _Optional[str] = ..., arm: _Optional[str] = ..., base_model: _Optional[str] = ..., schema: _Optional[str] = ..., propensity: _Optional[float] = ..., pinned: _Optional[bool] = ..., drawn: _Optional[bool] = ..., seen: _Optional[bool] = ..., outcomes: _Optional[_Mapping[str, float]] = ..., reward: _Optional[float] = ..., correction: _Optional[bool] = ..., phi: _Optional[_Iterable[float]] = ..., p_shown: _Optional[_Iterable[float]] = ..., heads: _Optional[_Iterable[str]] = ..., catalogue_version: _Optional[int] = ..., variant_id: _Optional[str] = ..., variant_propensity: _Optional[float] = ...) -> None: ...
 
 class UserChange(_message.Message):
-    __slots__ = ("number", "user_id", "newest_event_ts_ms", "clock_ms")
+    __slots__ = ("number", "user_id", "newest_event_ts_ms", "clock_ms", "more")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     NEWEST_EVENT_TS_MS_FIELD_NUMBER: _ClassVar[int]
     CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     number: Number
     user_id: str
     newest_event_ts_ms: int
     clock_ms: int
-    def __init__(self, number: _Optional[_Union[Number, _Mapping]] = ..., user_id: _Optional[str] = ..., newest_event_ts_ms: _Optional[int] = ..., clock_ms: _Optional[int] = ...) -> None: ...
+    more: _containers.RepeatedCompositeFieldContainer[UserChange]
+    def __init__(self, number: _Optional[_Union[Number, _Mapping]] = ..., user_id: _Optional[str] = ..., newest_event_ts_ms: _Optional[int] = ..., clock_ms: _Optional[int] = ..., more: _Optional[_Iterable[_Union[UserChange, _Mapping]]] = ...) -> None: ...
 
 class ItemRow(_message.Message):
     __slots__ = ("number", "item_id", "pages", "event_ts_ms")

@@ -39,20 +39,21 @@ class VectorHandler:
         changes: dict[str, Change] = {}
         for record in records:
             try:
-                user_id, change = change_of(record.value)
+                found = changes_of(record.value)
             except (DecodeError, ValueError) as error:
                 self._dead.write(record, "malformed", f"a user change cannot be read: {error}")
                 continue
-            have = changes.get(user_id)
-            if have is None or change.version >= have.version:
-                changes[user_id] = change
+            for user_id, change in found:
+                have = changes.get(user_id)
+                if have is None or change.version >= have.version:
+                    changes[user_id] = change
         if changes:
             self._near_line.write(changes)
         self._dead.flush()
 
 
-def change_of(value: bytes) -> tuple[str, Change]:
-    """User id and change of a record.
+def changes_of(value: bytes) -> list[tuple[str, Change]]:
+    """User id and change of each of a record.
 
     The vectors are for the partition's clock, or for the newest event where a producer's clock runs ahead of it.
 
@@ -61,13 +62,16 @@ def change_of(value: bytes) -> tuple[str, Change]:
     DecodeError, ValueError
         It is no `UserChange`.
     """
-    change = UserChange.FromString(value)
-    if not change.user_id:
-        raise ValueError("user_id is required")
-    number = change.number
-    version = format_version(number.generation, number.offset, number.step)
-    as_of_ms = max(change.clock_ms, change.newest_event_ts_ms)
-    return change.user_id, Change(version, as_of_ms, change.newest_event_ts_ms)
+    first = UserChange.FromString(value)
+    changes = []
+    for change in (first, *first.more):
+        if not change.user_id:
+            raise ValueError("user_id is required")
+        number = change.number
+        version = format_version(number.generation, number.offset, number.step)
+        as_of_ms = max(change.clock_ms, change.newest_event_ts_ms)
+        changes.append((change.user_id, Change(version, as_of_ms, change.newest_event_ts_ms)))
+    return changes
 
 
 def register(app: faust.App, services: AgentServices) -> None:

@@ -287,7 +287,7 @@ class World:
 
     def changes(self) -> list[UserChange]:
         """User changes, in order."""
-        return self._messages("user-changes", UserChange)
+        return [change for first in self._messages("user-changes", UserChange) for change in (first, *first.more)]
 
     def effects(self) -> list[ItemEffects]:
         """Packed item effects, in order."""

@@ -180,6 +180,11 @@ def test_EMB_2_changes_of_a_batch_are_coalesced_per_user() -> None:
     ]
     assert letters.reasons == ["malformed"]
     assert letters.flushed == 1
+    together = UserChange.FromString(change("c", 3))
+    together.more.extend([UserChange.FromString(change("a", 11)), UserChange.FromString(change("a", 10))])
+    handler.handle([record(together.SerializeToString())])
+    assert {user: each.version[-9:-7] for user, each in near_line.calls.pop().items()} == {"c": b"03", "a": b"11"}
+    letters.flushed = 0
     handler.handle([record(UserChange().SerializeToString())])
     assert letters.reasons == ["malformed", "malformed"]
     assert len(near_line.calls) == 1

@@ -16,7 +16,7 @@ from liverank.errors import ConfigError, ContractError
 from liverank.kafka import Record
 from liverank.partition import murmur2, partition
 from liverank.v1.item_pb2 import Item, ItemChange, ItemRemoved
-from liverank.v1.stream_pb2 import Example, ItemEffect, ItemEffects, ItemEvent
+from liverank.v1.stream_pb2 import Example, ItemEffect, ItemEffects, ItemEvent, UserChange
 from streams.calls import Call, Limits, Position, SourceMark
 from streams.catalogue import Catalogue, History
 from streams.dues import DueIndex
@@ -24,7 +24,15 @@ from streams.errors import OutboxError
 from streams.failpoints import Failpoints
 from streams.fence import Meta
 from streams.fold import Context, KeyState, Number, Parsed
-from streams.outbox import EFFECTS_PER_RECORD, Output, decode_outbox, encode_outbox, pack_effects
+from streams.outbox import (
+    CHANGES_PER_RECORD,
+    EFFECTS_PER_RECORD,
+    Output,
+    decode_outbox,
+    encode_outbox,
+    pack_changes,
+    pack_effects,
+)
 from streams.partition_fold import PartitionFold
 from streams.publisher import Pending, Visible
 from streams.takeover import Takeover
@@ -121,6 +129,21 @@ def test_a_drained_key_is_published_whole_and_what_went_by_name() -> None:
 def test_a_broken_outbox_is_refused(blob: bytes) -> None:
     with pytest.raises(OutboxError):
         decode_outbox(blob)
+
+
+def test_user_changes_travel_together_in_order_and_bounded() -> None:
+    changes = [
+        (b"u%d" % at, UserChange(user_id=f"u{at}" * (1 + at % 90), clock_ms=at).SerializeToString())
+        for at in range(CHANGES_PER_RECORD + 3)
+    ]
+    outputs = pack_changes(changes)
+    assert [(o.topic, o.partition, o.key) for o in outputs] == [
+        ("user-changes", -1, b"u0"),
+        ("user-changes", -1, b"u%d" % CHANGES_PER_RECORD),
+    ]
+    read = [UserChange.FromString(output.value) for output in outputs]
+    clocks = [change.clock_ms for first in read for change in (first, *first.more)]
+    assert clocks == list(range(CHANGES_PER_RECORD + 3))
 
 
 def test_effects_are_packed_in_order_and_bounded() -> None:

@@ -139,7 +139,8 @@ void add_types(PyObject* module) {
                                 {"effects", &get<Sink, &Sink::get_effects>, &set_effects, nullptr, nullptr}, {}};
   add_type<Sink>(module, "Sink", sink, place);
   static PyMethodDef user[] = {method<UserTransition, &UserTransition::observe>("observe"),
-                               method<UserTransition, &UserTransition::saw>("saw"), {}};
+                               method<UserTransition, &UserTransition::saw>("saw"),
+                               method<UserTransition, &UserTransition::next_leaving_ms>("next_leaving_ms"), {}};
   add_type<UserTransition>(module, "UserTransition", user);
   static PyMethodDef item[] = {method<ItemTransition, &ItemTransition::observe>("observe"), {}};
   add_type<ItemTransition>(module, "ItemTransition", item);

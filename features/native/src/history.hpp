@@ -76,14 +76,18 @@ class History {
   // next_leaving_ms(after_ms, windows_ms, grain_ms) -> int or None
   PyObject* next_leaving_ms(Arguments args, Py_ssize_t n) {
     expect(n, 3, 3);
-    i64 due = next_leaving([&](size_t at) { return order_[at].first.ts_ms; }, order_.size(), integer(args[0]), args[1],
-                           integer(args[2]));
-    const auto& older = older_.times_ms();
-    i64 later = next_leaving([&](size_t at) { return older[at]; }, older.size(), integer(args[0]), args[1],
-                             integer(args[2]));
-    if (due < 0 || (later >= 0 && later < due)) due = later;
+    const i64 due = leaving(integer(args[0]), args[1], integer(args[2]));
     if (due < 0) Py_RETURN_NONE;
     return PyLong_FromLongLong(due);
+  }
+
+  // -1 = never
+  i64 leaving(i64 after_ms, PyObject* windows, i64 grain_ms) const {
+    const i64 due = next_leaving([&](size_t at) { return order_[at].first.ts_ms; }, order_.size(), after_ms, windows,
+                                 grain_ms);
+    const auto& older = older_.times_ms();
+    const i64 later = next_leaving([&](size_t at) { return older[at]; }, older.size(), after_ms, windows, grain_ms);
+    return due < 0 || (later >= 0 && later < due) ? later : due;
   }
 
   void gather(PyObject* changed) {

@@ -183,10 +183,14 @@ class Sessions {
 
   PyObject* next_leaving_ms(Arguments args, Py_ssize_t n) {
     expect(n, 3, 3);
-    i64 due = next_leaving([&](size_t at) { return derived_[at].ts_ms; }, derived_.size(), integer(args[0]), args[1],
-                           integer(args[2]));
+    const i64 due = leaving(integer(args[0]), args[1], integer(args[2]));
     if (due < 0) Py_RETURN_NONE;
     return PyLong_FromLongLong(due);
+  }
+
+  // -1 = never
+  i64 leaving(i64 after_ms, PyObject* windows, i64 grain_ms) const {
+    return next_leaving([&](size_t at) { return derived_[at].ts_ms; }, derived_.size(), after_ms, windows, grain_ms);
   }
 
   // set_intent(category, share)

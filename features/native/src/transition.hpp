@@ -111,6 +111,16 @@ class UserTransition {
     if (!PyList_Check(args[4])) raise(PyExc_TypeError, "tiles are a list");
   }
 
+  // next_leaving_ms(after_ms, windows_ms, grain_ms) -> the earlier of history's and sessions', or None
+  PyObject* next_leaving_ms(Arguments args, Py_ssize_t n) {
+    expect(n, 3, 3);
+    const i64 after_ms = integer(args[0]), grain_ms = integer(args[2]);
+    const i64 one = history_.leaving(after_ms, args[1], grain_ms), other = sessions_.leaving(after_ms, args[1], grain_ms);
+    const i64 due = one < 0 || (other >= 0 && other < one) ? other : one;
+    if (due < 0) Py_RETURN_NONE;
+    return PyLong_FromLongLong(due);
+  }
+
   // observe(state, event: bytes, append_ts_ms, clock_ms, emit, sink) -> 1 repeat, 2 beyond the horizon, 0 counted, 4 and
   // the history changed. Any event but an exposure.
   PyObject* observe(Arguments args, Py_ssize_t n) {
