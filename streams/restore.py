@@ -188,7 +188,9 @@ class _Tools:
         """What an earlier run of this job left of a partition that it had finished."""
         mark = self.stores[kind].mark(partition)
         done = Folded.from_json(mark) if mark else None
-        return done if done is not None and done.job == self._name else None
+        if done is None or done.job != self._name:
+            return None
+        return done if kind == "i" or Spool.path(self.job.spool, partition).exists() else None
 
     def fold(self, kind: str, partition: int) -> Folded:
         """Fold a partition from the beginning."""
@@ -308,7 +310,7 @@ class Restore:
     """
 
     def __init__(self, job: Job, table: Catalogue, *, on_progress: Progress | None = None, processes: int = 0) -> None:
-        self._job, self._table = job, table
+        self._job = job
         self._name = job.name(table)
         self._tell = on_progress or (lambda _step, _done: None)
         self._processes = processes

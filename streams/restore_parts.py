@@ -228,8 +228,13 @@ class Spool:
     """
 
     def __init__(self, folder: Path, source: int) -> None:
-        self._path = folder / f"{source}.parquet"
+        self._path = self.path(folder, source)
         self._writer: Any = None
+
+    @staticmethod
+    def path(folder: Path, source: int) -> Path:
+        """The file of a source; whole where the partition's mark says that it is done."""
+        return folder / f"{source}.parquet"
 
     @staticmethod
     def _schema() -> pa.Schema:
@@ -268,7 +273,7 @@ class Spool:
     @classmethod
     def read(cls, folder: Path, target: int, n_sources: int) -> Iterator[tuple[int, bytes]]:
         """Yield (generation, effects) for one target: stage by stage, by the clocks of the sources."""
-        sources = (cls._of_source(folder / f"{source}.parquet", target, source) for source in range(n_sources))
+        sources = (cls._of_source(cls.path(folder, source), target, source) for source in range(n_sources))
         for generation, _, _, effects in heapq.merge(*sources, key=lambda row: row[:3]):
             yield generation, effects
 
