@@ -294,12 +294,11 @@ def main() -> int:
         draw_curves(
             args.out / "system-loop.svg", np.arange(args.rounds), lines, errors, y_label="expected clicks a slot"
         )
+    gains = ("late_on_minus_off", "late_on_minus_uniform", "rounds_sooner_than_off", "earns_sooner_than_off")
     bounds: dict[str, tuple[str, float | bool]] = {
-        "news.late_on_minus_off.low": (">=", 0.0),
-        "news.late_on_minus_uniform.low": (">=", 0.0),
-        "news.earns_sooner_than_off.low": (">=", 0.0),
-        "null.late_on_minus_off.low": ("<=", 0.0),
+        f"{world}.{gain}.low": (">=", 0.0) for world in ("news", "moving") for gain in gains
     }
+    bounds["null.late_on_minus_off.low"] = ("<=", 0.0)
     asked = {
         name: bound
         for name, bound in bounds.items()

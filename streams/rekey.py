@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from features.archive import part_dir, partitions_of, read_part, write_part
+from features.archive import part_dir, partitions_of, write_part
 from features.generation import Note
 from liverank.contract import FORWARDED_HEADER, INTERNAL_HEADER
-from liverank.errors import ContractError, CorruptError
+from liverank.errors import ContractError
 from liverank.kafka import Record
 from liverank.partition import partition as partition_of
 from liverank.settings import Settings
@@ -24,6 +24,7 @@ from liverank.v1.event_pb2 import Event, EventType
 from streams.control import Adopt, Command, Erase, Erased, control, write_staged
 from streams.fold import Parsed
 from streams.past import live_records
+from streams.restore_parts import Stage
 from streams.seal import seal_of
 from streams.ticks import TICK_VALUE
 from streams.users import UserFold
@@ -260,11 +261,5 @@ def _merged(parts: Sequence[Iterator[_Found]]) -> Iterator[_Found]:
 
 
 def _whole(settings: Settings, generation: int, partition: int) -> Iterator[Record]:
-    topic = settings.topic("events", generation)
-    records = read_part(part_dir(settings, "events", generation, partition), topic, partition)
-    for following, record in enumerate(records):
-        if record.offset != following:
-            raise CorruptError(
-                f"the archive of {topic} [{partition}] misses offsets {following} to {record.offset - 1}"
-            )
-        yield record
+    folder = part_dir(settings, "events", generation, 0).parent
+    return Stage(generation=generation, folder=folder, topic=settings.topic("events", generation)).records(partition)

@@ -17,14 +17,15 @@ from features.archive import read_part
 from features.redis import Redis, format_version, translated
 from features.state.effects import joined
 from features.wire import entity_key, feature_field, timestamp_field, version_field
-from liverank.errors import ContractError, CorruptError
+from liverank.errors import CorruptError
 from liverank.kafka import Record
 from liverank.settings import Settings
 from streams.calls import Call, Limits, Position, SourceMark
 from streams.fence import FencedStore
-from streams.fold import Fold, Parsed
+from streams.fold import Fold
 from streams.outbox import Output
 from streams.partition_fold import ItemVersions, PartitionFold
+from streams.past import feed, tick_at
 from streams.publisher import Pending, RowSink, merge_calls
 from streams.rows import SESSION, plain_key
 
@@ -108,8 +109,6 @@ class PastPartition:
         Generation of the state's keys.
     cache_states : int
         States kept in memory.
-    items : ItemVersions or None
-        What items were; None for the item fold.
     on_calls : callable, optional
         Gets what was folded and is written, in order.
     """
@@ -139,7 +138,13 @@ class PastPartition:
         self.n_records = 0
 
     def begin(self, generation: int, items: ItemVersions | None) -> None:
-        """Begin a stage with the state that the one before left."""
+        """Begin a stage with the state that the one before left.
+
+        Parameters
+        ----------
+        items : ItemVersions or None
+            What items were; None for the item fold.
+        """
         self.write()
         before = self._part
         self._part = PartitionFold(
@@ -164,12 +169,7 @@ class PastPartition:
 
     def feed(self, record: Record) -> None:
         """Fold one record of the stage."""
-        parsed: Parsed | ContractError
-        try:
-            parsed = self._fold.parse(record)
-        except ContractError as error:
-            parsed = error
-        self._now.feed(record, parsed)
+        feed(self._fold, self._now, record)
         self.n_records += 1
         self._since_write += 1
         if self._since_write >= _WRITE_EVERY:
@@ -177,9 +177,7 @@ class PastPartition:
 
     def tick(self, ts_ms: int) -> None:
         """Move the clock to `ts_ms`, as a tick after the last record would."""
-        part = self._now
-        tick = Record("events", self._partition, part.position.offset + 1, None, b"", (), ts_ms)
-        part.feed(tick, Parsed((), None, tick=True))
+        tick_at(self._now, ts_ms)
 
     def write(self) -> None:
         """Write the state that waits."""

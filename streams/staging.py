@@ -130,6 +130,7 @@ def _hash(settings: Settings, found: Staged) -> str:
 
 
 def write_json(path: Path, body: object) -> None:
+    """Write a file of JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(body))
