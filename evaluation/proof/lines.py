@@ -129,12 +129,28 @@ def posterior(name: str, before: Reading, after: Reading, sign: int, delay_s: fl
     )
 
 
-def share(name: str, before: Reading, after: Reading, sign: int, delay_s: float | None) -> Line:
-    """(d): the kind's expected share of the slate moves by more than 3 standard errors; a fall keeps 30 %."""
-    difference = after.shares - before.shares
+def share(name: str, before: Floats, after: Floats, sign: int, delay_s: float | None) -> Line:
+    """(d): the kind's expected share, mean over users, moves by more than 3 standard errors; a fall keeps 30 %.
+
+    Parameters
+    ----------
+    name : str
+    before, after : float array, shape (n_users, n_seeds)
+        `Reading.shares` of the same users over the same seeds.
+    sign : int
+        -1 for a fall, 1 for a rise.
+    delay_s : float or None
+        When the first user's slate changed.
+
+    Returns
+    -------
+    Line
+        Its standard error is over seeds, of the users' mean: seeds are what is drawn anew in every request.
+    """
+    difference = (after - before).mean(axis=0)
     moved = float(difference.mean())
     error = float(difference.std(ddof=1) / np.sqrt(len(difference)))
-    kept = float(after.shares.mean() / before.shares.mean()) if before.shares.mean() > 0 else float("nan")
+    kept = float(after.mean() / before.mean()) if before.mean() > 0 else float("nan")
     holds = moved * sign > N_ERRORS * error and moved != 0.0
     claim = f"expected share of the kind {_word(sign)} by more than {N_ERRORS:g} standard errors"
     if sign < 0:
@@ -145,8 +161,9 @@ def share(name: str, before: Reading, after: Reading, sign: int, delay_s: float 
         claim=claim,
         holds=holds,
         figures={
-            "before": float(before.shares.mean()),
-            "after": float(after.shares.mean()),
+            "users": float(len(before)),
+            "before": float(before.mean()),
+            "after": float(after.mean()),
             "standard_error": error,
             "kept": kept,
         },

@@ -19,7 +19,7 @@ from liverank.v1 import personalization_pb2 as pb
 from liverank.v1.decision_pb2 import MODE_SERVE, MODE_SHADOW, Decision
 from ranker.posterior import Belief
 
-N_SEEDS: Final = 64
+SEEDS: Final = range(1, 65)
 K: Final = 10
 LONG: Final = 50
 """Length of a slate that must hold some items of a kind, where a short one has too few."""
@@ -178,10 +178,10 @@ class Meter:
         """Posterior mean for the logged features of a slot, from the statistics in Redis."""
         return float(self._belief(model).posterior.mean(probe.phi[slot : slot + 1])[0])
 
-    def read(self, probe: Probe, *, slot: int = 0, n_seeds: int = N_SEEDS) -> Reading:
+    def read(self, probe: Probe, *, slot: int = 0) -> Reading:
         """One whole reading; 70 requests."""
         row = self.row(probe.user_id)
-        shares, slates, model = self.shares(probe, range(1, n_seeds + 1))
+        shares, slates, model = self.shares(probe, SEEDS)
         vectors = np.asarray(row.vectors, dtype=np.float64)
         return Reading(
             features=self.features(probe, row),

@@ -1,4 +1,4 @@
-"""Runs the proof against a live stack: control, dismissal, four more, a click and a like of fresh users."""
+"""Runs the proof against a live stack: control, dismissals, a click and a like of fresh users."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluation.errors import ProofError
 from evaluation.progress import Progress
 from evaluation.proof import lines
 from evaluation.proof.lines import Line, Reading
-from evaluation.proof.meter import K, Meter, Probe
+from evaluation.proof.meter import SEEDS, K, Meter, Probe
 from liverank.calls import new_event, now_ms
 from liverank.client import Client
+
+Shares: TypeAlias = NDArray[np.float64]
 
 FEATURES_S: Final = 1.0
 VECTORS_S: Final = 60.0
@@ -26,7 +29,9 @@ AHEAD_MS: Final = 120_000
 N_IN_A_ROW: Final = 5
 N_ASKED: Final = 8
 MOST_ROUNDS: Final = 3
-"""Users are asked in eight at a time, up to three times, until one has a kind with room to move."""
+"""Users are asked in eight at a time, up to three times, until enough have a kind with room to move."""
+N_TOGETHER: Final = 4
+"""Users whose mean share is judged: one user's few slots can stand still by chance. The rest is read of the first."""
 ROOM_DOWN: Final = (0.25, 0.45)
 ROOM_UP: Final = (0.05, 0.35)
 SUPPLY: Final = 12
@@ -94,32 +99,46 @@ class _Prover:
 
     def dismissal(self) -> None:
         """Control, (a) to (f), five in a row."""
-        probe = self._begin(ROOM_DOWN)
+        probe, *others = self._begin(ROOM_DOWN)
         first = self._meter.read(probe)
         time.sleep(self._plan.control_s)
         before = self._meter.read(probe)
         self.lines.append(lines.control(first, before))
         after, delays = self._act(probe, "dismiss", 0, before)
-        self._judge("", before, after, delays, -1, ("a", "b", "c", "d"))
         more = self._meter.show(probe.user_id, probe.kind, N_IN_A_ROW - 1, probe.as_of_ms)
         for slot in range(len(more.shown)):
             self._send(more, "dismiss", slot)
         self._settle()
         last = self._meter.read(replace(probe, shown=(*probe.shown, *more.shown)))
+        shares = self._shares(others, "dismiss", before, after)
+        self._judge("", before, after, shares, delays, -1, ("a", "b", "c", "d"))
         self.lines.append(lines.several("d (five)", before, last, N_IN_A_ROW))
         self.lines.append(lines.model("e", first, before, after, last))
         self.lines.append(lines.parts("f", before, after, -1))
 
     def good_news(self, action: str, which: Sequence[str]) -> None:
-        """A fresh user does something positive to one item of the kind: everything moves the other way."""
-        probe = self._begin(ROOM_UP)
+        """Fresh users do something positive to one item of the kind: everything moves the other way."""
+        probe, *others = self._begin(ROOM_UP)
         before = self._meter.read(probe)
         after, delays = self._act(probe, action, 0, before)
-        self._judge(f" ({action})", before, after, delays, +1, which)
+        shares = self._shares(others, action, before, after)
+        self._judge(f" ({action})", before, after, shares, delays, +1, which)
         self.lines.append(lines.model(f"e ({action})", before, after))
 
-    def _begin(self, room: tuple[float, float]) -> Probe:
-        """Ask some users in, show each an item of a kind; the one whose kind has most room to move is the probe.
+    def _shares(
+        self, others: Sequence[Probe], action: str, first_before: Reading, first_after: Reading
+    ) -> tuple[Shares, Shares]:
+        """The other users do the same; shares of the first and of them before and after, each (n_users, n_seeds)."""
+        others = [replace(probe, as_of_ms=now_ms() + AHEAD_MS) for probe in others]
+        before = [self._meter.shares(probe, SEEDS)[0] for probe in others]
+        for probe in others:
+            self._send(probe, action, 0)
+        self._settle()
+        after = [self._meter.shares(probe, SEEDS)[0] for probe in others]
+        return np.array([first_before.shares, *before]), np.array([first_after.shares, *after])
+
+    def _begin(self, room: tuple[float, float]) -> list[Probe]:
+        """Ask some users in, show each an item of a kind; those whose kinds have most room to move are the probes.
 
         They come by first and leave (a click on something of a kind that they do not get, end of session): what moves
         afterwards is then what the action says, not that somebody is back after weeks. The choice looks at shares
@@ -138,11 +157,12 @@ class _Prover:
                 outside = not room[0] <= share <= room[1]
                 short = sum(self._meter.kind(item) == probe.kind for item in probe.near_slate) < SUPPLY
                 found.append((outside, short, _distance(share, room), len(found), probe))
-            if found and min(found)[:2] == (False, False):
+            if sum(each[:2] == (False, False) for each in found) >= N_TOGETHER:
                 break
         if not found:
             raise ProofError(f"no slate for any of {len(self._used)} users; is the ranker healthy?")
-        return replace(min(found)[-1], as_of_ms=now_ms() + AHEAD_MS)
+        fit = [each for each in sorted(found) if each[:2] == (False, False)] or [min(found)]
+        return [replace(each[-1], as_of_ms=now_ms() + AHEAD_MS) for each in fit[:N_TOGETHER]]
 
     def _ask_in(self, room: tuple[float, float]) -> list[Probe]:
         """The next users' visits, and an item shown to each; empty where no user is left."""
@@ -238,6 +258,7 @@ class _Prover:
         suffix: str,
         before: Reading,
         after: Reading,
+        shares: tuple[Shares, Shares],
         delays: dict[str, float | None],
         sign: int,
         which: Sequence[str],
@@ -246,7 +267,7 @@ class _Prover:
             "a": lines.features(f"a{suffix}", before, after, sign, delays["a"], FEATURES_S),
             "b": lines.vectors(f"b{suffix}", before, after, sign, delays["b"], VECTORS_S),
             "c": lines.posterior(f"c{suffix}", before, after, sign, delays["c"], POSTERIOR_S),
-            "d": lines.share(f"d{suffix}", before, after, sign, delays["d"]),
+            "d": lines.share(f"d{suffix}", *shares, sign, delays["d"]),
         }
         self.lines += [made[name] for name in which]
 

@@ -26,6 +26,10 @@ def reading(shift: float = 0.0, *, share: float = 0.4, noise_seed: int = 1, mode
     )
 
 
+def share(before: Reading, after: Reading, sign: int) -> Line:
+    return lines.share("d", before.shares[None], after.shares[None], sign, 1.0)
+
+
 def test_control_is_true_only_for_equal_readings() -> None:
     assert lines.control(reading(), reading()).holds
     for other in (
@@ -55,13 +59,22 @@ def test_all_three_vectors_must_move() -> None:
 
 def test_d_needs_three_standard_errors_and_keeps_thirty_per_cent() -> None:
     before = reading(share=0.4)
-    assert lines.share("d", before, reading(share=0.3, noise_seed=2), -1, 1.0).holds
-    assert not lines.share("d", before, reading(share=0.4, noise_seed=2), -1, 1.0).holds
-    assert not lines.share("d", before, reading(share=0.1, noise_seed=2), -1, 1.0).holds
-    assert lines.share("d", before, reading(share=0.5, noise_seed=2), +1, 1.0).holds
-    assert not lines.share("d", before, before, -1, 1.0).holds
+    assert share(before, reading(share=0.3, noise_seed=2), -1).holds
+    assert not share(before, reading(share=0.4, noise_seed=2), -1).holds
+    assert not share(before, reading(share=0.1, noise_seed=2), -1).holds
+    assert share(before, reading(share=0.5, noise_seed=2), +1).holds
+    assert not share(before, before, -1).holds
     assert lines.several("d5", before, reading(share=0.02), 5).holds
     assert not lines.several("d5", before, reading(share=0.1), 5).holds
+
+
+def test_d_is_about_all_users_together() -> None:
+    still, up = reading(share=0.2).shares, reading(share=0.3, noise_seed=2).shares
+    several = lines.share("d", np.array([still] * 4), np.array([still, up, up, up]), +1, 1.0)
+    assert several.holds
+    assert several.figures["users"] == 4
+    assert several.figures["after"] == pytest.approx(0.275, abs=0.01)
+    assert not lines.share("d", np.array([still, up, up, up]), np.array([up, still, still, still]), +1, 1.0).holds
 
 
 def test_e_and_f() -> None:
