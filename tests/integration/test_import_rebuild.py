@@ -156,20 +156,52 @@ def test_state_that_is_gone_is_not_taken_for_new(settings: Settings) -> None:
     with connect(settings) as client:
         for key in client.scan_iter(match=f"{settings.namespace}:{{*", count=1000):
             client.unlink(key)
-    worker = work(settings)
-    try:
-        worker.communicate(timeout=30)
-    finally:
-        worker.kill()
-        worker.communicate()
-    assert worker.returncode == 1
-    log = "".join(path.read_text() for path in settings.home.glob("folds-*.log"))
-    assert "liverank rebuild" in log
+    assert "liverank rebuild" in refusal(settings, work(settings))
     rebuild(settings)
     assert partitions_of(settings, "events", 0) == [0, 1, 2, 3]
     worker = work(settings)
     assert worker.stdout is not None
     assert worker.stdout.readline() == "ready\n"
+    end(worker)
+
+
+def refusal(settings: Settings, worker: subprocess.Popen[str]) -> str:
+    """What a worker that must end with status 1 leaves in its log."""
+    try:
+        worker.communicate(timeout=60)
+    finally:
+        worker.kill()
+        worker.communicate()
+    assert worker.returncode == 1
+    return "".join(path.read_text() for path in settings.home.glob("folds-*.log"))
+
+
+def to_another_layout(settings: Settings) -> int:
+    """Give every page of users' states the version byte of a build to come; gives how many there are."""
+    n_pages = 0
+    with connect(settings) as client:
+        for key in client.scan_iter(match=f"{settings.namespace}:{{*:u:*", count=1000):
+            pages = client.hgetall(key)
+            n_pages += len(pages)
+            client.hset(key, mapping={name: b"\x09" + page[1:] for name, page in pages.items()})
+    return n_pages
+
+
+def test_USE_6_state_of_another_layout_is_refused_then_built_anew(settings: Settings) -> None:
+    """The way from one layout of state to the next (docs/adr/0004): nothing of the old one is read."""
+    events = traffic(300, seed=15)
+    import_history(settings, past(events, days=1), items=items())
+    before = found(settings)
+    assert to_another_layout(settings) > 300
+    worker = work(settings)
+    send(settings, events)
+    log = refusal(settings, worker)
+    assert "has version 9" in log
+    assert "liverank rebuild" in log
+    rebuild(settings)
+    check_same(found(settings), before)
+    worker = work(settings)
+    settle(settings)
     end(worker)
 
 
