@@ -19,7 +19,7 @@ from bandits.errors import CorruptStatisticsError, InvalidStatisticsError
 from bandits.hybrid import HybridPosterior, HybridPrior
 from bandits.logistic import LogisticPartial, LogisticPosterior, LogisticPrior
 from bandits.partials import Statistics
-from bandits.policy import DISJOINT, HYBRID, LOGISTIC, SHARED
+from bandits.policy import DISJOINT, HYBRID, LOGISTIC
 from bandits.posterior import Learned, Prior
 from bandits.snapshot import Snapshot, snapshot_id
 
@@ -174,11 +174,6 @@ def read_snapshot(data: bytes) -> Snapshot | LearnedSnapshot:
         Cut, altered, or of an unknown kind or version.
     """
     return LearnedSnapshot.from_bytes(data) if data[:4] == _MAGIC else Snapshot.from_bytes(data)
-
-
-def learner_of(snapshot: Snapshot | LearnedSnapshot) -> str:
-    """What kind of posterior a snapshot makes."""
-    return snapshot.learner if isinstance(snapshot, LearnedSnapshot) else SHARED
 
 
 def _numbers(prior: AnyPrior) -> tuple[float, float, float]:

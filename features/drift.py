@@ -26,7 +26,6 @@ MIN_ROWS: Final = 200
 
 N_BINS: Final = 10
 _SMALLEST: Final = 1e-4
-THRESHOLD: Final = 0.2
 
 
 class Drift(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,16 +17,6 @@ from liverank.v1.event_pb2 import Event, EventType, Exposure, ExposureSlot
 
 SURFACE = "home"
 GAP_SIGMA = 1.6
-
-
-@dataclass(frozen=True)
-class Visit:
-    """A user asks for a slate."""
-
-    at_ms: int
-    user: User
-    session_id: str
-    first: bool
 
 
 def history(world: World, *, days: float = 60.0) -> Iterator[Event]:

@@ -68,10 +68,6 @@ class Layout:
         digest = hashlib.sha256(bytes(self.home)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"liverank-{digest}.sock"
 
-    def of_namespace(self, namespace: str) -> Path:
-        """Folder of one namespace: feature registry, models, archive, examples."""
-        return self.home / namespace
-
     def create(self) -> None:
         """Make the folders; safe to repeat."""
         for path in (self.home, self.run, self.logs, self.kafka, self.redis):

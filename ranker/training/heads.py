@@ -9,12 +9,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ranker.columns import CATEGORY_WINDOWS, COLUMNS, INDEX, SLOT_COLUMN
+from ranker.columns import CATEGORY_WINDOWS, COLUMNS, INDEX
 from ranker.models.calibration import Calibration, logit
 from ranker.training import calibrate
 from ranker.training.dataset import Dataset, as_served
 from ranker.training.errors import TooLittleDataError
-from ranker.training.metrics import auc
 
 CONSTANT_BELOW: Final = 50
 """A head with fewer positives to learn from is its smoothed base rate."""
@@ -291,9 +290,3 @@ def _bytes(booster: Any) -> tuple[bytes, int]:
 def _base_log_odds(y: NDArray[np.floating]) -> float:
     rate = (float((y > 0).sum()) + _PRIOR_ROWS * _PRIOR_RATE) / (len(y) + _PRIOR_ROWS)
     return round(float(logit(np.asarray(rate))), 10)
-
-
-def slot_baseline(blocks: Mapping[str, Dataset], head: str) -> float:
-    """AUC on the test block of the slot alone: what position explains."""
-    test = blocks["test"]
-    return auc(test.labels[head], -test.X[:, INDEX[SLOT_COLUMN]])
