@@ -3,7 +3,8 @@
 Names: ``before_fence``, ``between_calls`` (a call of a poll was fenced, the next was not), ``in_record`` (the same
 between the calls of one record), ``between_fence_and_publish`` and ``after_publish`` (before the trim). ``n`` = the
 n-th time it is passed; ``!stop`` sends SIGSTOP instead of SIGKILL. Costs one comparison where none is set. Of the
-command `repartition`: ``before_fold`` and so on by its steps (that one is noted and has not begun), ``in_switch``.
+command `repartition`: ``before_fold`` and so on by its steps (that one is noted and has not begun), ``in_build`` (a
+partition of items is folded), ``in_switch``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from liverank.errors import ConfigError
 
 __all__ = ["NAMES", "Failpoints"]
 
-_STEPS = ("before_fold", "before_build", "before_switch", "in_switch", "before_tidy")
+_STEPS = ("before_fold", "before_build", "in_build", "before_switch", "in_switch", "before_tidy")
 NAMES = ("before_fence", "between_calls", "in_record", "between_fence_and_publish", "after_publish", *_STEPS)
 
 

@@ -7,9 +7,11 @@ Generation g+1 finds its past in three places: imported history (0), everything 
 from __future__ import annotations
 
 import heapq
+import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -29,7 +31,7 @@ from streams.seal import seal_of
 from streams.ticks import TICK_VALUE
 from streams.users import UserFold
 
-__all__ = ["Counts", "PartWriter", "commit", "destination", "discard", "rekeyed"]
+__all__ = ["Counts", "Dealt", "PartWriter", "commit", "deal", "discard"]
 
 #: Records in memory before files are written.
 _FILE_RECORDS: Final = 100_000
@@ -84,8 +86,14 @@ def destination(settings: Settings, generation: int, note: Note) -> Path:
     return part_dir(settings, "events", generation, 0).parent.with_name(f"{generation}.for-{note.new}")
 
 
+def _mark(settings: Settings, note: Note) -> Path:
+    """Says that everything is written, and what."""
+    return destination(settings, note.old, note).with_suffix(f".for-{note.new}.json")
+
+
 def discard(settings: Settings, note: Note) -> None:
     """Delete what was written for a switch that has not begun."""
+    _mark(settings, note).unlink(missing_ok=True)
     for generation in (0, note.old):
         shutil.rmtree(destination(settings, generation, note), ignore_errors=True)
 
@@ -102,8 +110,85 @@ def commit(settings: Settings, note: Note) -> None:
                 place.rename(before)
             ready.rename(place)
         shutil.rmtree(before, ignore_errors=True)
+    _mark(settings, note).unlink(missing_ok=True)
     if note.old > 1:  # its records are among those of the generation after it
         shutil.rmtree(base / str(note.old - 1), ignore_errors=True)
+
+
+@dataclass(kw_only=True)
+class Dealt:
+    """The archive is written for the new partitions.
+
+    Attributes
+    ----------
+    counts : Counts
+    newest_ms : int
+        Newest append time of imported history.
+    again : bool
+        An earlier attempt wrote it: what it folded counts too.
+    """
+
+    counts: Counts = field(default_factory=Counts)
+    newest_ms: int = 0
+    again: bool = False
+
+    def stages(self, settings: Settings, note: Note) -> tuple[Stage, ...]:
+        """What is to be folded, in order."""
+        return tuple(
+            Stage(
+                generation=generation,
+                folder=destination(settings, generation, note),
+                topic=settings.topic("events", generation),
+                tick_ms=0 if generation else self.newest_ms,
+            )
+            for generation in (0, note.old)
+        )
+
+
+def _sources(settings: Settings, note: Note) -> str:
+    """Hash of what is dealt: files' names, sizes and times; an erase may have rewritten them."""
+    digest = sha256()
+    for generation in sorted({0, note.old - 1, note.old}):
+        folder = part_dir(settings, "events", generation, 0).parent
+        for path in sorted(folder.glob("*/*.parquet")):
+            about = path.stat()
+            digest.update(f"{generation} {path.relative_to(folder)} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def deal(settings: Settings, note: Note, decoder: UserFold, token: bytes, tell: Callable[[Counts], None]) -> Dealt:
+    """Write the archive for the new partitions, or find it written.
+
+    Parameters
+    ----------
+    decoder : UserFold
+        Parses records; folds nothing.
+    token : bytes
+        The namespace's.
+    tell : callable
+        Called every thousand records.
+    """
+    mark, sources = _mark(settings, note), _sources(settings, note)
+    found = json.loads(mark.read_text()) if mark.exists() else {}
+    if found.get("sources") == sources:
+        return Dealt(counts=Counts(**found["counts"]), newest_ms=found["newest_ms"], again=True)
+    discard(settings, note)
+    dealt = Dealt()
+    for generation in (0, note.old):
+        writer = PartWriter(destination(settings, generation, note))
+        for n, record in enumerate(rekeyed(settings, note, generation, decoder, token, dealt.counts)):
+            writer.write(record)
+            if generation == 0:
+                dealt.newest_ms = max(dealt.newest_ms, record.append_ts_ms)
+            if n % 1000 == 0:
+                tell(dealt.counts)
+        writer.flush()
+    staging = mark.with_suffix(".tmp")
+    staging.write_text(
+        json.dumps({"counts": asdict(dealt.counts), "newest_ms": dealt.newest_ms, "sources": sources}, indent=1)
+    )
+    staging.rename(mark)
+    return dealt
 
 
 class PartWriter:

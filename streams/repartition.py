@@ -33,9 +33,8 @@ from streams.history import maintenance, require_whole_import
 from streams.outbox import Output
 from streams.past import read_catalogue
 from streams.program import pinned_program, published_program
-from streams.rekey import Counts, PartWriter, commit, destination, discard, rekeyed
+from streams.rekey import Counts, commit, deal, discard
 from streams.restore import Job, Restore
-from streams.restore_parts import Stage
 from streams.sealing import KEEP_S, await_archive, await_folds, await_silence, forward_late, seal
 from streams.users import UserFold
 
@@ -266,13 +265,12 @@ class Repartition:
     def _build(self, note: Note, report: RepartitionReport, tolerate: int) -> Note:
         settings, client = self._settings, self._client
         with maintenance(client, settings, _BUSY):
-            self._forget_build(note)
             program = published_program(client, settings.namespace)
             if program is None:
                 raise ConfigError(f"the feature program of namespace {settings.namespace} went away; `feast apply`")
             with translated("keeping the program of the next generation"):
                 client.set(self._program_key(note), program.to_json())
-            self._replay(note, program, report.counts)
+            report.counts = self._replay(note, program)
             self._compare(note, report.comparison)
             found = report.comparison
             if found.differing > tolerate:
@@ -283,36 +281,32 @@ class Repartition:
                 )
             return self._next(note, "switch")
 
-    def _replay(self, note: Note, program: FeatureProgram, counts: Counts) -> None:
-        """Write the archive for the new partitions, and fold it into the keys of the new generation."""
-        settings, token = self._settings, self._token()
-        stages = []
-        for generation in (0, note.old):
-            writer = PartWriter(destination(settings, generation, note))
-            decoder = UserFold(settings, program, token=token, follow=False)
-            newest_ms = 0
-            for n, record in enumerate(rekeyed(settings, note, generation, decoder, token, counts)):
-                writer.write(record)
-                newest_ms = max(newest_ms, record.append_ts_ms)
-                if n % 1000 == 0:
-                    self._tell("build", f"{counts.read:,} records read, {counts.kept:,} in their new partitions")
-            writer.flush()
-            stages.append(
-                Stage(
-                    generation=generation,
-                    folder=destination(settings, generation, note),
-                    topic=settings.topic("events", generation),
-                    tick_ms=0 if generation else newest_ms,
-                )
-            )
+    def _replay(self, note: Note, program: FeatureProgram) -> Counts:
+        """Write the archive for the new partitions, and fold it into the keys of the new generation; go on with both
+        where they were interrupted.
+        """
+        settings = self._settings
+
+        def tell(counts: Counts) -> None:
+            self._tell("build", f"{counts.read:,} records read, {counts.kept:,} in their new partitions")
+
+        def fold(step: str, done: int) -> None:
+            self._tell("build", f"{done:,} {step} folded")
+            if step == "items":
+                self._failpoints.hit("in_build")
+
+        dealt = deal(settings, note, self._decoder(), self._token(), tell)
+        if not dealt.again:
+            self._forget_state(note)
         table, _ = read_catalogue(settings, note.n_old)
         job = Job(
             settings=settings, program=program, n_partitions=note.n_new, store_generation=note.new,
-            stages=tuple(stages),
+            stages=dealt.stages(settings, note),
         )  # fmt: skip
-        restore = Restore(job, table, on_progress=lambda step, done: self._tell("build", f"{done:,} {step} folded"))
+        restore = Restore(job, table, on_progress=fold)
         restore.run()
         restore.finish(live=False)
+        return dealt.counts
 
     def _compare(self, note: Note, into: Comparison) -> None:
         for kind, what in (("u", "users and sessions"), ("i", "items")):
@@ -358,9 +352,13 @@ class Repartition:
     # -- parts
 
     def _forget_build(self, note: Note) -> None:
-        """Delete what an earlier attempt built."""
+        """Delete what was built."""
+        discard(self._settings, note)
+        self._forget_state(note)
+
+    def _forget_state(self, note: Note) -> None:
+        """Delete what was folded into the keys of the new generation."""
         settings = self._settings
-        discard(settings, note)
         for kind in ("u", "i"):
             FencedStore(self._client, namespace=settings.namespace, generation=note.new, kind=kind).wipe(
                 range(note.n_new)

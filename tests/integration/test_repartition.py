@@ -85,6 +85,22 @@ def command(settings: Settings, *arguments: str, failpoint: str = "") -> subproc
     return subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def killed(process: subprocess.Popen[str]) -> None:
+    """Wait until it is, by the failpoint that it was given."""
+    out, errors = process.communicate(timeout=90)
+    assert process.returncode == -signal.SIGKILL, (out, errors)
+
+
+@contextmanager
+def foreign_user(settings: Settings, generation: int) -> Iterator[Callable[[], bool]]:
+    """A state that no event made, in partition 0; yields whether it is still there."""
+    key = f"{settings.namespace}:{{{settings.namespace}.{generation}.0}}:u:nobody"
+    with connect(settings) as client:
+        client.hset(key, "_h0", "x")
+        yield lambda: bool(client.exists(key))
+        client.delete(key)
+
+
 def stands(settings: Settings, kind: str, generation: int, n: int) -> list[int]:
     """Next offset of every partition of a fold."""
     place = f"{settings.namespace}:{{{settings.namespace}.{generation}"
@@ -119,9 +135,11 @@ def test_STR_8_repartition_loses_and_doubles_nothing(settings: Settings, folds: 
     with archiving(settings, 1):
         worker = folds(settings).ready()
         send(settings, 1, before)
-        first = command(settings, "--partitions", "6", failpoint="repartition.before_switch")
-        out, errors = first.communicate(timeout=60)
-        assert first.returncode == -signal.SIGKILL, (out, errors)
+        killed(command(settings, "--partitions", "6", failpoint="repartition.in_build"))
+        with foreign_user(settings, 2) as still_there:  # whoever folds its partition again deletes it first
+            killed(command(settings, "--partitions", "6", failpoint="repartition.in_build"))
+            assert still_there()
+        killed(command(settings, "--partitions", "6", failpoint="repartition.before_switch"))
     with connect(settings) as client:
         note = read_note(client, settings.namespace)
     assert note is not None
