@@ -31,7 +31,7 @@ from streams.seal import seal_of
 from streams.ticks import TICK_VALUE
 from streams.users import UserFold
 
-__all__ = ["Counts", "Dealt", "PartWriter", "commit", "deal", "discard"]
+__all__ = ["Counts", "Dealt", "commit", "deal", "destination", "discard", "rekeyed"]
 
 #: Records in memory before files are written.
 _FILE_RECORDS: Final = 100_000
@@ -175,7 +175,7 @@ def deal(settings: Settings, note: Note, decoder: UserFold, token: bytes, tell: 
     discard(settings, note)
     dealt = Dealt()
     for generation in (0, note.old):
-        writer = PartWriter(destination(settings, generation, note))
+        writer = _PartWriter(destination(settings, generation, note))
         for n, record in enumerate(rekeyed(settings, note, generation, decoder, token, dealt.counts)):
             writer.write(record)
             if generation == 0:
@@ -191,7 +191,7 @@ def deal(settings: Settings, note: Note, decoder: UserFold, token: bytes, tell: 
     return dealt
 
 
-class PartWriter:
+class _PartWriter:
     """Writes records of all partitions into files of one folder."""
 
     def __init__(self, folder: Path) -> None:

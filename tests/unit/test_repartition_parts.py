@@ -24,7 +24,7 @@ from ranker.generation import GenerationFeed
 from streams.control import Erase, Erased, control, write_staged
 from streams.errors import GenerationOverError
 from streams.history import maintenance
-from streams.rekey import Counts, PartWriter, commit, destination, rekeyed
+from streams.rekey import Counts, Dealt, commit, deal, destination, discard, rekeyed
 from streams.repartition import Repartition
 from streams.seal import SEAL, Seal, Seals, seal_of
 from streams.ticks import TICK_VALUE
@@ -144,11 +144,8 @@ def test_every_record_goes_where_its_key_belongs(settings: Settings) -> None:
 
 def test_the_archive_is_replaced_once_wherever_that_is_interrupted(settings: Settings) -> None:
     note, _ = archive(settings)
-    writer, kept = PartWriter(destination(settings, 1, note)), []
-    for each in rekeyed(settings, note, 1, decoder(settings), TOKEN, Counts()):
-        writer.write(each)
-        kept.append(each)
-    writer.flush()
+    kept = list(rekeyed(settings, note, 1, decoder(settings), TOKEN, Counts()))
+    deal(settings, note, decoder(settings), TOKEN, lambda _counts: None)
     assert partitions_of(settings, "events", 1) == [0, 1]  # until the switch nobody sees it
     base = part_dir(settings, "events", 1, 0).parent.parent
     (base / "1").rename(base / "1.before-2")  # killed between two renames
@@ -160,14 +157,34 @@ def test_the_archive_is_replaced_once_wherever_that_is_interrupted(settings: Set
     assert generations_of(settings, "events") == [1]
 
 
-def deal(settings: Settings, note: Note, generation: int) -> int:
-    """Write a generation anew and switch the files; return how many records that are no ticks were written."""
-    writer, n = PartWriter(destination(settings, generation, note)), 0
-    for each in rekeyed(settings, note, generation, decoder(settings), TOKEN, Counts()):
-        writer.write(each)
-        n += each.value != TICK_VALUE
-    writer.flush()
-    return n
+def dealt(settings: Settings, note: Note) -> list[int]:
+    """Deal the archive; return how many records that are no ticks imported history and the old generation have."""
+    deal(settings, note, decoder(settings), TOKEN, lambda _counts: None)
+    found = []
+    for generation in (0, note.old):
+        folder = destination(settings, generation, note)
+        records = [each for p in range(note.n_new) for each in read_part(folder / str(p), "t", p)]
+        found.append(sum(each.value != TICK_VALUE for each in records))
+    return found
+
+
+def test_an_archive_that_was_dealt_is_kept_unless_it_changed(settings: Settings) -> None:
+    note, n = archive(settings)
+
+    def again() -> Dealt:
+        return deal(settings, note, decoder(settings), TOKEN, lambda _counts: None)
+
+    first, second = again(), again()
+    assert (first.again, second.again) == (False, True)
+    assert second.counts == first.counts
+    assert second.counts.read == n
+    left = sorted(destination(settings, 1, note).glob("*/*.parquet"))
+    left[0].unlink()
+    next(part_dir(settings, "events", 1, 0).glob("*.parquet")).touch()  # as the rewrite of an erase does
+    assert not again().again
+    assert sorted(destination(settings, 1, note).glob("*/*.parquet")) == left
+    discard(settings, note)
+    assert not again().again
 
 
 @pytest.mark.parametrize("clock", ["wall", "data"])
@@ -176,8 +193,8 @@ def test_a_second_repartition_deals_all_that_came_before(tmp_path: Path, clock: 
     for p in range(2):  # imported history
         write_part(part_dir(settings, "events", 0, p), [event(p, at, user) for at, user in enumerate(users_of(p, 2))])
     note, _ = archive(settings)
-    assert deal(settings, note, 0) == 40
-    first = deal(settings, note, 1)
+    history, first = dealt(settings, note)
+    assert history == 40
     commit(settings, note)
     for p in range(3):
         own = users_of(p, 3)
@@ -187,9 +204,8 @@ def test_a_second_repartition_deals_all_that_came_before(tmp_path: Path, clock: 
     again = Note(
         ident="b", old=2, new=3, n_old=3, n_new=2, since_ms=T0, begins=(0,) * 3, ends=ends, clock_ms=T0 + 300_000
     )
-    assert deal(settings, again, 0) == 40
     # What an erased user left is known in every partition: one record less where there is one partition less.
-    assert deal(settings, again, 2) == first + 40 - 1
+    assert dealt(settings, again) == [40, first + 40 - 1]
     commit(settings, again)
     assert generations_of(settings, "events") == [0, 2]
     for p in range(2):
