@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 from features import native
-from features.redis import Redis, Script
+from features.redis import Packed, Redis, Script
 from features.wire import (
     entity_key,
     feature_field,
@@ -200,6 +200,19 @@ class OnlineWriter:
         else:
             self._script.run_packed(list(self._packed(entities)), "writing online rows")
 
+    def pack(self, entities: Sequence[EntityRow]) -> Packed:
+        """Return commands that write what folds publish whatever Redis holds: only for who may write nothing once
+        another has written something newer. Only with native state.
+        """
+        data: list[bytes] = []
+        n = 0
+        for join_key, entity_id, fields, event_ts_ms, version in entities:
+            if fields:
+                packed, n_commands = self._packer(join_key).plain(entity_id, fields, event_ts_ms, version)
+                data.append(packed)
+                n += n_commands
+        return Packed(b"".join(data), n)
+
     def erase(self, tombstones: Sequence[Tombstone]) -> None:
         """Empty the rows of erased entities, unless they were written anew since.
 
@@ -226,15 +239,15 @@ class OnlineWriter:
         for join_key, entity_id, fields, event_ts_ms, version in entities:
             if not fields:
                 continue
-            packer = self._packers.get(join_key)
-            if packer is None:
-                packer = self._packers[join_key] = native.core.RowPacker(
-                    self._script.sha().encode(),
-                    key_head((join_key,)),
-                    self._project,
-                    self._ttls.get(join_key, self._ttl),
-                )
-            yield packer.command(entity_id, fields, event_ts_ms, version)
+            yield self._packer(join_key).command(entity_id, fields, event_ts_ms, version)
+
+    def _packer(self, join_key: str) -> Any:
+        packer = self._packers.get(join_key)
+        if packer is None:
+            packer = self._packers[join_key] = native.core.RowPacker(
+                self._script.sha().encode(), key_head((join_key,)), self._project, self._ttls.get(join_key, self._ttl)
+            )
+        return packer
 
     def write(self, rows: Sequence[Row]) -> list[bool]:
         """Write rows in order.

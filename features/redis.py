@@ -30,7 +30,9 @@ from liverank.errors import ConfigError, UnavailableError
 from liverank.settings import Settings
 
 __all__ = [
+    "Guarded",
     "Link",
+    "Packed",
     "Redis",
     "RedisConfigError",
     "RedisUnavailableError",
@@ -43,6 +45,7 @@ __all__ = [
     "parse_version",
     "send_packed",
     "translated",
+    "write_guarded",
 ]
 
 if TYPE_CHECKING:
@@ -247,23 +250,112 @@ def send_packed(client: Redis, commands: Sequence[bytes], doing: str) -> list[An
     return replies
 
 
+class Packed(NamedTuple):
+    """Encoded commands, and how many they are."""
+
+    data: bytes
+    n: int
+
+
+class Guarded(NamedTuple):
+    """Commands that run in one step, if hashes hold what they should.
+
+    Attributes
+    ----------
+    holds : mapping
+        Hash -> its fields -> what each must hold.
+    """
+
+    holds: Mapping[bytes, Mapping[bytes, bytes]]
+    commands: Packed
+
+
+def write_guarded(client: Redis, transactions: Sequence[Guarded], doing: str) -> list[bool]:
+    """Run each transaction, in order, if what it rests on holds, and has not changed until it ends.
+
+    The hashes are watched and read with the end of the transaction before (WATCH, then MULTI and EXEC): Redis takes
+    plain commands at half the cost of the same from a script.
+
+    Returns
+    -------
+    list of bool
+        Whether each has run, all of it; False = nothing of it.
+
+    Raises
+    ------
+    RedisUnavailableError
+        How far they came is not known.
+    RedisConfigError
+        A command was refused.
+    """
+    done: list[bool] = []
+    with translated(doing):
+        pool = client.connection_pool
+        connection = pool.get_connection()
+        try:
+            looked = _talk(connection, [_look(transactions[0])], 1 + len(transactions[0].holds)) if transactions else []
+            for at, (holds, commands) in enumerate(transactions):
+                held = [list(fields.values()) for fields in holds.values()] == looked[1:]
+                n = commands.n + 2 if held else 1
+                sent = [_MULTI, commands.data, _EXEC] if held else [_UNWATCH]
+                n_looked = 0
+                if at + 1 < len(transactions):
+                    sent.append(_look(transactions[at + 1]))
+                    n_looked = 1 + len(transactions[at + 1].holds)
+                replies = _talk(connection, sent, n + n_looked)
+                looked = replies[n:]
+                results = replies[n - 1] if held else None
+                for reply in (*replies, *(results if isinstance(results, list) else ())):
+                    if isinstance(reply, Exception):
+                        raise reply
+                done.append(held and results is not None)
+        except ResponseError:
+            raise  # every reply was read
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            pool.release(connection)
+    return done
+
+
+def _look(transaction: Guarded) -> bytes:
+    """Commands that watch and read what a transaction rests on."""
+    reads = [_packed(b"HMGET", key, *fields) for key, fields in transaction.holds.items()]
+    return b"".join((_packed(b"WATCH", *transaction.holds), *reads))
+
+
+def _packed(*words: bytes) -> bytes:
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
+_MULTI: Final = _packed(b"MULTI")
+_EXEC: Final = _packed(b"EXEC")
+_UNWATCH: Final = _packed(b"UNWATCH")
+
+
 def _exchange(client: Redis, commands: Sequence[bytes]) -> list[Any]:
     pool = client.connection_pool
     connection = pool.get_connection()
     try:
-        connection.send_packed_command(_joined(commands))
-        replies: list[Any] = []
-        for _ in commands:
-            try:
-                replies.append(connection.read_response())
-            except ResponseError as error:
-                replies.append(error)
-        return replies
+        return _talk(connection, commands, len(commands))
     except BaseException:
         connection.disconnect()
         raise
     finally:
         pool.release(connection)
+
+
+def _talk(connection: Any, sent: Sequence[bytes], n: int) -> list[Any]:
+    """Send, then read `n` replies; errors that Redis answers stand among them."""
+    connection.send_packed_command(_joined(sent))
+    replies: list[Any] = []
+    for _ in range(n):
+        try:
+            replies.append(connection.read_response())
+        except ResponseError as error:
+            replies.append(error)
+    return replies
 
 
 def _joined(commands: Sequence[bytes]) -> list[bytes]:

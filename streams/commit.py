@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
-from features.redis import Link
+from features.redis import Link, Packed
 from liverank.errors import UnavailableError
 from liverank.kafka import KafkaUnavailableError
 from streams.calls import Call
@@ -69,6 +69,10 @@ class Commit:
         Changes of the partitions' own sums, by (partition, key): published later.
     oldest_ms : int
         Append time of the poll's first record.
+    packed : dict, optional
+        The same rows as commands, which go with the fence.
+    shown : set
+        Partitions whose calls and rows are written.
     refused : dict
         Partitions whose calls do not hold.
     """
@@ -78,6 +82,8 @@ class Commit:
     rows: dict[int, Visible]
     statistics: dict[tuple[int, str], Pending]
     oldest_ms: int
+    packed: dict[int, Packed] | None = None
+    shown: set[int] = field(default_factory=set)
     n_fenced: int = 0
     stage: int = 0
     fenced_s: float = 0.0
@@ -193,7 +199,7 @@ class Committer:
         while commit.n_fenced < len(calls):
             end = commit.n_fenced + 1 if one_by_one else len(calls)
             some = calls[commit.n_fenced : end]
-            commit.refused |= waits.insist(partial(self._fence_now, commit.epochs, some), "fencing")
+            commit.refused |= waits.insist(partial(self._fence_now, commit, some, whole=not one_by_one), "fencing")
             commit.n_fenced = end
             if end < len(calls):
                 points.hit("between_calls")
@@ -205,16 +211,29 @@ class Committer:
         steps.mark("fence")
         points.hit("between_fence_and_publish")
 
-    def _fence_now(self, epochs: Mapping[int, int], calls: Sequence[Call]) -> dict[int, FenceError]:
+    def _fence_now(self, commit: Commit, calls: Sequence[Call], *, whole: bool) -> dict[int, FenceError]:
         """Fence, unless Redis was away since the partitions were taken over.
 
         A Redis that comes back may be a second older. The position tells only if it is: rows and statistics that were
         published after the position moved would be lost in silence. So all partitions are taken over again, which
         publishes the stored outbox.
         """
+        epochs = commit.epochs
         if self._link.lost:
             return {p: FenceError(p, "Redis was away: it may have come back older") for p in epochs}
-        return self._store.fence(epochs, calls)
+        if whole and not commit.shown:
+            if commit.packed is None:
+                commit.packed = self._packed(commit)
+            commit.shown = self._store.commit(epochs, calls, commit.packed)
+        return self._store.fence(epochs, [call for call in calls if call.partition not in commit.shown])
+
+    def _packed(self, commit: Commit) -> dict[int, Packed]:
+        """Rows that may be written with the fence; none where an entity goes: then what goes comes first."""
+        packed = {partition: self._rows.pack(visible) for partition, visible in commit.rows.items()}
+        if None in packed.values():
+            return {}
+        nothing = Packed(b"", 0)
+        return {call.partition: packed.get(call.partition) or nothing for call in commit.calls}
 
     def _send(self, commit: Commit, waits: _Waits, steps: StepClock) -> None:
         early, _ = announced([output for call in commit.holding for output in call.outputs])
@@ -223,7 +242,12 @@ class Committer:
         steps.mark("produce")
 
     def _write(self, commit: Commit, waits: _Waits, steps: StepClock) -> None:
-        waits.insist(partial(self._rows.write, joined(self._visible(commit))), "writing rows")
+        left = [
+            visible._replace(entities=[]) if partition in commit.shown else visible
+            for partition, visible in commit.rows.items()
+            if partition not in commit.refused
+        ]
+        waits.insist(partial(self._rows.write, joined(left)), "writing rows")
         steps.mark("row write")
 
     def _finish(self, commit: Commit, waits: _Waits, steps: StepClock) -> None:

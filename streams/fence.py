@@ -1,5 +1,9 @@
-"""State in Redis behind a fence: one Lua compare-and-set moves a call's state, due times, offset, clock and outbox in
-one step.
+"""State in Redis behind a fence: a call's state, due times, offset, clock and outbox move in one step, and only while
+this owner's epoch and its last position stand there.
+
+Two ways to write, one meaning. `FencedStore.fence`: a Lua compare-and-set, one a call, which also tells whether an
+earlier attempt was written. `FencedStore.commit`: plain commands of the whole poll behind a watch, at half the cost;
+what it did not write, `fence` decides.
 
 Keys of partition p of generation g (docs/specs/fold.md), all under one hash tag, so one slot of a Redis Cluster::
 
@@ -17,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from features import native
-from features.redis import Redis, Script, send_packed, translated
+from features.redis import Guarded, Packed, Redis, Script, send_packed, translated, write_guarded
 from streams.calls import Call, Position, SourceMark
 from streams.errors import FenceError
 
@@ -25,6 +29,9 @@ __all__ = ["LAYOUT", "FencedStore", "Meta"]
 
 #: Version of the layout of keys, fields and outbox.
 LAYOUT: Final = b"1"
+
+#: Partitions of a poll share a transaction up to so many bytes: Redis serves nobody else meanwhile (some ms).
+_GROUP_BYTES: Final = 256 * 1024
 
 # ARGV: epoch, start, end, clock, version, trim (0/1), outbox blob,
 #       n_marks, {field, text}, n_due, {key, due_ms or ''}, then per state key: n_set, {field, bytes}, n_del, {field}
@@ -221,6 +228,54 @@ class FencedStore:
                     f"{epochs[call.partition]} and {call.start.text()!r}",
                 )
         return refused
+
+    def commit(self, epochs: Mapping[int, int], calls: Sequence[Call], rows: Mapping[int, Packed]) -> set[int]:
+        """Write the calls of a poll and, in the same step, what readers see of them; return the partitions written.
+
+        Of the other partitions nothing is written: the store stands elsewhere, or was touched meanwhile; `fence` tells.
+
+        Parameters
+        ----------
+        rows : mapping
+            By partition, commands that write its rows. Only partitions named here are written.
+
+        Notes
+        -----
+        Rows need no version here: who writes them holds the fence of their partition at that moment, so nobody has
+        written newer ones.
+        """
+        if native.core is None:
+            return set()
+        wanted: dict[int, list[Call]] = {}
+        for call in calls:
+            if call.partition in rows:
+                wanted.setdefault(call.partition, []).append(call)
+        groups: list[list[int]] = []
+        transactions: list[Guarded] = []
+        size = _GROUP_BYTES
+        for partition, some in wanted.items():
+            if any(call.start.step or call.end.step for call in some):
+                continue
+            parts = [native.core.call_commands(*self._encode(epochs[partition], call)) for call in some]
+            parts.append(rows[partition])
+            holds = {
+                self._part(partition, "meta"): {b"epoch": b"%d" % epochs[partition], b"position": some[0].start.text()}
+            }
+            n = sum(part[1] for part in parts)
+            data = b"".join(part[0] for part in parts)
+            if size + len(data) > _GROUP_BYTES:
+                groups.append([partition])
+                transactions.append(Guarded(holds, Packed(data, n)))
+                size = len(data)
+            else:
+                groups[-1].append(partition)
+                before = transactions[-1]
+                transactions[-1] = Guarded(
+                    {**before.holds, **holds}, Packed(before.commands.data + data, before.commands.n + n)
+                )
+                size += len(data)
+        written = write_guarded(self._client, transactions, "fencing")
+        return {partition for group, done in zip(groups, written, strict=True) if done for partition in group}
 
     def restore(self, calls: Sequence[Call]) -> None:
         """Write state without a fence: only while nothing else writes this generation (import, rebuild)."""

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from features import native
 from features.online import EntityRow, OnlineWriter, Row, Tombstone
-from features.redis import Redis, VersionedSet, VersionedValue, translated
+from features.redis import Packed, Redis, VersionedSet, VersionedValue, translated
 from liverank.errors import LiverankError
 from liverank.kafka import Producer
 from streams.calls import Call
@@ -113,6 +114,12 @@ class RowSink:
                 else:
                     rows.append(row)
         return Visible(entities, rows, values, feed, erased)
+
+    def pack(self, visible: Visible) -> Packed | None:
+        """Return commands that write the rows whatever Redis holds; None where that is not all there is to do."""
+        if native.core is None or visible.erased or visible.rows:
+            return None
+        return self._rows.pack(visible.entities)
 
     def write(self, visible: Visible) -> None:
         """Set rows and values; those of which a newer version is stored stay as they are. The feed is the caller's.

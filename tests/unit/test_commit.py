@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from features.redis import Link, RedisUnavailableError
+from features.redis import Link, Packed, RedisUnavailableError
 from liverank.kafka import KafkaUnavailableError
 from streams.calls import Call, Position
 from streams.commit import Commit, Committer
@@ -27,6 +27,7 @@ class Stores:
     def __init__(self, away: Mapping[str, int] | None = None, refuse: Sequence[int] = ()) -> None:
         self.did: list[Any] = []
         self.threads: set[str] = set()
+        self.shown: set[int] = set()
         self._away = dict(away or {})
         self._refuse = refuse
 
@@ -40,6 +41,12 @@ class Stores:
     def fence(self, epochs: Mapping[int, int], calls: Sequence[Call]) -> dict[int, FenceError]:
         self._note("fence", [call.partition for call in calls])
         return {p: FenceError(p, "another owner") for p in self._refuse if p in epochs}
+
+    def commit(self, epochs: Mapping[int, int], calls: Sequence[Call], rows: Mapping[int, Packed]) -> set[int]:
+        return {p for p in self.shown if p in rows and p not in self._refuse}
+
+    def pack(self, visible: Visible) -> Packed | None:
+        return None if visible.erased else Packed(b"", 0)
 
     def send(self, outputs: Sequence[Output]) -> None:
         self._note("send", [output.value for output in outputs])
@@ -161,3 +168,13 @@ def test_a_bug_on_the_thread_ends_the_engine() -> None:
     stores.confirmed = confirmed  # type: ignore[method-assign]
     with pytest.raises(FoldBugError):
         commit(stores)
+
+
+def test_rows_that_went_with_the_fence_are_not_written_again() -> None:
+    stores = Stores(refuse=[3])
+    stores.shown = {0}
+    landed, _ = commit(stores)
+    assert (landed.shown, set(landed.refused)) == ({0}, {3})
+    assert stores.did == [
+        ("fence", [3]), ("send", [b"e0"]), ("rows", []), ("send", [b"c0"]), ("confirmed", None), ("positions", {0: 8}),
+    ]  # fmt: skip

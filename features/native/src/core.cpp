@@ -109,7 +109,8 @@ void add_types(PyObject* module) {
   static PyMethodDef pairs[] = {method<Pairs, &Pairs::add>("add"), method<Pairs, &Pairs::forget>("forget"),
                                 dirty_method<Pairs>(), {}};
   add_type<Pairs>(module, "Pairs", pairs, nullptr, &length<Pairs>);
-  static PyMethodDef packer[] = {method<RowPacker, &RowPacker::command>("command"), {}};
+  static PyMethodDef packer[] = {method<RowPacker, &RowPacker::command>("command"),
+                                 method<RowPacker, &RowPacker::plain>("plain"), {}};
   add_type<RowPacker>(module, "RowPacker", packer);
   static PyMethodDef trend[] = {method<Trend, &Trend::add>("add"), dirty_method<Trend>(), {}};
   add_type<Trend>(module, "Trend", trend);
@@ -165,6 +166,7 @@ PyMethodDef functions[] = {
     {"numbered_effect", fast(&numbered_effect), METH_FASTCALL, nullptr},
     {"user_change", fast(&user_change), METH_FASTCALL, nullptr},
     {"numbered", fast(&numbered), METH_FASTCALL, nullptr},
+    {"call_commands", fast(&call_commands), METH_FASTCALL, nullptr},
     {"fence_command", fast(&fence_command), METH_FASTCALL, nullptr},
     {"page_commands", fast(&page_commands), METH_FASTCALL, nullptr},
     {"item_row", fast(&item_row), METH_FASTCALL, nullptr},

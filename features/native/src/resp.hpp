@@ -1,30 +1,46 @@
 // Commands to Redis as the bytes that go over the wire, and rows in Feast's format (features/wire.py, features/online.py).
 #pragma once
 
+#include <charconv>
 #include <unordered_map>
 
 #include "proto.hpp"
 
 namespace lr {
 
+inline void put_length(std::string& out, char kind, size_t value) {
+  char digits[24] = {kind};
+  char* end = std::to_chars(digits + 1, digits + sizeof digits - 2, value).ptr;
+  *end++ = '\r';
+  *end++ = '\n';
+  out.append(digits, static_cast<size_t>(end - digits));
+}
+
+inline void put_word(std::string& out, std::string_view word) {
+  put_length(out, '$', word.size());
+  out += word;
+  out += "\r\n";
+}
+
+inline void put_word(std::string& out, PyObject* word) {
+  if (PyBytes_Check(word))
+    put_word(out, bytes_of(word));
+  else if (PyUnicode_Check(word))
+    put_word(out, text(word));
+  else
+    put_word(out, std::string_view(std::to_string(integer(word))));
+}
+
 class Command {
  public:
   void add(std::string_view argument) {
-    body_ += '$';
-    body_ += std::to_string(argument.size());
-    body_ += "\r\n";
-    body_ += argument;
-    body_ += "\r\n";
+    put_word(body_, argument);
     ++n_;
   }
 
   void add(PyObject* argument) {
-    if (PyBytes_Check(argument))
-      add(bytes_of(argument));
-    else if (PyUnicode_Check(argument))
-      add(text(argument));
-    else
-      add(std::string_view(std::to_string(integer(argument))));
+    put_word(body_, argument);
+    ++n_;
   }
 
   void add(i64 number) { add(std::string_view(std::to_string(number))); }
@@ -32,8 +48,19 @@ class Command {
   // Words so far.
   size_t size() const { return n_; }
 
+  void append_to(std::string& out) const {
+    put_length(out, '*', n_);
+    out += body_;
+  }
+
+  void clear() {
+    body_.clear();
+    n_ = 0;
+  }
+
   PyObject* packed() const {
-    std::string head = "*" + std::to_string(n_) + "\r\n";
+    std::string head;
+    put_length(head, '*', n_);
     PyObject* made = checked(PyBytes_FromStringAndSize(nullptr, head.size() + body_.size()));
     std::memcpy(PyBytes_AS_STRING(made), head.data(), head.size());
     std::memcpy(PyBytes_AS_STRING(made) + head.size(), body_.data(), body_.size());
@@ -42,6 +69,29 @@ class Command {
 
  private:
   std::string body_;
+  size_t n_ = 0;
+};
+
+// Commands that go over the wire together.
+class Commands {
+ public:
+  // Add a command, unless it has no more words than `empty`, and begin the next.
+  void take(Command& command, size_t empty = 0) {
+    if (command.size() > empty) {
+      command.append_to(out_);
+      ++n_;
+    }
+    command.clear();
+  }
+
+  // (bytes, how many)
+  PyObject* packed() const {
+    Ref data = py_bytes(out_);
+    return checked(Py_BuildValue("On", data.get(), static_cast<Py_ssize_t>(n_)));
+  }
+
+ private:
+  std::string out_;
   size_t n_ = 0;
 };
 
@@ -87,33 +137,97 @@ inline PyObject* fence_command(PyObject*, Arguments args, Py_ssize_t n) {
   });
 }
 
-// page_commands(prefix: bytes, pages) -> [HSET or HDEL]: the pages of each key, whose name begins with the prefix.
+// HSET and HDEL of each key's pages; its name begins with the prefix.
+template <class Take>
+void each_page_command(std::string_view prefix, PyObject* pages, Take&& take) {
+  if (!PyDict_Check(pages)) raise(PyExc_TypeError, "pages are a dict");
+  PyObject *key, *fields, *name, *page;
+  std::string whole;
+  Command set, gone;
+  for (Py_ssize_t at = 0; PyDict_Next(pages, &at, &key, &fields);) {
+    if (!PyDict_Check(fields)) raise(PyExc_TypeError, "pages of a key are a dict");
+    whole = prefix;
+    whole += text(key);
+    for (auto [command, verb] : {std::pair{&set, "HSET"}, std::pair{&gone, "HDEL"}}) {
+      command->clear();
+      command->add(std::string_view(verb));
+      command->add(std::string_view(whole));
+    }
+    for (Py_ssize_t field = 0; PyDict_Next(fields, &field, &name, &page);) {
+      const bool empty = bytes_of(page).empty();
+      (empty ? gone : set).add(name);
+      if (!empty) set.add(page);
+    }
+    for (Command* command : {&set, &gone})
+      if (command->size() > 2) take(*command);
+  }
+}
+
+// page_commands(prefix: bytes, pages) -> [HSET or HDEL]
 inline PyObject* page_commands(PyObject*, Arguments args, Py_ssize_t n) {
   return guarded([&] {
     expect(n, 2, 2);
-    if (!PyDict_Check(args[1])) raise(PyExc_TypeError, "pages are a dict");
     Ref commands(checked(PyList_New(0)));
-    PyObject *key, *fields, *name, *page;
-    Py_ssize_t at = 0;
-    while (PyDict_Next(args[1], &at, &key, &fields)) {
-      if (!PyDict_Check(fields)) raise(PyExc_TypeError, "pages of a key are a dict");
-      std::string whole(bytes_of(args[0]));
-      whole += text(key);
-      Command set, gone;
-      for (auto [command, verb] : {std::pair{&set, "HSET"}, std::pair{&gone, "HDEL"}}) {
-        command->add(std::string_view(verb));
-        command->add(std::string_view(whole));
-      }
-      Py_ssize_t field = 0;
-      while (PyDict_Next(fields, &field, &name, &page)) {
-        const bool empty = bytes_of(page).empty();
-        (empty ? gone : set).add(name);
-        if (!empty) set.add(page);
-      }
-      for (const Command* command : {&set, &gone})
-        if (command->size() > 2) append(commands.get(), Ref(command->packed()));
-    }
+    each_page_command(bytes_of(args[0]), args[1],
+                      [&](Command& command) { append(commands.get(), Ref(command.packed())); });
     return commands.release();
+  });
+}
+
+// call_commands(keys, prefix, args, pages) -> (bytes, n): what the fence writes once it holds, as plain commands; the
+// arguments are those of the fence.
+inline PyObject* call_commands(PyObject*, Arguments args, Py_ssize_t n) {
+  return guarded([&] {
+    expect(n, 4, 4);
+    if (!PyList_Check(args[0]) || !PyList_Check(args[2])) raise(PyExc_TypeError, "keys and arguments are lists");
+    auto key = [&](Py_ssize_t at) { return checked(PyList_GetItem(args[0], at)); };
+    auto own = [&](Py_ssize_t at) { return checked(PyList_GetItem(args[2], at)); };
+    Commands commands;
+    Command command;
+    auto begin = [&](const char* verb, PyObject* of) {
+      command.add(std::string_view(verb));
+      command.add(of);
+    };
+    begin("HSET", key(0));
+    command.add(std::string_view("position"));
+    command.add(own(2));
+    command.add(std::string_view("clock"));
+    command.add(own(3));
+    if (PyObject_IsTrue(own(4))) {
+      command.add(std::string_view("version"));
+      command.add(own(4));
+    }
+    const i64 n_marks = integer(own(7));
+    Py_ssize_t at = 8;
+    for (i64 each = 0; each < 2 * n_marks; ++each) command.add(own(at++));
+    commands.take(command);
+    const i64 n_due = integer(own(at++));
+    Command gone;
+    begin("ZADD", key(1));
+    gone.add(std::string_view("ZREM"));
+    gone.add(key(1));
+    for (i64 each = 0; each < n_due; ++each, at += 2) {
+      PyObject* due = own(at + 1);
+      if (PyBytes_Check(due) && bytes_of(due).empty()) {
+        gone.add(own(at));
+      } else {
+        command.add(due);
+        command.add(own(at));
+      }
+    }
+    commands.take(command, 2);
+    commands.take(gone, 2);
+    if (bytes_of(own(5)) == "1") {
+      begin("DEL", key(2));
+      commands.take(command);
+    }
+    if (!bytes_of(own(6)).empty()) {
+      begin("RPUSH", key(2));
+      command.add(own(6));
+      commands.take(command);
+    }
+    each_page_command(bytes_of(args[1]), args[3], [&](Command& page) { commands.take(page); });
+    return commands.packed();
   });
 }
 
@@ -157,56 +271,85 @@ class RowPacker {
     expect(n, 4, 4);
     std::string_view id = text(args[0]), version = bytes_of(args[3]);
     if (!PyDict_Check(args[1])) raise(PyExc_TypeError, "fields are a dict");
-    std::string key = head_;
-    pack(key, u32{2});
-    pack(key, static_cast<u32>(id.size()));
-    key += id;
-    key += project_;
-    std::string stamp;
-    i64 ts_ms = integer(args[2]);
-    put_int(stamp, 1, floor_div(ts_ms, 1000));
-    put_int(stamp, 2, floor_mod(ts_ms, 1000) * 1'000'000);
     Command command;
-    for (std::string_view each : {std::string_view("EVALSHA"), std::string_view(sha_), std::string_view("1"),
-                                  std::string_view(key), std::string_view(ttl_)})
+    for (std::string_view each : {std::string_view("EVALSHA"), std::string_view(sha_), std::string_view("1")})
       command.add(each);
-    // Views in the order of their first field.
-    PyObject *name, *page;
-    std::vector<std::pair<const Name*, std::string_view>> fields;
-    std::vector<const std::string*> views;
-    for (Py_ssize_t at = 0; PyDict_Next(args[1], &at, &name, &page);) {
-      const Name& known = field_of(bytes_of(name));
-      fields.emplace_back(&known, bytes_of(page));
-      if (std::find_if(views.begin(), views.end(), [&](auto view) { return *view == known.view; }) == views.end())
-        views.push_back(&known.view);
-    }
+    const std::string key = key_of(id);
+    command.add(std::string_view(key));
+    command.add(std::string_view(ttl_));
+    const Views views = views_of(args[1]);
     command.add(version);
     command.add(static_cast<i64>(views.size()));
-    std::vector<std::string> owners;
-    for (const std::string* view : views) command.add(std::string_view(owners.emplace_back("_lr:" + *view)));
-    for (const std::string* view : views)
-      command.add(4 + 2 * std::count_if(fields.begin(), fields.end(), [&](const auto& each) { return each.first->view == *view; }));
-    std::string value;
-    for (std::size_t at = 0; at < views.size(); ++at) {
-      command.add(std::string_view(owners[at]));
-      command.add(version);
-      command.add(std::string_view("_ts:" + *views[at]));
-      command.add(std::string_view(stamp));
-      for (const auto& [field, data] : fields) {
-        if (field->view != *views[at]) continue;
-        value.clear();
-        if (!data.empty()) put_delimited(value, 1, data);
-        command.add(std::string_view(field->hashed));
-        command.add(std::string_view(value));
-      }
-    }
+    for (const auto& [name, fields] : views) command.add(std::string_view("_lr:" + *name));
+    for (const auto& [name, fields] : views) command.add(static_cast<i64>(4 + 2 * fields.size()));
+    add_fields(command, views, version, integer(args[2]));
     return command.packed();
+  }
+
+  // plain(entity_id, fields, event_ts_ms, version) -> (bytes, n): the same as plain commands
+  PyObject* plain(Arguments args, Py_ssize_t n) {
+    expect(n, 4, 4);
+    if (!PyDict_Check(args[1])) raise(PyExc_TypeError, "fields are a dict");
+    const std::string key = key_of(text(args[0]));
+    Commands commands;
+    Command command;
+    command.add(std::string_view("HSET"));
+    command.add(std::string_view(key));
+    add_fields(command, views_of(args[1]), bytes_of(args[3]), integer(args[2]));
+    commands.take(command);
+    const bool ends = ttl_ != "0";
+    command.add(std::string_view(ends ? "EXPIRE" : "PERSIST"));
+    command.add(std::string_view(key));
+    if (ends) command.add(std::string_view(ttl_));
+    commands.take(command);
+    return commands.packed();
   }
 
  private:
   struct Name {
     std::string view, hashed;
   };
+  // Views in the order of their first field, each with its fields.
+  using Views = std::vector<std::pair<const std::string*, std::vector<std::pair<const Name*, std::string_view>>>>;
+
+  std::string key_of(std::string_view id) const {
+    std::string key = head_;
+    pack(key, u32{2});
+    pack(key, static_cast<u32>(id.size()));
+    key += id;
+    key += project_;
+    return key;
+  }
+
+  Views views_of(PyObject* fields) {
+    Views views;
+    PyObject *name, *page;
+    for (Py_ssize_t at = 0; PyDict_Next(fields, &at, &name, &page);) {
+      const Name& known = field_of(bytes_of(name));
+      auto view = std::find_if(views.begin(), views.end(), [&](const auto& each) { return *each.first == known.view; });
+      if (view == views.end()) view = views.insert(views.end(), {&known.view, {}});
+      view->second.emplace_back(&known, bytes_of(page));
+    }
+    return views;
+  }
+
+  static void add_fields(Command& command, const Views& views, std::string_view version, i64 ts_ms) {
+    std::string stamp, value;
+    put_int(stamp, 1, floor_div(ts_ms, 1000));
+    put_int(stamp, 2, floor_mod(ts_ms, 1000) * 1'000'000);
+    for (const auto& [view, fields] : views) {
+      command.add(std::string_view("_lr:" + *view));
+      command.add(version);
+      command.add(std::string_view("_ts:" + *view));
+      command.add(std::string_view(stamp));
+      for (const auto& [field, data] : fields) {
+        value.clear();
+        if (!data.empty()) put_delimited(value, 1, data);
+        command.add(std::string_view(field->hashed));
+        command.add(std::string_view(value));
+      }
+    }
+  }
 
   const Name& field_of(std::string_view field) {
     auto found = names_.find(std::string(field));
