@@ -54,7 +54,7 @@ class DisjointPosterior:
         self._thetas: Floats = np.stack([posterior.theta for posterior in posteriors])
         self._factors: Floats = np.stack([posterior.factor for posterior in posteriors])
 
-    def bind(self, arms: Sequence[str], p_first: Floats) -> RewardPosterior:
+    def bind(self, arms: Sequence[str], p_first: Floats, items: Sequence[str] = ()) -> RewardPosterior:
         """See `Learned.bind`; probabilities are not looked at."""
         return self.of(arms)
 

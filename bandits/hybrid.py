@@ -99,7 +99,7 @@ class HybridPosterior:
         self._common: Floats = prior.noise_sd * arm_ridge * (inverse_cholesky @ m)
         self._own: Floats = prior.noise_sd * np.linalg.cholesky(m).transpose(0, 2, 1)
 
-    def bind(self, arms: Sequence[str], p_first: Floats) -> RewardPosterior:
+    def bind(self, arms: Sequence[str], p_first: Floats, items: Sequence[str] = ()) -> RewardPosterior:
         """See `Learned.bind`; probabilities are not looked at."""
         return self.of(arms)
 

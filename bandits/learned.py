@@ -17,21 +17,28 @@ from bandits.arms import ArmPartials
 from bandits.disjoint import DisjointPosterior
 from bandits.errors import CorruptStatisticsError, InvalidStatisticsError
 from bandits.hybrid import HybridPosterior, HybridPrior
+from bandits.items import ItemPosterior, ItemPrior, WithItems
 from bandits.logistic import LogisticPartial, LogisticPosterior, LogisticPrior
 from bandits.partials import Statistics
-from bandits.policy import DISJOINT, HYBRID, LOGISTIC
+from bandits.policy import DISJOINT, HYBRID, ITEMS, LOGISTIC
 from bandits.posterior import Learned, Prior
 from bandits.snapshot import Snapshot, snapshot_id
 
-AnyPrior: TypeAlias = Prior | HybridPrior | LogisticPrior
-AnySums: TypeAlias = ArmPartials | LogisticPartial
+AnyPrior: TypeAlias = Prior | HybridPrior | LogisticPrior | ItemPrior
+AnySums: TypeAlias = ArmPartials | LogisticPartial | WithItems
 
 _MAGIC = b"LRBX"
 _VERSION = 1
 # magic, version, learner, bytes of base_model, bytes of schema, generation, three hyper-parameters, bytes of the sums
 _HEADER = struct.Struct("<4sBBHHIdddI")
-_CODES: Final = {DISJOINT: 1, HYBRID: 2, LOGISTIC: 3}
+_CODES: Final = {DISJOINT: 1, HYBRID: 2, LOGISTIC: 3, ITEMS: 4}
 _NAMES: Final = {code: name for name, code in _CODES.items()}
+_SUMS: Final[dict[str, type[AnySums]]] = {
+    DISJOINT: ArmPartials,
+    HYBRID: ArmPartials,
+    LOGISTIC: LogisticPartial,
+    ITEMS: WithItems,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +54,10 @@ class LearnedSnapshot:
     generation : int
         Life of the input topics that the statistics come from.
     learner : str
-        ``disjoint``, ``hybrid`` or ``logistic``.
-    prior : Prior, HybridPrior or LogisticPrior
+        ``disjoint``, ``hybrid``, ``logistic`` or ``items``.
+    prior : Prior, HybridPrior, LogisticPrior or ItemPrior
         Hyper-parameters, of the kind that the learner has.
-    sums : ArmPartials or LogisticPartial
+    sums : ArmPartials, LogisticPartial or WithItems
         The sum over all partitions, of the kind that the learner has. Not changed after this.
 
     Raises
@@ -71,6 +78,7 @@ class LearnedSnapshot:
             DISJOINT: (Prior, ArmPartials),
             HYBRID: (HybridPrior, ArmPartials),
             LOGISTIC: (LogisticPrior, LogisticPartial),
+            ITEMS: (ItemPrior, WithItems),
         }
         kinds = wanted.get(self.learner)
         if kinds is None or not (isinstance(self.prior, kinds[0]) and isinstance(self.sums, kinds[1])):
@@ -106,6 +114,8 @@ class LearnedSnapshot:
         prior, sums = self.prior, self.sums
         if isinstance(sums, LogisticPartial) and isinstance(prior, LogisticPrior):
             return LogisticPosterior(sums, head_weights, prior, silent=silent)
+        if isinstance(sums, WithItems) and isinstance(prior, ItemPrior):
+            return ItemPosterior(sums.shared.statistics(), sums.items, head_weights, prior, silent=silent)
         assert isinstance(sums, ArmPartials)
         statistics = dict(sums.statistics())
         if silent:
@@ -159,7 +169,7 @@ class LearnedSnapshot:
                 generation=generation,
                 learner=learner,
                 prior=_prior(learner, numbers),
-                sums=LogisticPartial.from_bytes(body) if learner == LOGISTIC else ArmPartials.from_bytes(body),
+                sums=_SUMS[learner].from_bytes(body),
             )
         except ValueError as error:
             raise CorruptStatisticsError("names or hyper-parameters of a snapshot cannot be read") from error
@@ -179,6 +189,8 @@ def read_snapshot(data: bytes) -> Snapshot | LearnedSnapshot:
 def _numbers(prior: AnyPrior) -> tuple[float, float, float]:
     if isinstance(prior, HybridPrior):
         return prior.shared_sd, prior.noise_sd, prior.arm_sd
+    if isinstance(prior, ItemPrior):
+        return prior.shared_sd, prior.noise_sd, prior.item_sd
     return (prior.sd, prior.noise_sd, 0.0) if isinstance(prior, Prior) else (prior.sd, 0.0, 0.0)
 
 
@@ -186,4 +198,6 @@ def _prior(learner: str, numbers: Sequence[float]) -> AnyPrior:
     sd, noise_sd, arm_sd = numbers
     if learner == HYBRID:
         return HybridPrior(shared_sd=sd, noise_sd=noise_sd, arm_sd=arm_sd)
+    if learner == ITEMS:
+        return ItemPrior(shared_sd=sd, noise_sd=noise_sd, item_sd=arm_sd)
     return LogisticPrior(sd=sd) if learner == LOGISTIC else Prior(sd=sd, noise_sd=noise_sd)

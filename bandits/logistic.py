@@ -200,7 +200,7 @@ class LogisticPosterior:
         slope = np.zeros((statistics.n_heads, statistics.dim)) if silent else statistics.slope()
         self.thetas: Floats = np.einsum("hij,hik,hk->hj", self._factors, self._factors, slope)
 
-    def bind(self, arms: Sequence[str], p_first: Floats) -> RewardPosterior:
+    def bind(self, arms: Sequence[str], p_first: Floats, items: Sequence[str] = ()) -> RewardPosterior:
         """See `Learned.bind`; arms are not looked at."""
         return self.of(p_first)
 

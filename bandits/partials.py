@@ -74,6 +74,23 @@ def _checked(name: str, values: ArrayLike, width: int, limit: float, grid: float
     return np.rint(array * (1.0 / grid)) * grid
 
 
+def sums_checked(phi: ArrayLike, residuals: ArrayLike, dim: int, n_heads: int) -> tuple[Floats, Floats]:
+    """Features and residuals of slots on their grids, shapes (n, dim) and (n, n_heads).
+
+    Raises
+    ------
+    InvalidStatisticsError
+        Wrong shape, not finite or outside the limits.
+    """
+    x = _checked("phi", phi, dim, PHI_LIMIT, PHI_GRID)
+    e = _checked("residuals", residuals, n_heads, RESIDUAL_LIMIT, RESIDUAL_GRID)
+    if x.shape[0] != e.shape[0]:
+        raise InvalidStatisticsError(
+            f"as many residuals as slots wanted, got {e.shape[0]} for {x.shape[0]}; nothing was added"
+        )
+    return x, e
+
+
 @dataclass(frozen=True)
 class Statistics:
     """Sums as a posterior reads them.
@@ -209,12 +226,7 @@ class Partial:
         InvalidStatisticsError
             Wrong shape, not finite or outside the limits. Nothing was added.
         """
-        x = _checked("phi", phi, self.dim, PHI_LIMIT, PHI_GRID)
-        e = _checked("residuals", residuals, self.n_heads, RESIDUAL_LIMIT, RESIDUAL_GRID)
-        if x.shape[0] != e.shape[0]:
-            raise InvalidStatisticsError(
-                f"as many residuals as slots wanted, got {e.shape[0]} for {x.shape[0]}; nothing was added"
-            )
+        x, e = sums_checked(phi, residuals, self.dim, self.n_heads)
         weight = self._weight(ts_ms)
         weighted = x if weight == 1.0 else x * weight
         self._a += x.T @ weighted

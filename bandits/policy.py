@@ -48,7 +48,9 @@ class Policy(Protocol):
 
 
 SHARED, DISJOINT, HYBRID, LOGISTIC, REWARD = "shared", "disjoint", "hybrid", "logistic", "reward"
-"""What a policy acts on: one linear posterior, one per arm, both together, one in logits; a model of the reward."""
+ITEMS = "items"
+"""What a policy acts on: one linear posterior, one per arm, both together, one in logits; a model of the reward; one
+linear posterior and an effect of each item."""
 
 
 def learner(policy: Policy) -> str:

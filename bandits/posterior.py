@@ -53,7 +53,7 @@ class RewardPosterior(Protocol):
 class Learned(Protocol):
     """What was learned, before it knows whom it is asked about. Immutable and thread safe."""
 
-    def bind(self, arms: Sequence[str], p_first: Floats) -> RewardPosterior:
+    def bind(self, arms: Sequence[str], p_first: Floats, items: Sequence[str] = ()) -> RewardPosterior:
         """The belief about the candidates of one request.
 
         Parameters
@@ -62,6 +62,8 @@ class Learned(Protocol):
             Arm (first category) of each candidate; empty = none.
         p_first : ndarray of float64, shape (n, n_heads)
             Head probabilities of the candidates at slot 1.
+        items : sequence of str
+            Id of each candidate; only of those that learn items.
         """
         ...
 
@@ -170,7 +172,7 @@ class Posterior:
         """Length of phi."""
         return int(self.theta.shape[0])
 
-    def bind(self, arms: Sequence[str], p_first: Floats) -> RewardPosterior:
+    def bind(self, arms: Sequence[str], p_first: Floats, items: Sequence[str] = ()) -> RewardPosterior:
         """See `Learned.bind`; the same for all candidates."""
         return self
 

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from bandits.arms import ArmPartials
+from bandits.items import ItemSum, ItemSums
 from bandits.logistic import LogisticPartial
 from bandits.partials import Partial
 
 ARM: Final = b"a:"
 """Prefix; the arm's name follows. The value is a `Partial`; empty = no longer kept."""
+ITEM: Final = b"i:"
+"""Prefix; the item's id follows. The value is an `ItemSum`; empty = no longer kept."""
 LOGISTIC: Final = b"l"
 """A `LogisticPartial`."""
 
@@ -31,3 +34,22 @@ def read_stored(fields: Mapping[bytes, bytes]) -> tuple[ArmPartials | None, Logi
         arms.put(name.removeprefix(ARM).decode(), one)
     logistic = fields.get(LOGISTIC)
     return arms, LogisticPartial.from_bytes(logistic) if logistic else None
+
+
+def read_items(fields: Mapping[bytes, bytes]) -> ItemSums | None:
+    """Sums per item among stored fields; None = there are none.
+
+    Raises
+    ------
+    CorruptStatisticsError
+        A field cannot be read.
+    """
+    items: ItemSums | None = None
+    for name in sorted(name for name, data in fields.items() if data and name.startswith(ITEM)):
+        one = ItemSum.from_bytes(fields[name])
+        if items is None:
+            items = ItemSums(one.dim, one.n_heads)
+        items.put(name.removeprefix(ITEM).decode(), one)
+    if items is not None:
+        items.take_changes()
+    return items

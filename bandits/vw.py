@@ -141,7 +141,7 @@ class VowpalModel:
         finally:
             self._workspace.finish_example(examples)
 
-    def bind(self, arms: Sequence[str], p_first: Floats) -> RewardPosterior:
+    def bind(self, arms: Sequence[str], p_first: Floats, items: Sequence[str] = ()) -> RewardPosterior:
         """See `Learned.bind`; the same for all candidates."""
         return self
 

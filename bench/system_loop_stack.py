@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandits import Partial
+from bandits.policy import ITEMS
 from bench.context import program
 from evaluation.simulator import User, World, history
 from evaluation.simulator.catalogue import NEVER_MS
@@ -43,9 +44,10 @@ from liverank.v1.item_pb2 import Item, ItemChange
 from liverank.v1.stream_pb2 import Example
 from ranker.catalogue import Catalogue
 from ranker.decisions import DecisionLog
+from ranker.learned import LearnedBelief, Read, learned_belief, summed
 from ranker.models import load_model, models_dir, write_model
 from ranker.models.booster import BoosterModel
-from ranker.models.store import START_FILE, start_of
+from ranker.models.store import START_FILE, START_ITEMS_FILE
 from ranker.pipeline import Pipeline
 from ranker.posterior import believe, partial_key
 from ranker.replies import ReplyStore
@@ -184,6 +186,7 @@ class Stack:
         self._produced = Produced()
         self.serving: Serving | None = None
         self._start: Partial | None = None
+        self._starts: dict[str, bytes] = {}
         self.change(hot)
         *sources, last = standard_sources(self.catalogue.index, keep=False)
         self.pipeline = Pipeline(
@@ -288,7 +291,14 @@ class Stack:
             partials.append(self._start)
         weights = self.book.weights.of(model.heads).tolist()
         belief = believe(model.model_id, partials, generation=1, head_weights=weights, prior=self.book.prior)
-        self.serving = Serving(model=model, belief=belief)
+        learned = {ITEMS: self._items(model.model_id, stored, weights)} if ITEMS in self.book.priors else {}
+        self.serving = Serving(model=model, belief=belief, learned=learned)
+
+    def _items(self, model_id: str, stored: Mapping[str, Any], weights: Sequence[float]) -> LearnedBelief:
+        """What the fold has counted per item, and what the model starts from."""
+        read = [Read.of({name.encode(): data for name, data in stored.items()})]
+        sums = summed(ITEMS, len(weights), read, self._starts.get)
+        return learned_belief(model_id, ITEMS, sums, generation=1, prior=self.book.priors[ITEMS], head_weights=weights)
 
     # -- the trainer
 
@@ -313,7 +323,8 @@ class Stack:
         model = load_model(path)
         assert isinstance(model, BoosterModel)
         model.engine = "tl2cgen"  # the same bits; a name of "lightgbm" would serve fewer candidates
-        start = start_of(path, START_FILE) if START_FILE in package.manifest.files else None
+        self._starts = {name: package.files[name] for name in (START_FILE, START_ITEMS_FILE) if name in package.files}
+        start = self._starts.get(START_FILE)
         self._start = Partial.from_bytes(start) if start else None
         belief = believe(model.model_id, [], generation=1, head_weights=[0.0] * len(HEADS), prior=self.book.prior)
         self.serving = Serving(model=model, belief=belief)

@@ -138,9 +138,12 @@ class RankerSettings(_Section):
     arm_sd: float = Field(default=0.03, gt=0)
     """Hybrid policies: how far a category's coefficients may stand from the shared ones, in clicks (one standard
     deviation)."""
+    item_sd: float = Field(default=0.3, gt=0)
+    """Policies that learn items: how far an item's clicks may stand from what its heads expect, as a share of them (one
+    standard deviation)."""
     logit_sd: float = Field(default=0.5, gt=0)
     """Logistic policies: standard deviation of the prior of a coefficient, in logits."""
-    statistics: list[Literal["arms", "logistic"]] = []
+    statistics: list[Literal["arms", "items", "logistic"]] = []
     """Statistics that are kept beside the shared ones even while no policy acts on them: a policy that is named later
     then knows what came before."""
     full_log_share: float = Field(default=0.01, ge=0, le=1)

@@ -215,9 +215,11 @@ def _bound(
 ) -> tuple[Floats, list[str], RewardPosterior]:
     """Bandit features, first categories and belief of some of the scored candidates; from what will be logged alone."""
     places = scored.places[at]
-    names = [table.category_names[code] for code in table.categories[candidates.rows[places], 0].tolist()]
+    rows = candidates.rows[places]
+    names = [table.category_names[code] for code in table.categories[rows, 0].tolist()]
+    items = [table.ids[row] for row in rows.tolist()]
     logged = scored.p_first[at].astype(np.float32).astype(np.float64)
-    return phi(scored.x[at], names, found_by(candidates, places)), names, learned.bind(names, logged)
+    return phi(scored.x[at], names, found_by(candidates, places)), names, learned.bind(names, logged, items)
 
 
 def _kind_looks(x: Floats, rules: SlateRules) -> NDArray[np.float64]:

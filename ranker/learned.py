@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from bandits.arms import ArmPartials
+from bandits.items import ItemSums, WithItems
 from bandits.learned import AnyPrior, AnySums, LearnedSnapshot
 from bandits.logistic import LogisticPartial
-from bandits.policy import LOGISTIC
+from bandits.partials import Partial
+from bandits.policy import ITEMS, LOGISTIC
 from bandits.posterior import Learned
 from bandits.snapshot import snapshot_id
-from bandits.stored import read_stored
+from bandits.stored import read_items, read_stored
 from features.redis import translated
-from ranker.models.store import START_ARMS_FILE, START_LOGISTIC_FILE
+from ranker.models.store import START_ARMS_FILE, START_FILE, START_ITEMS_FILE, START_LOGISTIC_FILE
 from ranker.phi import DIM, SCHEMA
 from ranker.posterior import partial_key
 
@@ -84,12 +86,25 @@ def learned_belief(
 
 
 @dataclass(frozen=True)
-class _Read:
+class Read:
     """One partition's statistics."""
 
     version: bytes
     arms: ArmPartials | None
     logistic: LogisticPartial | None
+    shared: Partial | None
+    items: ItemSums | None
+
+    @classmethod
+    def of(cls, fields: Mapping[bytes, bytes]) -> Read:
+        """From stored fields."""
+        shared = fields.get(b"d")
+        return cls(
+            fields.get(b"v", b""),
+            *read_stored(fields),
+            Partial.from_bytes(shared) if shared else None,
+            read_items(fields),
+        )
 
 
 class LearnedReader:
@@ -121,7 +136,7 @@ class LearnedReader:
         self._redis: Any = redis
         self._namespace, self._n = namespace, n_partitions
         self._every_s, self._clock_s = every_s, clock_s
-        self._read: dict[int, _Read] = {}
+        self._read: dict[int, Read] = {}
         self._of: tuple[object, ...] = ()
         self._next_s = float("-inf")
 
@@ -179,28 +194,49 @@ class LearnedReader:
         if asked == self._of and before.keys() == priors.keys() and not moved:
             return before
         for p, fields in rows.items():
-            self._read[p] = _Read(fields.get(b"v", b""), *read_stored(fields))
+            self._read[p] = Read.of(fields)
         self._of = asked
         n_heads, found = len(head_weights), {}
         for learner, prior in priors.items():
-            sums = self._logistic(n_heads, start) if learner == LOGISTIC else self._arms(n_heads, start)
+            sums = summed(learner, n_heads, [self._read[p] for p in sorted(self._read)], start)
             found[learner] = learned_belief(
                 model_id, learner, sums, generation=generation, prior=prior, head_weights=head_weights
             )
         return found
 
-    def _arms(self, n_heads: int, start: Callable[[str], bytes | None]) -> ArmPartials:
-        data = start(START_ARMS_FILE)
-        total = ArmPartials.from_bytes(data) if data else ArmPartials(DIM, n_heads)
-        for p in sorted(self._read):
-            if (one := self._read[p].arms) is not None:
-                total.merge(one)
-        return total
 
-    def _logistic(self, n_heads: int, start: Callable[[str], bytes | None]) -> LogisticPartial:
-        data = start(START_LOGISTIC_FILE)
-        total = LogisticPartial.from_bytes(data) if data else LogisticPartial(DIM, n_heads)
-        for p in sorted(self._read):
-            if (one := self._read[p].logistic) is not None:
-                total.merge(one)
-        return total
+def summed(
+    learner: str, n_heads: int, read: Sequence[Read], start: Callable[[str], bytes | None]
+) -> ArmPartials | LogisticPartial | WithItems:
+    """The sums of a learner: what a model starts from, and what was counted since."""
+    if learner == LOGISTIC:
+        return _logistic(n_heads, read, start)
+    if learner == ITEMS:
+        return _items(n_heads, read, start)
+    data = start(START_ARMS_FILE)
+    total = ArmPartials.from_bytes(data) if data else ArmPartials(DIM, n_heads)
+    for one in read:
+        if one.arms is not None:
+            total.merge(one.arms)
+    return total
+
+
+def _logistic(n_heads: int, read: Sequence[Read], start: Callable[[str], bytes | None]) -> LogisticPartial:
+    data = start(START_LOGISTIC_FILE)
+    total = LogisticPartial.from_bytes(data) if data else LogisticPartial(DIM, n_heads)
+    for one in read:
+        if one.logistic is not None:
+            total.merge(one.logistic)
+    return total
+
+
+def _items(n_heads: int, read: Sequence[Read], start: Callable[[str], bytes | None]) -> WithItems:
+    data, own = start(START_FILE), start(START_ITEMS_FILE)
+    shared = Partial.from_bytes(data) if data else Partial(DIM, n_heads)
+    items = ItemSums.from_bytes(own) if own else ItemSums(DIM, n_heads)
+    for one in read:
+        if one.shared is not None:
+            shared.merge(one.shared)
+        if one.items is not None:
+            items.merge(one.items)
+    return WithItems(shared=shared, items=items)

@@ -129,7 +129,9 @@ def redraw(decision: decision_pb2.Decision, snapshot: bytes, *, with_policy: Pol
             f"holds the {learner(acted)} one"
         )
     posterior = _learned(decision, snapshot).bind(
-        [one.category_name for one in candidates], _p_first([list(one.p_first) for one in candidates])
+        [one.category_name for one in candidates],
+        _p_first([list(one.p_first) for one in candidates]),
+        [one.item_id for one in candidates],
     )
     rules = SlateRules.capped(
         np.array([one.creator for one in candidates], dtype=np.int32),
@@ -223,7 +225,11 @@ def slot_faults(decision: decision_pb2.Decision, learned: Learned | None) -> lis
             found.append(f"slot {at}: explored with propensity {slot.propensity!r}, the cap is {decision.cap!r}")
     if learned is not None and len(decision.slots):
         slots = decision.slots
-        posterior = learned.bind([slot.category_name for slot in slots], _p_first([list(one.p_first) for one in slots]))
+        posterior = learned.bind(
+            [slot.category_name for slot in slots],
+            _p_first([list(one.p_first) for one in slots]),
+            [slot.item_id for slot in slots],
+        )
         phi = np.array([list(slot.phi) for slot in decision.slots], dtype=np.float32).astype(np.float64)
         for name, logged, again in (
             ("mean", [slot.posterior_mean for slot in decision.slots], posterior.mean(phi)),

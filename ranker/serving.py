@@ -11,9 +11,10 @@ from typing import Any
 
 from bandits import Policy, Prior, parse
 from bandits.hybrid import HybridPrior
+from bandits.items import ItemPrior
 from bandits.learned import AnyPrior
 from bandits.logistic import LogisticPrior
-from bandits.policy import DISJOINT, HYBRID, LOGISTIC, REWARD, SHARED, learner
+from bandits.policy import DISJOINT, HYBRID, ITEMS, LOGISTIC, REWARD, SHARED, learner
 from liverank.hot import HotSettings
 from liverank.settings import RankerSettings
 from liverank.v1.event_pb2 import ExtraStatistics
@@ -113,6 +114,7 @@ class Rulebook:
             DISJOINT: Prior(sd=sd, noise_sd=noise_sd),
             HYBRID: HybridPrior(shared_sd=sd, arm_sd=settings.arm_sd, noise_sd=noise_sd),
             LOGISTIC: LogisticPrior(sd=settings.logit_sd),
+            ITEMS: ItemPrior(shared_sd=sd, item_sd=settings.item_sd, noise_sd=noise_sd),
         }
         used = {learner(parse(text)) for text in self.named}
         return {kind: prior for kind, prior in known.items() if kind in used}
@@ -123,7 +125,12 @@ class Rulebook:
         priors, kept = self.priors, self.settings.statistics
         arms = "arms" in kept or DISJOINT in priors or HYBRID in priors
         logistic = "logistic" in kept or LOGISTIC in priors
-        return (ExtraStatistics.EXTRA_STATISTICS_ARMS,) * arms + (ExtraStatistics.EXTRA_STATISTICS_LOGISTIC,) * logistic
+        asked = {
+            ExtraStatistics.EXTRA_STATISTICS_ARMS: arms,
+            ExtraStatistics.EXTRA_STATISTICS_LOGISTIC: logistic,
+            ExtraStatistics.EXTRA_STATISTICS_ITEMS: "items" in kept or ITEMS in priors,
+        }
+        return tuple(one for one, wanted in asked.items() if wanted)
 
 
 def rulebook(base: RankerSettings, hot: HotSettings | None = None, *, version: int = 0) -> Rulebook:

@@ -14,9 +14,10 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bandits.items import ItemSum
 from bandits.logistic import LogisticPartial
 from bandits.partials import Partial
-from bandits.stored import ARM, LOGISTIC
+from bandits.stored import ARM, ITEM, LOGISTIC
 from features.state.neighbours import FIELDS as NEIGHBOURS
 from features.state.neighbours import LANDMARK_MS
 from features.state.neighbours import decode as neighbours
@@ -184,6 +185,9 @@ def _sums(fields: Fields) -> Iterator[tuple[str, _Sums]]:
             partial = Partial.from_bytes(data)
             sums = partial.statistics()
             yield name.decode(), _Sums(partial.n_shown, [sums.a, sums.b])
+        elif data and name.startswith(ITEM):
+            item = ItemSum.from_bytes(data)
+            yield name.decode(), _Sums(item.n_shown, [item.values])
         elif data and name == LOGISTIC:
             logistic = LogisticPartial.from_bytes(data)
             yield name.decode(), _Sums(logistic.n_shown, [logistic.curvature(), logistic.slope()])

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from bandits.arms import ArmPartials
 from bandits.errors import InvalidStatisticsError
+from bandits.items import ItemSums
 from bandits.logistic import LogisticPartial
 from bandits.partials import Partial
-from bandits.stored import ARM, LOGISTIC, read_stored
+from bandits.stored import ARM, ITEM, LOGISTIC, read_items, read_stored
 from features.redis import VersionedValue, parse_version
 from liverank.v1.event_pb2 import Exposure, ExtraStatistics
 
@@ -23,6 +24,7 @@ _SUMS: Final = b"d"
 _PARTITION: Final = b"p"
 
 _ARMS_WANTED: Final = int(ExtraStatistics.EXTRA_STATISTICS_ARMS)
+_ITEMS_WANTED: Final = int(ExtraStatistics.EXTRA_STATISTICS_ITEMS)
 _LOGISTIC_WANTED: Final = int(ExtraStatistics.EXTRA_STATISTICS_LOGISTIC)
 
 
@@ -39,11 +41,11 @@ def statistics_key(exposure: Exposure) -> str:
 class StatisticsState:
     """Sums of one (base model, schema) over the partition's users; a `streams.fold.KeyState`.
 
-    The shared sums are of all slates. The sums per category and the logistic ones are of those whose exposure asks for
-    them; each arm is a field of its own, so that only arms that moved are written.
+    The shared sums are of all slates. The sums per category, per item and the logistic ones are of those whose exposure
+    asks for them; each arm and each item is a field of its own, so that only those that moved are written.
     """
 
-    __slots__ = ("_changed", "_logistic_changed", "_name", "_partition", "arms", "logistic", "partial")
+    __slots__ = ("_changed", "_logistic_changed", "_name", "_partition", "arms", "items", "logistic", "partial")
 
     def __init__(self, key: str, fields: Mapping[bytes, bytes]) -> None:
         base_model, _, schema = key.removeprefix(PREFIX).partition(":")
@@ -53,6 +55,7 @@ class StatisticsState:
         self.arms, self.logistic = read_stored(fields)
         if self.arms is not None:
             self.arms.take_changes()
+        self.items = read_items(fields)
         self._partition = int(fields.get(_PARTITION, b"0"))
         self._changed = self._logistic_changed = False
 
@@ -74,10 +77,10 @@ class StatisticsState:
         dim, n_heads = phi.shape[1], residuals.shape[1]
         wanted = set(exposure.statistics)
         p = np.empty((0, n_heads))
-        if _LOGISTIC_WANTED in wanted:
+        if _LOGISTIC_WANTED in wanted or _ITEMS_WANTED in wanted:
             p = np.array([slot.p_shown for slot in exposure.slots], dtype=np.float64)
-            if not bool(((p >= 0) & (p <= 1)).all()):
-                raise InvalidStatisticsError("probabilities in [0, 1] wanted; nothing was added")
+            if p.shape != residuals.shape or not bool(((p >= 0) & (p <= 1)).all()):
+                raise InvalidStatisticsError("a probability in [0, 1] of each head wanted; nothing was added")
         partial = self.partial or Partial(dim, n_heads)
         partial.shown(phi, residuals, exposure_ts_ms)
         if self.partial is None:
@@ -88,6 +91,10 @@ class StatisticsState:
                 self.arms = ArmPartials(partial.dim, partial.n_heads)
             for arm, slots in _by_arm(exposure).items():
                 self.arms.shown(arm, phi[slots], residuals[slots], exposure_ts_ms)
+        if _ITEMS_WANTED in wanted:
+            if self.items is None:
+                self.items = ItemSums(partial.dim, partial.n_heads)
+            self.items.shown([slot.item_id for slot in exposure.slots], p[:, 0], phi, residuals, exposure_ts_ms)
         if _LOGISTIC_WANTED in wanted:
             if self.logistic is None:
                 self.logistic = LogisticPartial(partial.dim, partial.n_heads)
@@ -111,6 +118,9 @@ class StatisticsState:
         wanted = set(exposure.statistics)
         if _ARMS_WANTED in wanted and self.arms is not None:
             self.arms.outcome(exposure.slots[slot].category, phi, head, delta, exposure_ts_ms)
+        if _ITEMS_WANTED in wanted and self.items is not None:
+            shown = exposure.slots[slot]
+            self.items.outcome(shown.item_id, shown.p_shown[0], head, delta, exposure_ts_ms)
         if _LOGISTIC_WANTED in wanted and self.logistic is not None:
             self.logistic.outcome(phi, head, delta, exposure_ts_ms)
             self._logistic_changed = True
@@ -128,6 +138,10 @@ class StatisticsState:
             if self.arms is None:
                 self.arms = ArmPartials(other.partial.dim, other.partial.n_heads)
             self.arms.merge(other.arms)
+        if other.items is not None:
+            if self.items is None:
+                self.items = ItemSums(other.partial.dim, other.partial.n_heads)
+            self.items.merge(other.items)
         if other.logistic is not None:
             if self.logistic is None:
                 self.logistic = LogisticPartial(other.partial.dim, other.partial.n_heads)
@@ -142,6 +156,8 @@ class StatisticsState:
         self._changed = True
         if other.arms is not None and self.arms is not None:
             self.arms.take_back(other.arms)
+        if other.items is not None and self.items is not None:
+            self.items.merge(other.items, sign=-1)
         if other.logistic is not None and self.logistic is not None:
             self.logistic.take_back(other.logistic)
             self._logistic_changed = True
@@ -159,6 +175,9 @@ class StatisticsState:
         if self.arms is not None:
             for arm, one in self.arms.take_changes().items():
                 fields[ARM + arm.encode()] = b"" if one is None else one.to_bytes()
+        if self.items is not None:
+            for item, own in self.items.take_changes().items():
+                fields[ITEM + item.encode()] = b"" if own is None else own.to_bytes()
         if self.logistic is not None and self._logistic_changed:
             self._logistic_changed = False
             fields[LOGISTIC] = self.logistic.to_bytes()

@@ -2,7 +2,7 @@
 
 from bandits.policies.boltzmann import Boltzmann
 from bandits.policies.doubt import ThompsonDoubt
-from bandits.policies.epsilon_greedy import EpsilonGreedy
+from bandits.policies.epsilon_greedy import EpsilonGreedy, EpsilonGreedyItems
 from bandits.policies.greedy import Greedy
 from bandits.policies.thompson import Thompson, ThompsonDisjoint, ThompsonHybrid, ThompsonLogistic
 from bandits.policies.two_level import TwoLevel
@@ -12,6 +12,7 @@ from bandits.policies.uniform import Uniform
 __all__ = [
     "Boltzmann",
     "EpsilonGreedy",
+    "EpsilonGreedyItems",
     "Greedy",
     "LinUCB",
     "LinUCBDisjoint",

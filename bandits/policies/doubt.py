@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bandits.laws import Law, VoteLaw
 from bandits.policies.thompson import Thompson
-from bandits.policy import in_range, register
+from bandits.policy import ITEMS, in_range, register
 from bandits.slates import Problem
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -48,6 +48,7 @@ class ThompsonDoubt(Thompson):
     """
 
     name: ClassVar[str] = "thompson_doubt"
+    learner: ClassVar[str] = ITEMS
 
     item_sd: float = 1.0
     kind_sd: float = 0.1

@@ -10,7 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from bandits.laws import ArgmaxLaw, Law, MixedLaw
-from bandits.policy import in_range, register
+from bandits.policy import ITEMS, in_range, register
 from bandits.slates import Problem
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -37,3 +37,12 @@ class EpsilonGreedy:
     def law(self, problem: Problem, score: Floats, rng: Generator) -> Law:
         """See `Policy.law`."""
         return MixedLaw(ArgmaxLaw(score), self.epsilon)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class EpsilonGreedyItems(EpsilonGreedy):
+    """Epsilon-greedy on what was learned of each item, `bandits.items.ItemPosterior`; with epsilon 0 it is greed."""
+
+    name: ClassVar[str] = "epsilon_greedy_items"
+    learner: ClassVar[str] = ITEMS

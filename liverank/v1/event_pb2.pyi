@@ -36,6 +36,7 @@ class ExtraStatistics(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EXTRA_STATISTICS_UNSPECIFIED: _ClassVar[ExtraStatistics]
     EXTRA_STATISTICS_ARMS: _ClassVar[ExtraStatistics]
     EXTRA_STATISTICS_LOGISTIC: _ClassVar[ExtraStatistics]
+    EXTRA_STATISTICS_ITEMS: _ClassVar[ExtraStatistics]
 EVENT_TYPE_UNSPECIFIED: EventType
 EVENT_TYPE_IMPRESSION: EventType
 EVENT_TYPE_CLICK: EventType
@@ -60,6 +61,7 @@ EVENT_TYPE_VARIANT: EventType
 EXTRA_STATISTICS_UNSPECIFIED: ExtraStatistics
 EXTRA_STATISTICS_ARMS: ExtraStatistics
 EXTRA_STATISTICS_LOGISTIC: ExtraStatistics
+EXTRA_STATISTICS_ITEMS: ExtraStatistics
 
 class Attribute(_message.Message):
     __slots__ = ("text", "number", "flag")

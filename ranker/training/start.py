@@ -1,8 +1,10 @@
 """Where a new model's bandit starts: the statistics of recent slots, re-scored with the new model's own probabilities.
 
-Only slots of the newest block are used: the model has not learned from them, so their residuals are what it will leave
-in service. The sums are discounted by a factor chosen on the later half of that block, written as a file of the model,
-and every ranker adds them to what the fold has counted. Fold state is not touched.
+Of all sums but those per item only slots of the newest block are used: the model has not learned from them, so their
+residuals are what it will leave in service. They are discounted by a factor chosen on the later half of that block. An
+item is shown too seldom for that: its sums are of all slots of 30 days. The model has learned from most of them, but
+trees that tell items apart by features leave most of what one item alone earns. Written as files of the model; every
+ranker adds them to what the fold has counted. Fold state is not touched.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from bandits import Partial, Prior
 from bandits.arms import ArmPartials
 from bandits.fit import fit_discount
+from bandits.items import ItemSums
 from bandits.logistic import LogisticPartial
 from features.archive import read_archive
 from features.examples import examples_dir, read_examples
@@ -26,7 +29,7 @@ from liverank.settings import Settings
 from liverank.v1.decision_pb2 import Decision, Mode
 from ranker.columns import COLUMNS
 from ranker.models import Model, load_model, write_model
-from ranker.models.store import START_ARMS_FILE, START_FILE, START_LOGISTIC_FILE, file_hash
+from ranker.models.store import START_ARMS_FILE, START_FILE, START_ITEMS_FILE, START_LOGISTIC_FILE, file_hash
 from ranker.phi import DIM, SCHEMA
 from ranker.training.package import Package
 
@@ -34,7 +37,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LEAST_SLOTS: Final = 400
-"""Fewer slots in the newest block, and the bandit starts from the prior alone."""
+"""Fewer slots in the newest block, and the bandit starts from the prior alone (items: fewer slots in all)."""
+ITEM_DAYS: Final = 30.0
+DAY_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,8 @@ class Slots:
         By head, 0 or 1; shape ``(n, n_heads)``.
     categories
         Name of each item's first category; empty = not known. Length ``n``.
+    items
+        Id of each item. Length ``n``.
     """
 
     x: NDArray[np.float32]
@@ -63,21 +70,35 @@ class Slots:
     ts_ms: NDArray[np.int64]
     outcomes: NDArray[np.float64]
     categories: Sequence[str] = ()
+    items: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.ts_ms)
 
+    def take(self, rows: NDArray[np.int64]) -> Slots:
+        """Some of the slots."""
+        return Slots(
+            x=self.x[rows],
+            phi=self.phi[rows],
+            position=self.position[rows],
+            ts_ms=self.ts_ms[rows],
+            outcomes=self.outcomes[rows],
+            categories=[self.categories[row] for row in rows],
+            items=[self.items[row] for row in rows],
+        )
+
 
 def with_start(settings: Settings, package: Package) -> Package:
-    """The package with its starting statistics as files: shared, per category, logistic; unchanged where too little
-    was served.
+    """The package with its starting statistics as files: shared, per category, per item, logistic; unchanged where too
+    little was served.
 
     The same archive and examples give the same bytes, hence the same model id.
     """
     if package.manifest.schema_id != SCHEMA or not len(package.test.ts_ms):
         return package
-    since_ms = int(package.test.ts_ms.min())
-    labels = read_examples(examples_dir(settings), since_ms=since_ms, until_ms=int(package.test.ts_ms.max()) + 1)
+    since_ms, newest_ms = int(package.test.ts_ms.min()), int(package.test.ts_ms.max())
+    earliest_ms = min(since_ms, newest_ms - int(ITEM_DAYS * DAY_MS))
+    labels = read_examples(examples_dir(settings), since_ms=earliest_ms, until_ms=newest_ms + 1)
     if labels.num_rows < LEAST_SLOTS:
         return package
     decisions = (Decision.FromString(record.value) for record in read_archive(settings, "decisions"))
@@ -87,22 +108,26 @@ def with_start(settings: Settings, package: Package) -> Package:
     with tempfile.TemporaryDirectory() as folder:
         model = load_model(write_model(Path(folder), package.manifest, package.files))
         residuals = residuals_of(model, slots)
+    files = {START_ITEMS_FILE: summed_per_item(slots, residuals).to_bytes()}
+    described: dict[str, float] = {"item_slots": len(slots)}
+    newest = np.flatnonzero(slots.ts_ms >= since_ms)
+    slots, residuals = slots.take(newest), residuals[newest]
     weights = [settings.ranker.head_weights.get(head, 0.0) for head in package.manifest.heads]
     prior = Prior(sd=settings.ranker.prior_sd, noise_sd=settings.ranker.noise_sd)
-    factor = best_factor(slots, residuals, weights, prior)
-    if factor == 0.0:
-        return package
-    files = {
-        START_FILE: summed(slots, residuals).scaled(factor).to_bytes(),
-        START_LOGISTIC_FILE: summed_in_logits(slots, residuals).scaled(factor).to_bytes(),
-    }
-    per_category = summed_per_category(slots, residuals)
-    if len(per_category):
-        files[START_ARMS_FILE] = per_category.scaled(factor).to_bytes()
+    factor = best_factor(slots, residuals, weights, prior) if len(slots) >= LEAST_SLOTS else 0.0
+    if factor > 0.0:
+        described |= {"slots": len(slots), "factor": factor}
+        files |= {
+            START_FILE: summed(slots, residuals).scaled(factor).to_bytes(),
+            START_LOGISTIC_FILE: summed_in_logits(slots, residuals).scaled(factor).to_bytes(),
+        }
+        per_category = summed_per_category(slots, residuals)
+        if len(per_category):
+            files[START_ARMS_FILE] = per_category.scaled(factor).to_bytes()
     manifest = package.manifest.model_copy(
         update={
             "files": {**package.manifest.files, **{name: file_hash(data) for name, data in files.items()}},
-            "parameters": {**package.manifest.parameters, "start": {"slots": len(slots), "factor": factor}},
+            "parameters": {**package.manifest.parameters, "start": described},
         }
     )
     return replace(package, manifest=manifest, files={**package.files, **files})
@@ -117,7 +142,7 @@ def slots_of(labels: pa.Table, decisions: Iterable[Decision], heads: Sequence[st
             wanted.setdefault(request, []).append(row)
     positions, times = labels["position"].to_pylist(), labels["exposure_ts_ms"].to_pylist()
     outcomes: Mapping[str, list[float | None]] = {head: labels[f"outcome_{head}"].to_pylist() for head in heads}
-    found: dict[int, tuple[Sequence[float], Sequence[float], str]] = {}
+    found: dict[int, tuple[Sequence[float], Sequence[float], str, str]] = {}
     for made in decisions:
         rows = wanted.get(made.request_id)
         served = made.mode != Mode.MODE_SHADOW and made.drawn and not made.rungs
@@ -127,7 +152,7 @@ def slots_of(labels: pa.Table, decisions: Iterable[Decision], heads: Sequence[st
             if 1 <= positions[row] <= len(made.slots):
                 slot = made.slots[positions[row] - 1]
                 if len(slot.features) == len(COLUMNS) and len(slot.phi) == DIM:
-                    found[row] = (slot.features, slot.phi, slot.category_name)
+                    found[row] = (slot.features, slot.phi, slot.category_name, slot.item_id)
     chosen = sorted(found)
     return Slots(
         x=np.array([found[row][0] for row in chosen], dtype=np.float32).reshape(-1, len(COLUMNS)),
@@ -136,6 +161,7 @@ def slots_of(labels: pa.Table, decisions: Iterable[Decision], heads: Sequence[st
         ts_ms=np.array([times[row] for row in chosen], dtype=np.int64),
         outcomes=np.array([[outcomes[head][row] or 0.0 for head in heads] for row in chosen]).reshape(-1, len(heads)),
         categories=[found[row][2] for row in chosen],
+        items=[found[row][3] for row in chosen],
     )
 
 
@@ -162,6 +188,18 @@ def summed_per_category(slots: Slots, residuals: NDArray[np.float64]) -> ArmPart
             rows.setdefault(category, []).append(row)
     for category, chosen in rows.items():
         table.shown(category, slots.phi[chosen], residuals[chosen], int(slots.ts_ms[chosen].max()))
+    return table
+
+
+def summed_per_item(slots: Slots, residuals: NDArray[np.float64]) -> ItemSums:
+    """The sums of all slots, per item, as a prior of its effect: without its features.
+
+    What goes with features belongs to the shared sums, which hold fewer slots: an item's cross terms with features that
+    those never saw would take from them what they do not have.
+    """
+    table = ItemSums(slots.phi.shape[1], residuals.shape[1])
+    expected = np.clip(slots.outcomes - residuals, 0.0, 1.0)[:, 0]
+    table.shown(slots.items, expected, np.zeros_like(slots.phi), residuals, int(slots.ts_ms.max(initial=0)))
     return table
 
 

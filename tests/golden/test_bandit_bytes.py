@@ -10,6 +10,7 @@ import numpy as np
 from bandits import Partial, Prior
 from bandits.arms import ArmPartials
 from bandits.hybrid import HybridPrior
+from bandits.items import ItemPrior, ItemSum, ItemSums, WithItems
 from bandits.learned import LearnedSnapshot, read_snapshot
 from bandits.logistic import LogisticPartial, LogisticPrior
 from bandits.snapshot import Snapshot
@@ -25,6 +26,8 @@ LEARNED_IDS = (
     "f23c9e1be27e095fb8062095ea8bf2a4baaa3fd41d426af6c04b77e083f4db5b",
     "6561595cdeda827a65912c8599d66b5d4f79cd86c870b9be1ca71a72306ac136",
 )
+ITEMS_SHA = "cf58d3bfd8ff9a17eb9aed536164e49f782884c95d86f15591dfb63b0d129f09"
+WITH_ITEMS_ID = "0decd1cf509c6042d9a3124cca7b652ff67e88e9bd6b28ba3e1d572ec1d032da"
 ARMS_SHA = "c5bbec09b6a2138195a79da7d3dea7e78ba9189ca3a3563578fecbabe12e9f19"
 
 
@@ -60,6 +63,40 @@ def test_arm_bytes_are_pinned() -> None:
     table.shown("b", [1.0, 0.0], [0.5, 0.0])
     table.shown("a", [0.0, 1.0], [0.0, 0.5])
     assert hashlib.sha256(table.to_bytes()).hexdigest() == ARMS_SHA
+
+
+def per_item() -> ItemSums:
+    table = ItemSums(2, 2)
+    table.shown(["b", "a"], [0.25, 0.5], [[1.0, -0.5], [0.5, 1.0]], [[-0.25, -0.5], [0.0, -0.25]], ts_ms=1_000)
+    table.outcome("b", 0.25, 0, 1.0, ts_ms=1_000)
+    return table
+
+
+def test_item_bytes_by_the_spec_and_pinned() -> None:
+    one = per_item().take_changes()["b"]
+    assert one is not None
+    data = one.to_bytes()
+    assert struct.unpack_from("<4sBBHHqq", data) == (b"LRBI", 1, 0, 2, 2, 1, 1_000)
+    assert np.frombuffer(data, "<f8", 5, 26).tolist() == [0.0625, 0.25, -0.125, 0.1875, -0.125]
+    assert len(data) == 26 + 5 * 8 + 4
+    assert ItemSum.from_bytes(data).to_bytes() == data
+    table = per_item().to_bytes()
+    assert struct.unpack_from("<4sBBHHH", table) == (b"LRBJ", 1, 0, 2, 2, 2)
+    assert struct.unpack_from("<HI", table, 12) == (1, len(data))
+    assert hashlib.sha256(table).hexdigest() == ITEMS_SHA
+
+
+def test_a_snapshot_with_items_is_pinned() -> None:
+    sums = WithItems(shared=partial(), items=per_item())
+    assert struct.unpack_from("<4sBBI", sums.to_bytes()) == (b"LRBK", 1, 0, 102)
+    prior = ItemPrior(shared_sd=0.3, item_sd=0.4, noise_sd=0.5)
+    snapshot = LearnedSnapshot(
+        base_model="ab" * 32, schema="phi-1", generation=1, learner="items", prior=prior, sums=sums
+    )
+    head = struct.unpack_from("<4sBBHHIdddI", snapshot.to_bytes())
+    assert head == (b"LRBX", 1, 4, 64, 5, 1, 0.3, 0.5, 0.4, len(sums.to_bytes()))
+    assert snapshot.id == WITH_ITEMS_ID
+    assert read_snapshot(snapshot.to_bytes()) == snapshot
 
 
 def in_logits() -> LogisticPartial:

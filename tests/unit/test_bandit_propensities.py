@@ -29,8 +29,10 @@ from bandits import (
 from bandits.arms import ArmPartials
 from bandits.disjoint import DisjointPosterior
 from bandits.hybrid import HybridPosterior, HybridPrior
+from bandits.items import ItemPosterior, ItemPrior, ItemSums
 from bandits.laws import StaticLaw, VoteLaw
 from bandits.logistic import LogisticPartial, LogisticPosterior, LogisticPrior
+from bandits.partials import Partial
 from bandits.policy import learner
 from bandits.posterior import Learned
 from bandits.slates import fill_slate
@@ -46,21 +48,27 @@ def test_BAN_5_ips_with_logged_propensities_is_unbiased(policy: object) -> None:
 
 
 def bound(policy: Policy) -> checks.Case:
-    """A policy with what it acts on in service, bound to nine candidates of four arms, one of them unknown."""
+    """A policy with what it acts on in service, bound to nine candidates of four arms, one of them
+    unknown; two of the items too."""
     rng = np.random.default_rng(11)
     phi, p = rng.normal(size=(240, checks.DIM)) * 0.5, rng.uniform(0.05, 0.4, (240, 2))
     clicked = (rng.random((240, 2)) < p + 0.1).astype(float)
     arms, logistic = ArmPartials(checks.DIM, 2), LogisticPartial(checks.DIM, 2)
     logistic.shown(phi, p, residuals=clicked - p)
+    shared, items = Partial(checks.DIM, 2), ItemSums(checks.DIM, 2)
+    shared.shown(phi, clicked - p)
+    items.shown([f"i{row % 7}" for row in range(240)], p[:, 0], phi, clicked - p)
     for row in range(240):
         arms.shown(f"kind{row % 3}", phi[row], clicked[row] - p[row])
     learned: Learned = {
         "disjoint": lambda: DisjointPosterior(arms.statistics(), checks.WEIGHTS, Prior(sd=0.1), checks.DIM),
         "hybrid": lambda: HybridPosterior(arms.statistics(), checks.WEIGHTS, HybridPrior(), checks.DIM),
+        "items": lambda: ItemPosterior(shared.statistics(), items, checks.WEIGHTS, ItemPrior()),
         "logistic": lambda: LogisticPosterior(logistic, checks.WEIGHTS, LogisticPrior()),
     }[learner(policy)]()
     names = [f"kind{at % 4}" for at in range(checks.N)]
-    return checks.Case(policy, learned.bind(names, rng.uniform(0.05, 0.4, (checks.N, 2))))
+    ids = [f"i{at}" for at in range(checks.N)]
+    return checks.Case(policy, learned.bind(names, rng.uniform(0.05, 0.4, (checks.N, 2)), ids))
 
 
 LEARNERS = [
@@ -71,6 +79,8 @@ LEARNERS = [
         "thompson_logistic(n_draws=16)",
         "linucb_disjoint",
         "linucb_hybrid",
+        "thompson_doubt(n_draws=16)",
+        "epsilon_greedy_items",
     )
 ]
 

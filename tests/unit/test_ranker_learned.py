@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bandits.arms import ArmPartials
+from bandits.items import ItemSums, WithItems
 from bandits.learned import LearnedSnapshot, read_snapshot
 from bandits.logistic import LogisticPartial
 from bandits.partials import Partial
@@ -37,6 +38,7 @@ POLICIES = (
     "linucb_hybrid",
     "two_level",
     "thompson_doubt(n_draws=64,kind_sd=0.3)",
+    "epsilon_greedy_items(epsilon=0.3)",
 )
 N_HEADS = 2
 
@@ -50,11 +52,11 @@ def exposures(n: int, seed: int = 3) -> list[event_pb2.Event]:
         slate = event.exposure
         slate.base_model, slate.schema, slate.drawn = "m", "s", True
         slate.heads.extend(["click", "dismiss"])
-        slate.statistics.extend([1, 2])
+        slate.statistics.extend([1, 2, 3])
         for _ in range(4):
             p = rng.uniform(0.02, 0.3, N_HEADS)
             slate.slots.add(
-                item_id="i",
+                item_id=f"i{rng.integers(40)}",
                 category=f"kind{rng.integers(6)}",
                 phi=rng.normal(size=DIM).clip(-2, 2) * 0.5,
                 p_shown=p,
@@ -158,7 +160,7 @@ class TestServed:
             assert slot_faults(made, posterior_of(made, data)) == []
             assert made.candidates[0].category_name.startswith("kind")
             assert all(one.HasField("item_looks") and np.isfinite(one.kind_looks) for one in made.candidates)
-        assert kinds == {"Snapshot", *(f"LearnedSnapshot{one}" for one in ("disjoint", "hybrid", "logistic"))}
+        assert kinds == {"Snapshot", *(f"LearnedSnapshot{one}" for one in ("disjoint", "hybrid", "logistic", "items"))}
         assert any(slot.explored for made in log.made for slot in made.slots)
 
     def test_BAN_5_what_a_decision_says_of_looks_is_what_its_draw_doubted(self, log: Log) -> None:
@@ -221,8 +223,8 @@ class TestServed:
             slate = event_pb2.Event.FromString(value).exposure
             assert not slate.statistics
             assert not any(slot.category for slot in slate.slots)
-        kept = rulebook(RankerSettings(statistics=["arms", "logistic"]))
-        assert len(kept.statistics) == 2
+        kept = rulebook(RankerSettings(statistics=["arms", "items", "logistic"]))
+        assert len(kept.statistics) == 3
         assert kept.priors == {}
 
     def test_a_policy_whose_statistics_were_not_read_yet_gives_way_to_thompson(self) -> None:
@@ -275,7 +277,7 @@ class TestBelief:
     def read(self, parts: Mapping[int, dict[bytes, bytes]], **changes: Any) -> Any:
         redis = FakeRedis()
         published(redis, "m", parts)
-        book = rulebook(RankerSettings(arms={"thompson_hybrid": 0.5, "thompson_logistic": 0.5}))
+        book = rulebook(RankerSettings(arms={"thompson_hybrid": 0.3, "thompson_logistic": 0.3, "thompson_doubt": 0.4}))
         return LearnedReader(redis, "test", 8).read("m", 1, self.WEIGHTS, book.priors, {}, **changes)  # type: ignore[arg-type]
 
     def test_BAN_9_partitions_in_any_cut_and_order_name_one_snapshot(self) -> None:
@@ -283,7 +285,7 @@ class TestBelief:
         shuffled = random.Random(1).sample(events, len(events))
         one = self.read({0: folded(events)})
         other = self.read({1: folded(shuffled[:20]), 4: folded(shuffled[20:], 4)})
-        assert one.keys() == other.keys() == {"hybrid", "logistic"}
+        assert one.keys() == other.keys() == {"hybrid", "logistic", "items"}
         for learner in one:
             assert one[learner].snapshot_id == other[learner].snapshot_id
             assert one[learner].n_shown == 240
@@ -291,31 +293,39 @@ class TestBelief:
     def test_sums_equal_a_recount(self) -> None:
         events = exposures(40)
         arms, logistic = ArmPartials(DIM, N_HEADS), LogisticPartial(DIM, N_HEADS)
+        shared, items = Partial(DIM, N_HEADS), ItemSums(DIM, N_HEADS)
         for event in events:
             for at, slot in enumerate(event.exposure.slots):
                 p, phi = np.array(slot.p_shown, dtype=np.float64), np.array(slot.phi, dtype=np.float64)
                 clicked = int(event.event_id[1:]) % 3 == 0 and at == 1
                 arms.shown(slot.category, phi, -p, event.event_ts_ms)
+                shared.shown(phi, -p, event.event_ts_ms)
+                items.shown([slot.item_id], p[:1], phi, -p, event.event_ts_ms)
                 logistic.shown(phi[None], p[None], event.event_ts_ms)
                 if clicked:
                     arms.outcome(slot.category, phi, 0, 1.0, event.event_ts_ms)
+                    shared.outcome(phi, 0, 1.0, event.event_ts_ms)
+                    items.outcome(slot.item_id, p[0], 0, 1.0, event.event_ts_ms)
                     logistic.outcome(phi, 0, 1.0, event.event_ts_ms)
         found = self.read({0: folded(events)})
         assert found["hybrid"].snapshot.sums == arms
         assert found["logistic"].snapshot.sums == logistic
+        assert found["items"].snapshot.sums == WithItems(shared=shared, items=items)
 
     def test_BAN_9_weights_act_when_read(self) -> None:
         found = self.read({0: folded(exposures(40))})
         phi, p = np.eye(DIM)[:6], np.full((6, N_HEADS), 0.1)
-        arms = [f"kind{at}" for at in range(6)]
+        arms, items = [f"kind{at}" for at in range(6)], [f"i{at}" for at in range(6)]
         for one in found.values():
-            plus, doubled = (one.under(weights).bind(arms, p).mean(phi) for weights in ([1.0, -2.0], [2.0, -4.0]))
+            plus, doubled = (
+                one.under(weights).bind(arms, p, items).mean(phi) for weights in ([1.0, -2.0], [2.0, -4.0])
+            )
             assert np.allclose(doubled, 2 * plus, rtol=1e-9)
             assert np.abs(plus).max() > 0
-            silent = one.under(self.WEIGHTS, silent=True).bind(arms, p)
+            silent = one.under(self.WEIGHTS, silent=True).bind(arms, p, items)
             assert np.abs(silent.mean(phi)).max() < 1e-15
-            again = LearnedSnapshot.from_bytes(one.snapshot_bytes).posterior([3.0, 1.0]).bind(arms, p)
-            assert (again.mean(phi) == one.under([3.0, 1.0]).bind(arms, p).mean(phi)).all()
+            again = LearnedSnapshot.from_bytes(one.snapshot_bytes).posterior([3.0, 1.0]).bind(arms, p, items)
+            assert (again.mean(phi) == one.under([3.0, 1.0]).bind(arms, p, items).mean(phi)).all()
             assert (again.sd(phi) > 0).all()
 
     def test_a_start_is_added(self) -> None:
@@ -323,11 +333,23 @@ class TestBelief:
         start.shown("kind9", np.eye(DIM)[0], [0.5, 0.0])
         logistic = LogisticPartial(DIM, N_HEADS)
         logistic.shown(np.eye(DIM)[:1], np.full((1, N_HEADS), 0.1))
-        files = {"start.arms": start.to_bytes(), "start.logistic": logistic.to_bytes()}
+        shared = Partial(DIM, N_HEADS)
+        shared.shown(np.eye(DIM)[0], [0.5, 0.0])
+        items = ItemSums(DIM, N_HEADS)
+        items.shown(["i99"], [0.1], np.eye(DIM)[0], [0.5, 0.0])
+        files = {
+            "start.partial": shared.to_bytes(),
+            "start.arms": start.to_bytes(),
+            "start.items": items.to_bytes(),
+            "start.logistic": logistic.to_bytes(),
+        }
         plain, more = (self.read({0: folded(exposures(10))}, start=get) for get in (lambda _: None, files.get))
         for learner in plain:
             assert more[learner].n_shown == plain[learner].n_shown + 1
             assert more[learner].snapshot_id != plain[learner].snapshot_id
+        bound = (one["items"].under(self.WEIGHTS).bind([""], np.full((1, 2), 0.3), ["i99"]) for one in (plain, more))
+        doubts = [float(each.sd(np.zeros((1, DIM)))[0]) for each in bound]
+        assert doubts[1] < doubts[0]
 
     def test_reads_only_what_moved_and_not_too_often(self) -> None:
         redis, now = FakeRedis(), [0.0]

@@ -11,6 +11,7 @@ import pytest
 
 from bandits import Partial, Prior, on_phi_grid
 from bandits.arms import ArmPartials
+from bandits.items import ItemSums
 from bandits.logistic import LogisticPartial
 from features.archive import part_dir, write_part
 from features.examples import examples_dir, write_examples
@@ -105,10 +106,15 @@ def test_BAN_9_per_category_and_logistic_starts_are_the_same_slots(tmp_path: Pat
     found = with_start(settings, package)
     path = write_model(models_dir(settings), found.manifest, found.files)
     factor = found.manifest.parameters["start"]["factor"]
-    shared, arms, logistic = (start_of(path, name) for name in START_FILES)
+    shared, arms, logistic, items = (start_of(path, name) for name in START_FILES)
     assert shared is not None
     assert arms is not None
     assert logistic is not None
+    assert items is not None
+    per_item = ItemSums.from_bytes(items)
+    _, sums = per_item.arrays()
+    assert len(per_item) == len({slot.item_id for made in slots(effect=0.3)[1] for slot in made.slots})
+    assert (sums[:, 0] > 0).all()
     start, per_category = Partial.from_bytes(shared), ArmPartials.from_bytes(arms)
     in_logits = LogisticPartial.from_bytes(logistic)
     kinds = per_category.statistics()
