@@ -37,7 +37,7 @@ _BOTH = struct.Struct("<4sBBI")
 
 
 class ItemSum:
-    """Sums of one item: ``z^2``, ``z phi`` and ``z e_h``, with z the expected clicks of a slot; see `ItemSums`."""
+    """Sums of one item: ``l^2``, ``l x`` and ``l e_h``, with l the looks of a slot; see `ItemSums`."""
 
     __slots__ = ("n_heads", "n_shown", "newest_ms", "values")
 
@@ -48,7 +48,7 @@ class ItemSum:
 
     @property
     def dim(self) -> int:
-        """Length of phi."""
+        """Length of x."""
         return len(self.values) - 1 - self.n_heads
 
     def copy(self) -> ItemSum:
@@ -59,7 +59,7 @@ class ItemSum:
         return twin
 
     def to_bytes(self) -> bytes:
-        """Versioned bytes (docs/specs/bandit-bytes.md); 326 at dim 32 and 4 heads."""
+        """Versioned bytes (docs/specs/bandit-bytes.md); 334 at 33 features and 4 heads."""
         head = _HEADER.pack(_MAGIC, _VERSION, 0, self.dim, self.n_heads, self.n_shown, self.newest_ms)
         body = head + self.values.astype("<f8").tobytes()
         return body + _CRC.pack(zlib.crc32(body))
@@ -87,12 +87,12 @@ class ItemSum:
 
 
 class ItemSums:
-    """What the shown slots of each item say about it, given its heads' expectation.
+    """What the shown slots of each item say about it, beyond its heads and shared coefficients.
 
-    A slot has features phi, residuals ``e_h`` (outcome minus probability) and *expected clicks* z: the first head's
-    probability at the slot shown. Kept per item are ``sum z^2``, ``sum z phi`` and ``sum z e_h``, what the exact
-    posterior of an effect in proportion to z needs beside the shared sums (`ItemPosterior`). Sums are exact, hence
-    order-free, in the same sense as those of `Partial`.
+    A slot has features x, residuals ``e_h`` (outcome minus probability) and *looks* l: how likely it is looked at. Kept
+    per item are ``sum l^2``, ``sum l x`` and ``sum l e_h``: what the exact posterior of an effect in proportion to l
+    needs beside the shared sums of x (`ItemPosterior`). Sums are exact, hence order-free, in the same sense as those of
+    `Partial`.
 
     Of more than `MAX_ITEMS` items those of the smallest `arm_rank` are kept, whole, as in `ArmPartials`; the others
     have the prior.
@@ -100,7 +100,7 @@ class ItemSums:
     Parameters
     ----------
     dim, n_heads : int
-        Length of phi, and number of heads.
+        Length of x, and number of heads.
     """
 
     __slots__ = ("_changed", "_items", "_ranked", "dim", "n_heads")
@@ -134,17 +134,17 @@ class ItemSums:
         """Largest event time of any item; 0 = none."""
         return max((one.newest_ms for one in self._items.values()), default=0)
 
-    def shown(self, items: Sequence[str], z: ArrayLike, phi: ArrayLike, residuals: ArrayLike, ts_ms: int = 0) -> None:
+    def shown(self, items: Sequence[str], looks: ArrayLike, x: ArrayLike, residuals: ArrayLike, ts_ms: int = 0) -> None:
         """Add a shown slate; about 1.5 us a slot.
 
         Parameters
         ----------
         items : sequence of str, length n
             Item of each slot.
-        z : array_like, shape (n,)
-            Expected clicks at the slot shown.
-        phi : array_like, shape (n, dim)
-            Bandit features as logged.
+        looks : array_like, shape (n,)
+            How likely each slot is looked at, 0 to 1.
+        x : array_like, shape (n, dim)
+            Features, as in the shared sums.
         residuals : array_like, shape (n, n_heads)
             As `Partial.shown`.
         ts_ms : int, default 0
@@ -155,27 +155,25 @@ class ItemSums:
         InvalidStatisticsError
             Wrong shape, not finite or outside the limits. Nothing was added.
         """
-        x, e = sums_checked(phi, residuals, self.dim, self.n_heads)
-        expected = on_phi_grid(z)
-        if (
-            expected.shape != (len(items),)
-            or x.shape[0] != len(items)
-            or not bool(((expected >= 0) & (expected <= 1)).all())
-        ):
-            raise InvalidStatisticsError("expected clicks in [0, 1] of each slot wanted; nothing was added")
-        added = expected[:, None] * np.concatenate([expected[:, None], x, e], axis=1)
+        features, e = sums_checked(x, residuals, self.dim, self.n_heads)
+        seen = on_phi_grid(looks)
+        if seen.shape != (len(items),) or len(features) != len(items) or not bool(((seen >= 0) & (seen <= 1)).all()):
+            raise InvalidStatisticsError("looks in [0, 1] of each slot wanted; nothing was added")
+        added = seen[:, None] * np.concatenate([seen[:, None], features, e], axis=1)
         for item, values in zip(items, added, strict=True):
             if (one := self._of(item)) is not None:
                 one.values += values
                 one.n_shown += 1
                 one.newest_ms = max(one.newest_ms, ts_ms)
 
-    def outcome(self, item: str, z: float, head: int, delta: float, ts_ms: int = 0) -> None:
+    def outcome(self, item: str, looks: float, head: int, delta: float, ts_ms: int = 0) -> None:
         """Correct one slot's residual, if its item is kept; see `Partial.outcome`."""
         if not 0 <= head < self.n_heads:
             raise InvalidStatisticsError(f"head in 0..{self.n_heads - 1} wanted, got {head}; nothing was added")
         if (one := self._of(item)) is not None:
-            one.values[1 + self.dim + head] += float(on_phi_grid(z)) * (round(delta / RESIDUAL_GRID) * RESIDUAL_GRID)
+            one.values[1 + self.dim + head] += float(on_phi_grid(looks)) * (
+                round(delta / RESIDUAL_GRID) * RESIDUAL_GRID
+            )
             one.newest_ms = max(one.newest_ms, ts_ms)
 
     def put(self, item: str, one: ItemSum) -> None:
@@ -234,7 +232,7 @@ class ItemSums:
         return twin
 
     def arrays(self) -> tuple[list[str], Floats]:
-        """Items, sorted, and their sums, shape (n_items, 1 + dim + n_heads): z^2, z phi, z e."""
+        """Items, sorted, and their sums, shape (n_items, 1 + dim + n_heads): l^2, l x, l e."""
         items = sorted(self._items)
         return items, np.array([self._items[item].values for item in items]).reshape(-1, 1 + self.dim + self.n_heads)
 
@@ -291,12 +289,49 @@ class ItemSums:
         return one
 
 
+def item_features(phi: Floats, p_click: Floats) -> Floats:
+    """The shared features beside which items have effects: phi and the heads' own click probability, times 4.
+
+    The last one's coefficient says how far the heads' differences are to be believed once items have effects of their
+    own (the factor gives it four times the prior's sd).
+
+    Parameters
+    ----------
+    phi : ndarray, shape (n, dim)
+        Bandit features.
+    p_click : ndarray, shape (n,)
+        The first head's probability.
+
+    Returns
+    -------
+    ndarray, shape (n, dim + 1)
+    """
+    return np.concatenate([phi, 4.0 * p_click[:, None]], axis=1)
+
+
+def looks_at(position: ArrayLike) -> Floats:
+    """How likely slots are looked at, ``1 / log2(1 + position)``, positions from 1."""
+    looks: Floats = 1.0 / np.log2(1.0 + np.asarray(position, dtype=np.float64))
+    return looks
+
+
 @dataclass(frozen=True, kw_only=True)
 class WithItems:
-    """Shared sums, and beside them those of items of the same slots (or of some of them)."""
+    """Sums over features (`item_features`) of some slots, and beside them those of the same slots' items."""
 
     shared: Partial
     items: ItemSums
+
+    def merge(self, other: WithItems) -> None:
+        """Add other sums.
+
+        Raises
+        ------
+        InvalidStatisticsError
+            Different shapes. Nothing was added.
+        """
+        self.shared.merge(other.shared)
+        self.items.merge(other.items)
 
     @property
     def n_shown(self) -> int:
@@ -336,14 +371,14 @@ class ItemPrior:
     ----------
     shared_sd : float, default 0.3
         Prior standard deviation of a shared coefficient, in clicks per unit of phi.
-    item_sd : float, default 0.3
-        Prior standard deviation of an item's effect, as a share of its expected clicks.
+    item_sd : float, default 0.15
+        Prior standard deviation of an item's effect, in clicks a look.
     noise_sd : float, default 0.5
         Standard deviation of one slot's residual value, in clicks.
     """
 
     shared_sd: float = 0.3
-    item_sd: float = 0.3
+    item_sd: float = 0.15
     noise_sd: float = 0.5
 
     def __post_init__(self) -> None:
@@ -355,25 +390,25 @@ class ItemPrior:
 
 
 class ItemPosterior:
-    """The residual value of item i in a slot with features phi and expected clicks z is ``phi^T beta + z u_i``.
+    """The residual value of item i is ``x^T beta + l u_i`` in a slot with features x and looks l.
 
     beta is shared by all items, ``u_i ~ N(0, item_sd^2)`` the item's own. The exact posterior of this hierarchical
     model: with ``a_i, c_i, b_i`` an item's sums, ``r_i = (noise_sd / sd_i)^2`` and ``m_i = 1 / (a_i + r_1)``,
 
         P = A + r_0 I - sum_i m_i c_i c_i^T,   beta = P^-1 (b - sum_i m_i b_i c_i),   u_i = m_i (b_i - c_i^T beta)
 
-    and given beta the u_i are independent with variance ``noise_sd^2 m_i``. So a candidate is ``z m_i b_i + (phi - z
-    m_i c_i)^T beta`` and an independent part of sd ``z noise_sd sqrt(m_i)``: draws cost what those of `Posterior` do,
-    whatever the number of items. An item without sums has the prior.
+    and given beta the u_i are independent with variance ``noise_sd^2 m_i``. So a candidate, at slot 1, is ``m_i b_i +
+    (x - m_i c_i)^T beta`` and an independent part of sd ``noise_sd sqrt(m_i)``: draws cost what those of `Posterior`
+    do, whatever the number of items. An item without sums has the prior.
 
     Immutable and thread safe. Building takes 0.1 ms and 0.5 us an item at dim 32.
 
     Parameters
     ----------
     shared : Statistics
-        Of all slots.
+        Over `item_features`.
     items : ItemSums
-        Of those of items.
+        Of the same slots (or of some of them).
     head_weights : sequence of float, length n_heads
         Value of one unit of each head, in clicks.
     prior : ItemPrior
@@ -383,8 +418,8 @@ class ItemPosterior:
 
     References
     ----------
-    Li, Chu, Langford and Schapire, WWW 2010, algorithm 2 (hybrid LinUCB), with phi as the shared features and one
-    arm feature, the expected clicks; the ridges are the priors' instead of 1.
+    Li, Chu, Langford and Schapire, WWW 2010, algorithm 2 (hybrid LinUCB), with x as the shared features and one arm
+    feature, the looks; the ridges are the priors' instead of 1.
     """
 
     __slots__ = ("_own", "_pulled", "_ratio", "_rows", "shared")
@@ -416,7 +451,7 @@ class ItemPosterior:
         self._own: Floats = prior.noise_sd * np.sqrt(m)
 
     def bind(self, arms: Sequence[str], p_first: Floats, items: Sequence[str] = ()) -> BoundItems:
-        """See `Learned.bind`; expected clicks are the first head's, arms are not looked at.
+        """See `Learned.bind`; the first head's probabilities are used, arms are not looked at.
 
         Raises
         ------
@@ -427,17 +462,16 @@ class ItemPosterior:
             raise InvalidStatisticsError(f"{len(p_first)} items wanted, got {len(items)}")
         last = len(self._rows)
         rows = np.fromiter((self._rows.get(item, last) for item in items), dtype=np.int64, count=len(items))
-        z = p_first[:, 0]
-        return BoundItems(self.shared, z * self._pulled[rows], z[:, None] * self._ratio[rows], z * self._own[rows])
+        return BoundItems(self.shared, p_first[:, 0], self._pulled[rows], self._ratio[rows], self._own[rows])
 
 
 class BoundItems:
     """`ItemPosterior` bound to the items of a request; made by `ItemPosterior.bind`."""
 
-    __slots__ = ("_own", "_pulled", "_ratio", "_shared")
+    __slots__ = ("_own", "_p_click", "_pulled", "_ratio", "_shared")
 
-    def __init__(self, shared: Posterior, pulled: Floats, ratio: Floats, own: Floats) -> None:
-        self._shared, self._pulled, self._ratio, self._own = shared, pulled, ratio, own
+    def __init__(self, shared: Posterior, p_click: Floats, pulled: Floats, ratio: Floats, own: Floats) -> None:
+        self._shared, self._p_click, self._pulled, self._ratio, self._own = shared, p_click, pulled, ratio, own
 
     def mean(self, phi: Floats) -> Floats:
         """Posterior means, shape (n,)."""
@@ -451,12 +485,15 @@ class BoundItems:
     def draws(self, phi: Floats, n_draws: int, rng: Generator) -> Floats:
         """Joint draws, shape (n_draws, n)."""
         drawn = self._shared.draws(self._beside(phi), n_draws, rng)
-        drawn += rng.standard_normal(drawn.shape) * self._own
+        own = rng.standard_normal(drawn.shape, dtype=np.float32)
+        own *= self._own.astype(np.float32)
+        drawn += own
         drawn += self._pulled
         return drawn
 
     def _beside(self, phi: Floats) -> Floats:
-        x = phi_of(phi, self._ratio.shape[1])
-        if x.shape != self._ratio.shape:
-            raise InvalidStatisticsError(f"phi of {len(self._ratio)} candidates wanted, got {len(x)}")
-        return x - self._ratio
+        n, dim = self._ratio.shape
+        x = phi_of(phi, dim - 1)
+        if len(x) != n:
+            raise InvalidStatisticsError(f"phi of {n} candidates wanted, got {len(x)}")
+        return item_features(x, self._p_click) - self._ratio

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from bandits.arms import ArmPartials
-from bandits.items import ItemSum, ItemSums
+from bandits.items import ItemSum, ItemSums, WithItems
 from bandits.logistic import LogisticPartial
 from bandits.partials import Partial
 
@@ -14,6 +14,8 @@ ARM: Final = b"a:"
 """Prefix; the arm's name follows. The value is a `Partial`; empty = no longer kept."""
 ITEM: Final = b"i:"
 """Prefix; the item's id follows. The value is an `ItemSum`; empty = no longer kept."""
+ITEMS_SHARED: Final = b"i"
+"""A `Partial` over `bandits.items.item_features` of the slots whose items have sums."""
 LOGISTIC: Final = b"l"
 """A `LogisticPartial`."""
 
@@ -36,7 +38,7 @@ def read_stored(fields: Mapping[bytes, bytes]) -> tuple[ArmPartials | None, Logi
     return arms, LogisticPartial.from_bytes(logistic) if logistic else None
 
 
-def read_items(fields: Mapping[bytes, bytes]) -> ItemSums | None:
+def read_items(fields: Mapping[bytes, bytes]) -> WithItems | None:
     """Sums per item among stored fields; None = there are none.
 
     Raises
@@ -44,12 +46,12 @@ def read_items(fields: Mapping[bytes, bytes]) -> ItemSums | None:
     CorruptStatisticsError
         A field cannot be read.
     """
-    items: ItemSums | None = None
+    stored = fields.get(ITEMS_SHARED)
+    if not stored:
+        return None
+    shared = Partial.from_bytes(stored)
+    items = ItemSums(shared.dim, shared.n_heads)
     for name in sorted(name for name, data in fields.items() if data and name.startswith(ITEM)):
-        one = ItemSum.from_bytes(fields[name])
-        if items is None:
-            items = ItemSums(one.dim, one.n_heads)
-        items.put(name.removeprefix(ITEM).decode(), one)
-    if items is not None:
-        items.take_changes()
-    return items
+        items.put(name.removeprefix(ITEM).decode(), ItemSum.from_bytes(fields[name]))
+    items.take_changes()
+    return WithItems(shared=shared, items=items)

@@ -65,7 +65,11 @@ _OF_ARM = {
     "on": RankerSettings(arms={"thompson_doubt": 1.0}),
     "off": RankerSettings(arms={"thompson": 1.0}),
     "uniform": RankerSettings(arms={"epsilon_greedy": 1.0}, floor=0.0, explore_cap=1.0),
+    "greed": RankerSettings(arms={"epsilon_greedy_items(epsilon=0)": 1.0}, floor=0.0, explore_candidates=0),
+    "informed": RankerSettings(arms={"epsilon_greedy_items": 1.0}, floor=0.0, explore_cap=1.0),
 }
+ABLATIONS = ("greed", "informed")
+"""On the belief that `on` has: greed, which explores nothing, and uniform exploration of the same share."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,14 @@ def world_of(kind: str, seed: int) -> World:
 
 
 def hot_of(arm: str, share: float) -> HotSettings:
-    """Hot settings of an arm; `share` of all slots is what `uniform` is to explore."""
+    """Hot settings of an arm; `share` of all slots is what the uniform ones are to explore."""
     if arm == "off":
         return HotSettings(exploration=False)
-    if arm == "on":
+    if arm in ("on", "greed"):
         return HotSettings()
     epsilon = min(1.0, share / (1.0 - GREEDY_SLOTS / 10))
-    return HotSettings(policies={"*/*": f"epsilon_greedy(epsilon={epsilon:.6f})"})
+    policy = "epsilon_greedy" if arm == "uniform" else "epsilon_greedy_items"
+    return HotSettings(policies={"*/*": f"{policy}(epsilon={epsilon:.6f})"})
 
 
 def play(
@@ -133,7 +138,7 @@ def play(
     *,
     settings: RankerSettings | None = None,
 ) -> Played:
-    """Run one arm; `explored` is the share a round that `uniform` is to explore, `settings` others than its own."""
+    """Run one arm; `explored` is the share a round that uniform ones are to explore, `settings` others than its own."""
     world = past.world
     seed, k = world.params.seed, world.params.slate
     behaviour, users = world.behaviour(), world.population.users
@@ -212,7 +217,7 @@ def play_world(kind: str, seed: int, arms: Sequence[str], n_rounds: int, n_reque
             continue
         past = past or Past.of(world_of(kind, seed), HISTORY_DAYS[kind], HISTORY_SLATES[kind])
         on = kept_in(kept, kind, seed, "on", n_rounds, n_requests)
-        explored = read(on).explored if arm == "uniform" else None
+        explored = read(on).explored if arm in ("uniform", "informed") else None
         one = play(past, kind, arm, n_rounds, n_requests, explored)
         np.savez(path, **{item.name: getattr(one, item.name) for item in fields(one)})
         sys.stderr.write(
@@ -236,7 +241,7 @@ def sooner(outcomes: dict[str, list[Played]], entry: dict[str, Figure]) -> None:
     """Print by how many rounds new items begin to earn sooner with exploration, and add the figures to the world's."""
     after = {arm: np.array([one.earned_after.mean() for one in found]) for arm, found in outcomes.items()}
     rows: list[list[object]] = []
-    for arm in (arm for arm in ("off", "uniform") if arm in after):
+    for arm in (arm for arm in after if arm != "on"):
         mean, low, high = interval(after[arm] - after["on"])
         entry[f"earns_sooner_than_{arm}"] = {"mean": round(mean, 5), "low": round(low, 5), "high": round(high, 5)}
         rows.append([arm, float(after[arm].mean()), float(after["on"].mean()), mean, low, high])
@@ -254,6 +259,7 @@ def main() -> int:
     parser.add_argument("--kept", type=Path, help="folder where outcomes are kept and not played again")
     parser.add_argument("--worlds", nargs="+", choices=tuple(ARMS), default=("news", "null"))
     parser.add_argument("--without-uniform", action="store_true", help="two arms only, a third of the time less")
+    parser.add_argument("--ablations", action="store_true", help="two arms more, on the belief that `on` has")
     parser.add_argument("--out", type=Path, help="folder for the plot and the figures")
     args = parser.parse_args()
     figures: dict[str, Figure] = {"seeds": args.seeds, "rounds": args.rounds, "requests": args.requests}
@@ -264,6 +270,7 @@ def main() -> int:
     for kind in args.worlds:
         n_seeds = args.null_seeds if kind == "null" and args.null_seeds else args.seeds
         arms = [arm for arm in ARMS[kind] if arm != "uniform" or not args.without_uniform]
+        arms += ABLATIONS if args.ablations else ()
         played = []
         for seed in range(args.first_seed, args.first_seed + n_seeds):
             try:

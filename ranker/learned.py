@@ -20,7 +20,7 @@ from bandits.posterior import Learned
 from bandits.snapshot import snapshot_id
 from bandits.stored import read_items, read_stored
 from features.redis import translated
-from ranker.models.store import START_ARMS_FILE, START_FILE, START_ITEMS_FILE, START_LOGISTIC_FILE
+from ranker.models.store import START_ARMS_FILE, START_ITEMS_FILE, START_LOGISTIC_FILE
 from ranker.phi import DIM, SCHEMA
 from ranker.posterior import partial_key
 
@@ -92,19 +92,12 @@ class Read:
     version: bytes
     arms: ArmPartials | None
     logistic: LogisticPartial | None
-    shared: Partial | None
-    items: ItemSums | None
+    items: WithItems | None
 
     @classmethod
     def of(cls, fields: Mapping[bytes, bytes]) -> Read:
         """From stored fields."""
-        shared = fields.get(b"d")
-        return cls(
-            fields.get(b"v", b""),
-            *read_stored(fields),
-            Partial.from_bytes(shared) if shared else None,
-            read_items(fields),
-        )
+        return cls(fields.get(b"v", b""), *read_stored(fields), read_items(fields))
 
 
 class LearnedReader:
@@ -231,12 +224,10 @@ def _logistic(n_heads: int, read: Sequence[Read], start: Callable[[str], bytes |
 
 
 def _items(n_heads: int, read: Sequence[Read], start: Callable[[str], bytes | None]) -> WithItems:
-    data, own = start(START_FILE), start(START_ITEMS_FILE)
-    shared = Partial.from_bytes(data) if data else Partial(DIM, n_heads)
-    items = ItemSums.from_bytes(own) if own else ItemSums(DIM, n_heads)
+    data = start(START_ITEMS_FILE)
+    none = WithItems(shared=Partial(DIM + 1, n_heads), items=ItemSums(DIM + 1, n_heads))
+    total = WithItems.from_bytes(data) if data else none
     for one in read:
-        if one.shared is not None:
-            shared.merge(one.shared)
         if one.items is not None:
-            items.merge(one.items)
-    return WithItems(shared=shared, items=items)
+            total.merge(one.items)
+    return total

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bandits.items import ItemSum
 from bandits.logistic import LogisticPartial
 from bandits.partials import Partial
-from bandits.stored import ARM, ITEM, LOGISTIC
+from bandits.stored import ARM, ITEM, ITEMS_SHARED, LOGISTIC
 from features.state.neighbours import FIELDS as NEIGHBOURS
 from features.state.neighbours import LANDMARK_MS
 from features.state.neighbours import decode as neighbours
@@ -181,7 +181,7 @@ class _Sums(NamedTuple):
 
 def _sums(fields: Fields) -> Iterator[tuple[str, _Sums]]:
     for name, data in fields.items():
-        if data and (name == b"d" or name.startswith(ARM)):
+        if data and (name in (b"d", ITEMS_SHARED) or name.startswith(ARM)):
             partial = Partial.from_bytes(data)
             sums = partial.statistics()
             yield name.decode(), _Sums(partial.n_shown, [sums.a, sums.b])

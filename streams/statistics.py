@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from bandits.arms import ArmPartials
 from bandits.errors import InvalidStatisticsError
-from bandits.items import ItemSums
+from bandits.items import ItemSums, WithItems, item_features, looks_at
 from bandits.logistic import LogisticPartial
 from bandits.partials import Partial
-from bandits.stored import ARM, ITEM, LOGISTIC, read_items, read_stored
+from bandits.stored import ARM, ITEM, ITEMS_SHARED, LOGISTIC, read_items, read_stored
 from features.redis import VersionedValue, parse_version
 from liverank.v1.event_pb2 import Exposure, ExtraStatistics
 
@@ -93,8 +93,11 @@ class StatisticsState:
                 self.arms.shown(arm, phi[slots], residuals[slots], exposure_ts_ms)
         if _ITEMS_WANTED in wanted:
             if self.items is None:
-                self.items = ItemSums(partial.dim, partial.n_heads)
-            self.items.shown([slot.item_id for slot in exposure.slots], p[:, 0], phi, residuals, exposure_ts_ms)
+                self.items = _no_items(dim, n_heads)
+            x, looks = item_features(phi, p[:, 0]), looks_at(np.arange(1, len(phi) + 1))
+            self.items.shared.shown(x, residuals, exposure_ts_ms)
+            items = [slot.item_id for slot in exposure.slots]
+            self.items.items.shown(items, looks, x, residuals, exposure_ts_ms)
         if _LOGISTIC_WANTED in wanted:
             if self.logistic is None:
                 self.logistic = LogisticPartial(partial.dim, partial.n_heads)
@@ -119,8 +122,10 @@ class StatisticsState:
         if _ARMS_WANTED in wanted and self.arms is not None:
             self.arms.outcome(exposure.slots[slot].category, phi, head, delta, exposure_ts_ms)
         if _ITEMS_WANTED in wanted and self.items is not None:
-            shown = exposure.slots[slot]
-            self.items.outcome(shown.item_id, shown.p_shown[0], head, delta, exposure_ts_ms)
+            own, looks = exposure.slots[slot], float(looks_at(slot + 1))
+            x = item_features(phi[None], np.array([own.p_shown[0]], dtype=np.float64))[0]
+            self.items.shared.outcome(x, head, delta, exposure_ts_ms)
+            self.items.items.outcome(own.item_id, looks, head, delta, exposure_ts_ms)
         if _LOGISTIC_WANTED in wanted and self.logistic is not None:
             self.logistic.outcome(phi, head, delta, exposure_ts_ms)
             self._logistic_changed = True
@@ -140,7 +145,7 @@ class StatisticsState:
             self.arms.merge(other.arms)
         if other.items is not None:
             if self.items is None:
-                self.items = ItemSums(other.partial.dim, other.partial.n_heads)
+                self.items = _no_items(other.partial.dim, other.partial.n_heads)
             self.items.merge(other.items)
         if other.logistic is not None:
             if self.logistic is None:
@@ -157,7 +162,8 @@ class StatisticsState:
         if other.arms is not None and self.arms is not None:
             self.arms.take_back(other.arms)
         if other.items is not None and self.items is not None:
-            self.items.merge(other.items, sign=-1)
+            self.items.shared.take_back(other.items.shared)
+            self.items.items.merge(other.items.items, sign=-1)
         if other.logistic is not None and self.logistic is not None:
             self.logistic.take_back(other.logistic)
             self._logistic_changed = True
@@ -176,8 +182,11 @@ class StatisticsState:
             for arm, one in self.arms.take_changes().items():
                 fields[ARM + arm.encode()] = b"" if one is None else one.to_bytes()
         if self.items is not None:
-            for item, own in self.items.take_changes().items():
+            changes = self.items.items.take_changes()
+            for item, own in changes.items():
                 fields[ITEM + item.encode()] = b"" if own is None else own.to_bytes()
+            if changes:
+                fields[ITEMS_SHARED] = self.items.shared.to_bytes()
         if self.logistic is not None and self._logistic_changed:
             self._logistic_changed = False
             fields[LOGISTIC] = self.logistic.to_bytes()
@@ -189,6 +198,10 @@ class StatisticsState:
         name = f"{namespace}:bandit:{generation}:{self._name.base_model}:{self._name.schema}:{self._partition}"
         shown = {field.decode(): data for field, data in fields.items() if field != _PARTITION}
         return VersionedValue(name, shown, version)
+
+
+def _no_items(dim: int, n_heads: int) -> WithItems:
+    return WithItems(shared=Partial(dim + 1, n_heads), items=ItemSums(dim + 1, n_heads))
 
 
 def _by_arm(exposure: Exposure) -> dict[str, Sequence[int]]:

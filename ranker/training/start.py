@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bandits import Partial, Prior
 from bandits.arms import ArmPartials
 from bandits.fit import fit_discount
-from bandits.items import ItemSums
+from bandits.items import ItemSums, WithItems, item_features, looks_at
 from bandits.logistic import LogisticPartial
 from features.archive import read_archive
 from features.examples import examples_dir, read_examples
@@ -191,16 +191,19 @@ def summed_per_category(slots: Slots, residuals: NDArray[np.float64]) -> ArmPart
     return table
 
 
-def summed_per_item(slots: Slots, residuals: NDArray[np.float64]) -> ItemSums:
-    """The sums of all slots, per item, as a prior of its effect: without its features.
-
-    What goes with features belongs to the shared sums, which hold fewer slots: an item's cross terms with features that
-    those never saw would take from them what they do not have.
+def summed_per_item(slots: Slots, residuals: NDArray[np.float64]) -> WithItems:
+    """The sums of all slots per item, as a prior: their bandit features are left out (0), since those coefficients are
+    learned in service, and no slot counts as shown under this model.
     """
-    table = ItemSums(slots.phi.shape[1], residuals.shape[1])
-    expected = np.clip(slots.outcomes - residuals, 0.0, 1.0)[:, 0]
-    table.shown(slots.items, expected, np.zeros_like(slots.phi), residuals, int(slots.ts_ms.max(initial=0)))
-    return table
+    dim, n_heads = slots.phi.shape[1] + 1, residuals.shape[1]
+    sums = WithItems(shared=Partial(dim, n_heads), items=ItemSums(dim, n_heads))
+    newest_ms = int(slots.ts_ms.max(initial=0))
+    p_click = np.clip(slots.outcomes - residuals, 0.0, 1.0)[:, 0]
+    x = item_features(np.zeros_like(slots.phi), p_click)
+    sums.shared.shown(x, residuals, newest_ms)
+    sums.shared.n_shown = 0
+    sums.items.shown(slots.items, looks_at(slots.position), x, residuals, newest_ms)
+    return sums
 
 
 def summed_in_logits(slots: Slots, residuals: NDArray[np.float64]) -> LogisticPartial:

@@ -29,7 +29,7 @@ from bandits import (
 from bandits.arms import ArmPartials
 from bandits.disjoint import DisjointPosterior
 from bandits.hybrid import HybridPosterior, HybridPrior
-from bandits.items import ItemPosterior, ItemPrior, ItemSums
+from bandits.items import ItemPosterior, ItemPrior, ItemSums, item_features, looks_at
 from bandits.laws import StaticLaw, VoteLaw
 from bandits.logistic import LogisticPartial, LogisticPosterior, LogisticPrior
 from bandits.partials import Partial
@@ -55,9 +55,10 @@ def bound(policy: Policy) -> checks.Case:
     clicked = (rng.random((240, 2)) < p + 0.1).astype(float)
     arms, logistic = ArmPartials(checks.DIM, 2), LogisticPartial(checks.DIM, 2)
     logistic.shown(phi, p, residuals=clicked - p)
-    shared, items = Partial(checks.DIM, 2), ItemSums(checks.DIM, 2)
-    shared.shown(phi, clicked - p)
-    items.shown([f"i{row % 7}" for row in range(240)], p[:, 0], phi, clicked - p)
+    shared, items = Partial(checks.DIM + 1, 2), ItemSums(checks.DIM + 1, 2)
+    x, looks = item_features(phi, p[:, 0]), looks_at(np.arange(240) % 10 + 1)
+    shared.shown(x, clicked - p)
+    items.shown([f"i{row % 7}" for row in range(240)], looks, x, clicked - p)
     for row in range(240):
         arms.shown(f"kind{row % 3}", phi[row], clicked[row] - p[row])
     learned: Learned = {

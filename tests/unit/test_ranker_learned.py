@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bandits.arms import ArmPartials
-from bandits.items import ItemSums, WithItems
+from bandits.items import ItemSums, WithItems, item_features, looks_at
 from bandits.learned import LearnedSnapshot, read_snapshot
 from bandits.logistic import LogisticPartial
 from bandits.partials import Partial
@@ -293,19 +293,20 @@ class TestBelief:
     def test_sums_equal_a_recount(self) -> None:
         events = exposures(40)
         arms, logistic = ArmPartials(DIM, N_HEADS), LogisticPartial(DIM, N_HEADS)
-        shared, items = Partial(DIM, N_HEADS), ItemSums(DIM, N_HEADS)
+        shared, items = Partial(DIM + 1, N_HEADS), ItemSums(DIM + 1, N_HEADS)
         for event in events:
             for at, slot in enumerate(event.exposure.slots):
                 p, phi = np.array(slot.p_shown, dtype=np.float64), np.array(slot.phi, dtype=np.float64)
                 clicked = int(event.event_id[1:]) % 3 == 0 and at == 1
                 arms.shown(slot.category, phi, -p, event.event_ts_ms)
-                shared.shown(phi, -p, event.event_ts_ms)
-                items.shown([slot.item_id], p[:1], phi, -p, event.event_ts_ms)
+                x, looks = item_features(phi[None], p[:1])[0], looks_at([at + 1])
+                shared.shown(x, -p, event.event_ts_ms)
+                items.shown([slot.item_id], looks, x, -p, event.event_ts_ms)
                 logistic.shown(phi[None], p[None], event.event_ts_ms)
                 if clicked:
                     arms.outcome(slot.category, phi, 0, 1.0, event.event_ts_ms)
-                    shared.outcome(phi, 0, 1.0, event.event_ts_ms)
-                    items.outcome(slot.item_id, p[0], 0, 1.0, event.event_ts_ms)
+                    shared.outcome(x, 0, 1.0, event.event_ts_ms)
+                    items.outcome(slot.item_id, float(looks[0]), 0, 1.0, event.event_ts_ms)
                     logistic.outcome(phi, 0, 1.0, event.event_ts_ms)
         found = self.read({0: folded(events)})
         assert found["hybrid"].snapshot.sums == arms
@@ -333,14 +334,12 @@ class TestBelief:
         start.shown("kind9", np.eye(DIM)[0], [0.5, 0.0])
         logistic = LogisticPartial(DIM, N_HEADS)
         logistic.shown(np.eye(DIM)[:1], np.full((1, N_HEADS), 0.1))
-        shared = Partial(DIM, N_HEADS)
-        shared.shown(np.eye(DIM)[0], [0.5, 0.0])
-        items = ItemSums(DIM, N_HEADS)
-        items.shown(["i99"], [0.1], np.eye(DIM)[0], [0.5, 0.0])
+        per_item = WithItems(shared=Partial(DIM + 1, N_HEADS), items=ItemSums(DIM + 1, N_HEADS))
+        per_item.shared.shown(np.eye(DIM + 1)[0], [0.5, 0.0])
+        per_item.items.shown(["i99"], [1.0], np.eye(DIM + 1)[0], [0.5, 0.0])
         files = {
-            "start.partial": shared.to_bytes(),
             "start.arms": start.to_bytes(),
-            "start.items": items.to_bytes(),
+            "start.items": per_item.to_bytes(),
             "start.logistic": logistic.to_bytes(),
         }
         plain, more = (self.read({0: folded(exposures(10))}, start=get) for get in (lambda _: None, files.get))

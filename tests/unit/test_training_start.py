@@ -11,7 +11,7 @@ import pytest
 
 from bandits import Partial, Prior, on_phi_grid
 from bandits.arms import ArmPartials
-from bandits.items import ItemSums
+from bandits.items import WithItems
 from bandits.logistic import LogisticPartial
 from features.archive import part_dir, write_part
 from features.examples import examples_dir, write_examples
@@ -111,9 +111,11 @@ def test_BAN_9_per_category_and_logistic_starts_are_the_same_slots(tmp_path: Pat
     assert arms is not None
     assert logistic is not None
     assert items is not None
-    per_item = ItemSums.from_bytes(items)
-    _, sums = per_item.arrays()
-    assert len(per_item) == len({slot.item_id for made in slots(effect=0.3)[1] for slot in made.slots})
+    per_item = WithItems.from_bytes(items)
+    _, sums = per_item.items.arrays()
+    assert per_item.n_shown == 0  # under this model
+    assert per_item.items.n_shown == N_SLATES * K
+    assert len(per_item.items) == len({slot.item_id for made in slots(effect=0.3)[1] for slot in made.slots})
     assert (sums[:, 0] > 0).all()
     start, per_category = Partial.from_bytes(shared), ArmPartials.from_bytes(arms)
     in_logits = LogisticPartial.from_bytes(logistic)
