@@ -371,14 +371,14 @@ class ItemPrior:
     ----------
     shared_sd : float, default 0.3
         Prior standard deviation of a shared coefficient, in clicks per unit of phi.
-    item_sd : float, default 0.15
+    item_sd : float, default 0.2
         Prior standard deviation of an item's effect, in clicks a look.
     noise_sd : float, default 0.5
         Standard deviation of one slot's residual value, in clicks.
     """
 
     shared_sd: float = 0.3
-    item_sd: float = 0.15
+    item_sd: float = 0.2
     noise_sd: float = 0.5
 
     def __post_init__(self) -> None:

@@ -27,7 +27,9 @@ from bandits.arms import ArmPartials
 from bandits.beta import BetaArms, BetaPrior
 from bandits.disjoint import DisjointPosterior
 from bandits.hybrid import HybridPosterior, HybridPrior
+from bandits.items import ItemPosterior, ItemPrior, ItemSums, item_features, looks_at
 from bandits.logistic import LogisticPartial, LogisticPosterior, LogisticPrior
+from bandits.policies import ThompsonDoubt
 from bandits.posterior import RewardPosterior
 from bench.report import Figure, finish, table
 
@@ -53,15 +55,21 @@ class World:
         self.value = self.rng.uniform(0.0, 0.4, n)
         self.p_first = self.rng.uniform(0.01, 0.3, (n, 2))
         self.arms = [f"arm-{index}" for index in self.rng.integers(0, 64, n)]
+        self.looks = self.rng.uniform(0.0, 50.0, n)
         self.groups = np.stack([self.rng.integers(0, 8, n), self.rng.integers(0, 25, n)])
         self.partial = bandits.Partial(dim, 2)
         self.logistic = LogisticPartial(dim, 2)
         self.per_arm = ArmPartials(dim, 2)
+        self.beside_items = bandits.Partial(dim + 1, 2)
+        self.per_item = ItemSums(dim + 1, 2)
         for _ in range(100):
             rows = self.rng.integers(0, n, 20)
             residuals = self.rng.normal(size=(20, 2)) * 0.3
             self.partial.shown(self.phi[rows], residuals)
             self.logistic.shown(self.phi[rows], self.p_first[rows])
+            x = item_features(self.phi[rows], self.p_first[rows, 0])
+            self.beside_items.shown(x, residuals)
+            self.per_item.shown([f"item-{row}" for row in rows], looks_at(np.arange(1, 21)), x, residuals)
             for row, residual in zip(rows.tolist(), residuals, strict=True):
                 self.per_arm.shown(self.arms[row], self.phi[row], residual)
 
@@ -78,6 +86,8 @@ class World:
                 k=self.slots,
                 feasible=rules,
                 arms=self.groups[0],
+                item_looks=self.looks,
+                kind_looks=self.looks,
             )
             return bandits.draw_slate(policy, problem, bandits.generator(seed))
 
@@ -102,12 +112,15 @@ def ours(world: World, repeats: int, figures: dict[str, Figure], rows: list[list
     disjoint = DisjointPosterior(world.per_arm.statistics(), [1.0, -2.0], bandits.Prior(), world.dim).of(world.arms)
     hybrid = HybridPosterior(world.per_arm.statistics(), [1.0, -2.0], HybridPrior(), world.dim).of(world.arms)
     logistic = LogisticPosterior(world.logistic, [1.0, -2.0], LogisticPrior()).of(world.p_first)
+    of_items = ItemPosterior(world.beside_items.statistics(), world.per_item, [1.0, -2.0], ItemPrior())
+    items = of_items.bind(world.arms, world.p_first, [f"item-{row}" for row in range(world.n)])
     cases: list[tuple[str, bandits.Policy, RewardPosterior]] = [
         ("thompson", bandits.Thompson(), shared),
         ("thompson_64", bandits.Thompson(n_draws=64), shared),
         ("thompson_disjoint", bandits.Thompson(), disjoint),
         ("thompson_hybrid", bandits.Thompson(), hybrid),
         ("thompson_logistic", bandits.Thompson(), logistic),
+        ("thompson_doubt", ThompsonDoubt(), items),
         ("two_level", bandits.TwoLevel(), shared),
         ("linucb", bandits.LinUCB(), shared),
         ("linucb_disjoint", bandits.LinUCB(), disjoint),

@@ -138,7 +138,7 @@ class RankerSettings(_Section):
     arm_sd: float = Field(default=0.03, gt=0)
     """Hybrid policies: how far a category's coefficients may stand from the shared ones, in clicks (one standard
     deviation)."""
-    item_sd: float = Field(default=0.15, gt=0)
+    item_sd: float = Field(default=0.2, gt=0)
     """Policies that learn items: how far an item may stand from what heads and shared coefficients expect of it, in
     clicks a look (one standard deviation)."""
     logit_sd: float = Field(default=0.5, gt=0)
