@@ -18,6 +18,7 @@ from exploring_app import N_ITEMS, N_KINDS, SHADOW, App, K, eventually
 
 from bandits import Partial, Prior
 from bandits.arms import ArmPartials
+from bandits.items import ItemSums, WithItems, item_features, looks_at
 from bandits.learned import LearnedSnapshot
 from bandits.logistic import LogisticPartial
 from bandits.snapshot import Snapshot
@@ -83,7 +84,7 @@ def batch_statistics(settings: Settings) -> Snapshot:
     return batch_of(settings)[0]
 
 
-def batch_of(settings: Settings) -> tuple[Snapshot, ArmPartials, LogisticPartial]:
+def batch_of(settings: Settings) -> tuple[Snapshot, ArmPartials, LogisticPartial, WithItems]:
     """All statistics that the archived log gives: a join in a few lines, over whole lists."""
     events: dict[str, event_pb2.Event] = {}
     for record in read_archive(settings, "events", generation=1):
@@ -92,17 +93,22 @@ def batch_of(settings: Settings) -> tuple[Snapshot, ArmPartials, LogisticPartial
             events.setdefault(event.event_id, event)
     partial, moved, model = Partial(DIM, 2), set(), ""
     arms, logistic = ArmPartials(DIM, 2), LogisticPartial(DIM, 2)
+    items = WithItems(shared=Partial(DIM + 1, 2), items=ItemSums(DIM + 1, 2))
     exposures = {e.event_id: e for e in events.values() if e.type == event_pb2.EVENT_TYPE_EXPOSURE}
     for exposure in exposures.values():
         if exposure.exposure.drawn:
             model = exposure.exposure.base_model
             assert list(exposure.exposure.heads) == ["click", "dismiss"]
-            for slot in exposure.exposure.slots:
+            for at, slot in enumerate(exposure.exposure.slots):
                 residual = [-p for p in slot.p_shown]
                 phi = np.array(slot.phi, dtype=np.float64)
                 partial.shown(phi, residual, exposure.event_ts_ms)
                 if event_pb2.EXTRA_STATISTICS_ARMS in exposure.exposure.statistics:
                     arms.shown(slot.category, phi, residual, exposure.event_ts_ms)
+                if event_pb2.EXTRA_STATISTICS_ITEMS in exposure.exposure.statistics:
+                    x = item_features(phi[None], np.array(slot.p_shown[:1]))
+                    items.shared.shown(x, residual, exposure.event_ts_ms)
+                    items.items.shown([slot.item_id], looks_at([at + 1]), x, residual, exposure.event_ts_ms)
                 if event_pb2.EXTRA_STATISTICS_LOGISTIC in exposure.exposure.statistics:
                     logistic.shown(phi[None], np.array([slot.p_shown]), exposure.event_ts_ms)
     heads = {event_pb2.EVENT_TYPE_CLICK: 0, event_pb2.EVENT_TYPE_DISMISS: 1}
@@ -110,7 +116,7 @@ def batch_of(settings: Settings) -> tuple[Snapshot, ArmPartials, LogisticPartial
         shown = exposures.get(event.request_id)
         if event.type not in heads or shown is None or not shown.exposure.drawn or shown.user_id != event.user_id:
             continue
-        for slot in shown.exposure.slots:
+        for at, slot in enumerate(shown.exposure.slots):
             key = (event.request_id, slot.item_id, event.type)
             if slot.item_id == event.item_id and key not in moved:
                 moved.add(key)
@@ -118,6 +124,11 @@ def batch_of(settings: Settings) -> tuple[Snapshot, ArmPartials, LogisticPartial
                 partial.outcome(phi, heads[event.type], 1.0, shown.event_ts_ms)
                 if event_pb2.EXTRA_STATISTICS_ARMS in shown.exposure.statistics:
                     arms.outcome(slot.category, phi, heads[event.type], 1.0, shown.event_ts_ms)
+                if event_pb2.EXTRA_STATISTICS_ITEMS in shown.exposure.statistics:
+                    x = item_features(phi[None], np.array(slot.p_shown[:1]))[0]
+                    items.shared.outcome(x, heads[event.type], 1.0, shown.event_ts_ms)
+                    looks = float(looks_at(at + 1))
+                    items.items.outcome(slot.item_id, looks, heads[event.type], 1.0, shown.event_ts_ms)
                 if event_pb2.EXTRA_STATISTICS_LOGISTIC in shown.exposure.statistics:
                     logistic.outcome(phi, heads[event.type], 1.0, shown.event_ts_ms)
     prior = Prior(sd=settings.ranker.prior_sd, noise_sd=settings.ranker.noise_sd)
@@ -125,6 +136,7 @@ def batch_of(settings: Settings) -> tuple[Snapshot, ArmPartials, LogisticPartial
         Snapshot(base_model=model, schema=SCHEMA, generation=1, prior=prior, partial=partial),
         arms,
         logistic,
+        items,
     )
 
 
@@ -372,8 +384,15 @@ def test_BAN_5_BAN_7_the_live_log_is_sound_and_reported(app: App) -> None:
     print(json.dumps({"verified": found.n_decisions, "redrawn": found.n_redrawn, "explored": thompson.explored_share}))
 
 
-def test_BAN_1_BAN_2_policies_per_category_and_in_logits_learn_from_the_moment_they_are_named(app: App) -> None:
-    policies = {"pick": "linucb_disjoint", "mix": "thompson_hybrid", "bend": "thompson_logistic"}
+def test_BAN_1_BAN_2_policies_per_category_per_item_and_in_logits_learn_from_the_moment_they_are_named(
+    app: App,
+) -> None:
+    policies = {
+        "pick": "linucb_disjoint",
+        "mix": "thompson_hybrid",
+        "bend": "thompson_logistic",
+        "own": "thompson_doubt",
+    }
     app.set(policies={f"{surface}/*": policy for surface, policy in policies.items()})
     for surface, policy in policies.items():
         for stub in app.stubs:
@@ -388,8 +407,10 @@ def test_BAN_1_BAN_2_policies_per_category_and_in_logits_learn_from_the_moment_t
         return LearnedSnapshot.from_bytes(LogReader(app.settings).snapshots([made.snapshot])[made.snapshot])
 
     def agreed() -> bool:
-        _, arms, logistic = batch_of(app.settings)
-        return arms.n_shown == 15 * K and cited("mix").sums == arms and cited("bend").sums == logistic
+        _, arms, logistic, items = batch_of(app.settings)
+        if arms.n_shown != 15 * K or cited("own").sums != items:
+            return False
+        return cited("mix").sums == arms and cited("bend").sums == logistic
 
     eventually(agreed, timeout_s=60.0, every_s=0.25)
     assert cited("pick").sums == cited("mix").sums
@@ -403,7 +424,7 @@ def test_BAN_1_BAN_2_policies_per_category_and_in_logits_learn_from_the_moment_t
     assert isinstance(arms, ArmPartials)
     gauge = r'liverank_learned_hash\{learner="hybrid"\}'
     reply = app.rank("u3", surface="home")
-    eventually(lambda: app.gauges(r'liverank_learned_shown\{learner="hybrid"\}') == [19 * K] * 3)
+    eventually(lambda: app.gauges(r'liverank_learned_shown\{learner="hybrid"\}') == [20 * K] * 3)
     before = app.gauges(gauge)
     begun_s = time.monotonic()
     app.send("click", "u3", reply.items[0].item_id, reply.request_id)

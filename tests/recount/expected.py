@@ -96,7 +96,7 @@ class Row(NamedTuple):
     corrected: bool
 
 
-ARMS, LOGISTIC = 1, 2
+ARMS, LOGISTIC, ITEMS = 1, 2, 3
 
 
 @dataclass
@@ -282,6 +282,17 @@ class Recount:
         if ARMS in exposure.statistics:
             for at, slot in enumerate(exposure.slots):
                 count((*key, slot.category), phi[at : at + 1], left[:, at : at + 1], phi[at : at + 1], 1)
+        if ITEMS in exposure.statistics:
+            x = np.concatenate([phi, on_phi_grid([[4 * slot.p_shown[0]] for slot in exposure.slots])], axis=1)
+            a, b, known = self.sums.get(
+                (*key, "items"), (np.zeros((dim + 1, dim + 1)), np.zeros((n_heads, dim + 1)), 0)
+            )
+            self.sums[*key, "items"] = (a + x.T @ x, b + left @ x, known + n)
+            for at, slot in enumerate(exposure.slots):
+                looks = on_phi_grid(1 / np.log2(at + 2))
+                a, b, known = self.sums.get((*key, "item", slot.item_id), (np.zeros(dim + 2), np.zeros(n_heads), 0))
+                own = looks * np.concatenate([[looks], x[at]])
+                self.sums[*key, "item", slot.item_id] = (a + own, b + looks * left[:, at], known + 1)
         if LOGISTIC in exposure.statistics:
             raw = np.array([slot.phi for slot in exposure.slots], dtype=np.float64)
             for head in range(n_heads):

@@ -84,7 +84,7 @@ def exposure(
         )
     # Every third slate is kept per category, every fourth for the logistic posterior too.
     told = rng.randrange(12)
-    slate.statistics.extend([1] * (told % 3 == 0) + [2] * (told % 4 == 0))
+    slate.statistics.extend([1] * (told % 3 == 0) + [2] * (told % 4 == 0) + [3] * (told % 2 == 0))
     for slot, item in zip(slate.slots, items, strict=True):
         slot.category = f"kind{item % 3}" if item % 5 and slate.statistics else ""
     return event
