@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 
 from features.hashing import id_hash
@@ -104,6 +104,11 @@ class Catalogue:
         """Return the item id of a hash (`features.hashing.item_hash`); None = never in the catalogue."""
         return self._names.get(item_hash)
 
+    @property
+    def versions(self) -> Mapping[str, tuple[Sequence[int], Sequence[CatalogueItem | None]]]:
+        """Append times and versions of every item, kept up; a dict."""
+        return self._versions
+
     def first(self, item_id: str) -> CatalogueItem | None:
         """Return the oldest version that is kept; None = unknown."""
         _, items = self._versions.get(item_id, ((), ()))
@@ -126,6 +131,11 @@ class History:
 
     def __init__(self, table: Catalogue) -> None:
         self._table = table
+
+    @property
+    def versions(self) -> Mapping[str, tuple[Sequence[int], Sequence[CatalogueItem | None]]]:
+        """See `Catalogue.versions`."""
+        return self._table.versions
 
     def at(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
         """Return the version at `append_ts_ms`, or the first one; None = unknown or removed."""

@@ -13,6 +13,7 @@ from liverank.kafka import Record
 from liverank.partition import partition as partition_of
 from liverank.v1.stream_pb2 import ItemEffect
 from streams.calls import LIMITS, Call, Limits, Position, SourceMark
+from streams.catalogue import Catalogue, History
 from streams.dues import HORIZON_MS, DueIndex
 from streams.errors import FoldBugError
 from streams.fold import Fold, KeyState, Number, Parsed
@@ -127,6 +128,8 @@ class PartitionFold(Outgoing):
         self._sources = dict(sources)
         self._reader = reader
         self._items = items
+        if isinstance(items, Catalogue | History):
+            self.sink.use_items(items.versions, isinstance(items, History))
         self._wall = clock == "wall"
         self._numbered_input = numbered_input
         self._spill = spill

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -55,6 +56,11 @@ _COUNTED = Counter(
     "What the user fold met: repeat, bot, orphan, unattributed, late_outcome, correction, closed_early, ...",
     ["what"],
 )
+
+
+@cache
+def _count_of(name: str) -> Counter:
+    return _COUNTED.labels(name)
 
 
 class UserFold:
@@ -364,7 +370,7 @@ class _Outlet:
         self._ctx.dead_letter("transformation_failed", f"view {view!r}: {detail}; the event counts for all other views")
 
     def count(self, name: str) -> None:
-        _COUNTED.labels(name).inc()
+        _count_of(name).inc()
 
     def _statistics(self, exposure: Exposure) -> StatisticsState:
         key = statistics_key(exposure)

@@ -6,7 +6,7 @@ compiled (`features.native`), else by protobuf; a reader takes the bytes of eith
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -179,6 +179,17 @@ class PySink:
         self._targets: dict[str, int] = {}
         self.offset = self.step = self.place = 0
         self.effects: dict[int, list[bytes]] = {}
+
+    def use_items(self, versions: Mapping[str, tuple[Sequence[int], Sequence[object]]], first: bool) -> None:
+        """Look items up here, not through the emitter; only native code does.
+
+        Parameters
+        ----------
+        versions : mapping
+            Append times and versions of each item, in order.
+        first : bool
+            An item that had no version yet is what it was first (imported history).
+        """
 
     def effect(self, item_id: str, packed: bytes) -> None:
         """Add an encoded effect on an item."""

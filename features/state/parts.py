@@ -6,18 +6,31 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from features import native
-from features.state import dedup, exposures, history, neighbours, pairs, seen, session, trend
+from features.state import dedup, exposures, history, lead, neighbours, pairs, seen, session, trend
 from features.state.params import StateParams
 
 if TYPE_CHECKING:
     from features.state.exposures import Exposures
 
-__all__ = ["Dedup", "History", "Neighbours", "Pairs", "Part", "Seen", "Sessions", "Trend", "collect", "make_exposures"]
+__all__ = [
+    "Dedup",
+    "History",
+    "Lead",
+    "Neighbours",
+    "Pairs",
+    "Part",
+    "Seen",
+    "Sessions",
+    "Trend",
+    "collect",
+    "make_exposures",
+]
 
 _core = native.core
 
 Dedup: type[dedup.Dedup] = dedup.Dedup if _core is None else _core.Dedup
 History: type[history.History] = history.History if _core is None else _core.History
+Lead: type[lead.Lead] = lead.Lead if _core is None else _core.Lead
 Neighbours: type[neighbours.Neighbours] = neighbours.Neighbours if _core is None else _core.Neighbours
 Pairs: type[pairs.Pairs] = pairs.Pairs if _core is None else _core.Pairs
 Seen: type[seen.Seen] = seen.Seen if _core is None else _core.Seen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from features.state.emitter import Emitter
 from features.state.exposure import CLICK, FAST, Exposure, outcome_bits
 from features.state.exposures import USUAL_IDS, Change, Counted, RowDue, SeenMoved, room
 from features.state.history import Entry
-from features.state.pages import HEAD, body
+from features.state.lead import NO_LEAVING, UNKNOWN
 from features.state.pairs import Good, Pairs
 from features.state.params import DAY_MS, EXPECTED_CLICKS, StateParams
 from features.state.raw import RawEvents
@@ -34,11 +33,9 @@ __all__ = ["VECTOR_WINDOWS_MS", "UserState", "expected_clicks"]
 VECTOR_WINDOWS_MS: Final = (7 * DAY_MS, 30 * DAY_MS, 180 * DAY_MS)
 """Windows of the user vectors."""
 
-_CORE: Final = struct.Struct("<qq")
-_CORE_FIELD: Final = b"_u"
 _UNKNOWN_VERSION: Final = -1
 #: What a native transition answers.
-_REPEATED, _TOO_OLD, _CHANGED = 1, 2, 4
+_REPEATED, _TOO_OLD, _CHANGED, _LEFT = 1, 2, 4, 8
 
 _EXPOSURE: Final = int(EventType.EVENT_TYPE_EXPOSURE)
 _IMPRESSION: Final = int(EventType.EVENT_TYPE_IMPRESSION)
@@ -108,19 +105,19 @@ class UserState:
         self._seen = parts.Seen(fields)
         self._sessions = parts.Sessions(fields, params.session_timeout_ms)
         self._exposures = parts.make_exposures(fields, params)
-        self._parts: list[parts.Part] = [self._history, self._seen, self._sessions, self._exposures]
-        core = fields.get(_CORE_FIELD)
-        self._composition_ms, self.newest_event_ts_ms = (
-            _CORE.unpack(body(_CORE_FIELD, core, _CORE.size)) if core else (0, 0)
-        )
-        self._core_dirty = False
-        self._leaving_ms: int | None = None
-        self._leaving_known = False
+        self._lead = parts.Lead(fields)
+        self._parts: list[parts.Part] = [self._history, self._seen, self._sessions, self._exposures, self._lead]
         self._transition: Any = None
         if native.core is not None and (tiles := self._views.compiled) is not None:
             self._transition = native.core.UserTransition(
-                self._history, self._seen, self._sessions, self._exposures, tiles, params.signals
-            )
+                user_id, self._history, self._seen, self._sessions, self._exposures, self._lead, tiles, params,
+                VECTOR_WINDOWS_MS,
+            )  # fmt: skip
+
+    @property
+    def newest_event_ts_ms(self) -> int:
+        """Newest event time of the user; 0 = no event."""
+        return self._lead.newest_event_ts_ms
 
     # -- parts that are decoded late
 
@@ -178,22 +175,17 @@ class UserState:
             `beyond_dedup_horizon`: too old to tell whether it is a repeat. Nothing was changed.
         """
         ts_ms = event.event_ts_ms
-        if packed is not None and self._transition is not None and emit.sink is not None and event.type != _EXPOSURE:
+        if packed is not None and self._transition is not None and emit.sink is not None:
             what = self._transition.observe(self, packed, append_ts_ms, clock_ms, emit, emit.sink)
             if what == _REPEATED:
                 emit.count("repeat")
                 return False
             if what == _TOO_OLD:
                 raise ContractError("beyond_dedup_horizon", self._beyond(ts_ms, clock_ms))
-            if ts_ms > self.newest_event_ts_ms:
-                self.newest_event_ts_ms = ts_ms
-                self._core_dirty = True
             if what == _CHANGED:
-                self._leaving_known = False
                 emit.user_changed(self.newest_event_ts_ms)
-            if len(self.dedup) > USUAL_IDS:
-                self._make_room(clock_ms, emit)
-            return True
+            if what != _LEFT:
+                return True
         dedup = self.dedup
         event_id_hash = id_hash(event.event_id)
         verdict = dedup.judge(event_id_hash, ts_ms, clock_ms)
@@ -208,9 +200,7 @@ class UserState:
         if bot:
             emit.count("bot")
         self._apply(self._exposures.forget(clock_ms), emit, bot)
-        if ts_ms > self.newest_event_ts_ms:
-            self.newest_event_ts_ms = ts_ms
-            self._core_dirty = True
+        self._lead.newest_event_ts_ms = max(self.newest_event_ts_ms, ts_ms)
         if event.type == _EXPOSURE:
             self._exposure(event, append_ts_ms, clock_ms, emit, bot)
         else:
@@ -230,6 +220,9 @@ class UserState:
 
     def due_ms(self) -> int | None:
         """When `on_due` is wanted next (partition clock); None = never."""
+        if self._transition is not None:
+            due: int | None = self._transition.due_ms()
+            return due
         due_ms = self._next_leaving_ms()
         for time_ms in (self._exposures.due_ms(), self._sessions.due_ms()):
             if time_ms is not None and (due_ms is None or time_ms < due_ms):
@@ -238,6 +231,10 @@ class UserState:
 
     def on_due(self, due_ms: int, emit: Emitter) -> None:
         """Do everything that is due by `due_ms`, stamped with it. Afterwards `due_ms()` lies later."""
+        if self._transition is not None and emit.sink is not None:
+            if self._transition.on_due(self, due_ms, emit, emit.sink):
+                emit.user_changed(self.newest_event_ts_ms)
+            return
         bot = self.dedup.is_bot(due_ms)
         exposures_ms = self._exposures.due_ms()
         if exposures_ms is not None and exposures_ms <= due_ms:
@@ -250,9 +247,8 @@ class UserState:
             changed = self.abandon(self._sessions.on_due(due_ms), emit, bot)
         leaving_ms = self._next_leaving_ms()
         if leaving_ms is not None and leaving_ms <= due_ms:
-            self._composition_ms = due_ms
-            self._leaving_known = False
-            changed = self._core_dirty = True
+            self._lead.composition_ms, self._lead.leaving_ms = due_ms, UNKNOWN
+            changed = True
         if changed:
             emit.user_changed(self.newest_event_ts_ms)
 
@@ -264,9 +260,6 @@ class UserState:
         else:
             changed = parts.collect(self._parts)
             changed |= self._views.dirty()
-        if self._core_dirty:
-            changed[_CORE_FIELD] = HEAD + _CORE.pack(self._composition_ms, self.newest_event_ts_ms)
-            self._core_dirty = False
         return changed
 
     # -- events
@@ -303,7 +296,7 @@ class UserState:
         moved = self._sessions.add(ts_ms, clock_ms, sign, kind == _CLICK, kind == _SESSION_END, shown)
         changed = (self.abandon(moved, emit, bot) if moved else False) or added
         if changed:
-            self._leaving_known = False
+            self._lead.leaving_ms = UNKNOWN
         self._find_intent(start_ms, added)
         if item_id:
             position = event.position
@@ -332,10 +325,7 @@ class UserState:
         counts = bool(not bot and exposure.drawn and exposure.heads and exposure.slots[0].phi)
         changes = self._exposures.add_exposure(event.SerializeToString(), append_ts_ms, clock_ms, counts)
         if counts:
-            held = self._exposures.get(event.event_id)
-            residuals = held.expected()
-            residuals *= [-1.0 if bits & FAST else 0.0 for bits in held.head_bits]
-            emit.shown(exposure, held.features(), residuals, ts_ms)
+            self.enter(self._exposures.get(event.event_id), emit)
             for at, slot in enumerate(exposure.slots, start=1):
                 if slot.variant_id:
                     _variant(emit, event, slot, at, ts_ms, shown=expected_clicks(at))
@@ -346,6 +336,12 @@ class UserState:
         self._apply(changes, emit, bot)
         if changed:
             emit.user_changed(self.newest_event_ts_ms)
+
+    def enter(self, held: Exposure, emit: Emitter) -> None:
+        """Enter a slate into the statistics."""
+        residuals = held.expected()
+        residuals *= [-1.0 if bits & FAST else 0.0 for bits in held.head_bits]
+        emit.shown(held.event.exposure, held.features(), residuals, held.shown_ms)
 
     # -- consequences
 
@@ -408,7 +404,7 @@ class UserState:
             self._sessions.derive(sign, entry if sixteenths else None)
             if not bot:
                 emit.item_event(item_id, _ABANDON, ts_ms, sign=float(sign))
-            self._leaving_known = False
+            self._lead.leaving_ms = UNKNOWN
             changed = True
         return changed
 
@@ -424,15 +420,12 @@ class UserState:
             self._sessions.set_intent(*self._history.intent(start_ms))
 
     def _next_leaving_ms(self) -> int | None:
-        if not self._leaving_known:
-            args = (self._composition_ms, VECTOR_WINDOWS_MS, self._params.composition_grain_ms)
-            if self._transition is not None:
-                self._leaving_ms = self._transition.next_leaving_ms(*args)
-            else:
-                times = (self._history.next_leaving_ms(*args), self._sessions.next_leaving_ms(*args))
-                self._leaving_ms = min((time for time in times if time is not None), default=None)
-            self._leaving_known = True
-        return self._leaving_ms
+        lead = self._lead
+        if lead.leaving_ms == UNKNOWN:
+            args = (lead.composition_ms, VECTOR_WINDOWS_MS, self._params.composition_grain_ms)
+            times = (self._history.next_leaving_ms(*args), self._sessions.next_leaving_ms(*args))
+            lead.leaving_ms = min((time for time in times if time is not None), default=NO_LEAVING)
+        return None if lead.leaving_ms == NO_LEAVING else lead.leaving_ms
 
 
 def _entry(ts_ms: int, hashed: int, kind: int, sixteenths: int, item: CatalogueItem | None, category: str) -> Entry:

@@ -10,6 +10,7 @@
 #include "history.hpp"
 #include "item_batch.hpp"
 #include "items.hpp"
+#include "lead.hpp"
 #include "outbox.hpp"
 #include "pairs.hpp"
 #include "resp.hpp"
@@ -91,6 +92,11 @@ void add_types(PyObject* module) {
                                 method<Dedup, &Dedup::is_bot>("is_bot"), dirty_method<Dedup>(), {}};
   static PyGetSetDef bound[] = {property<Dedup, &Dedup::bound_ms>("bound_ms"), {}};
   add_type<Dedup>(module, "Dedup", dedup, bound, &length<Dedup>);
+  static PyMethodDef lead[] = {dirty_method<Lead>(), {}};
+  static PyGetSetDef lead_gets[] = {variable<Lead, &Lead::composition_ms>("composition_ms"),
+                                    variable<Lead, &Lead::newest_event_ts_ms>("newest_event_ts_ms"),
+                                    variable<Lead, &Lead::leaving_ms>("leaving_ms"), {}};
+  add_type<Lead>(module, "Lead", lead, lead_gets);
   static PyMethodDef history[] = {method<History, &History::add>("add"), method<History, &History::intent>("intent"),
                                   method<History, &History::next_leaving_ms>("next_leaving_ms"),
                                   dirty_method<History>(), {}};
@@ -134,14 +140,16 @@ void add_types(PyObject* module) {
       method<Exposures, &Exposures::shrink>("shrink"),
       dirty_method<Exposures>(), {}};
   add_type<Exposures>(module, "Exposures", exposures, nullptr, &length<Exposures>);
-  static PyMethodDef sink[] = {method<Sink, &Sink::effect>("effect"), method<Sink, &Sink::number>("number"), {}};
+  static PyMethodDef sink[] = {method<Sink, &Sink::effect>("effect"), method<Sink, &Sink::number>("number"),
+                               method<Sink, &Sink::use_items>("use_items"), {}};
   static PyGetSetDef place[] = {variable<Sink, &Sink::offset>("offset"), variable<Sink, &Sink::step>("step"),
                                 variable<Sink, &Sink::place>("place"),
                                 {"effects", &get<Sink, &Sink::get_effects>, &set_effects, nullptr, nullptr}, {}};
   add_type<Sink>(module, "Sink", sink, place);
   static PyMethodDef user[] = {method<UserTransition, &UserTransition::observe>("observe"),
                                method<UserTransition, &UserTransition::saw>("saw"),
-                               method<UserTransition, &UserTransition::next_leaving_ms>("next_leaving_ms"), {}};
+                               method<UserTransition, &UserTransition::due_ms>("due_ms"),
+                               method<UserTransition, &UserTransition::on_due>("on_due"), {}};
   add_type<UserTransition>(module, "UserTransition", user);
   static PyMethodDef item[] = {method<ItemTransition, &ItemTransition::observe>("observe"), {}};
   add_type<ItemTransition>(module, "ItemTransition", item);

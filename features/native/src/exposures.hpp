@@ -10,6 +10,7 @@ namespace lr {
 
 constexpr int kClickBit = 1, kDwellBit = 2, kLikeBit = 4, kPurchaseBit = 8, kDismissBit = 16;
 constexpr int kLabels = 31, kFast = kClickBit | kDismissBit, kInteracted = 32, kImpressionBit = 64;
+constexpr i64 kNever = 1LL << 62;
 constexpr int kInferred = 1, kCorrected = 2, kSeenMark = 4;
 
 inline PyObject* event_type = nullptr;    // liverank.v1.event_pb2.Event
@@ -20,6 +21,8 @@ inline PyObject *label_moved = nullptr, *seen_moved = nullptr, *row_due = nullpt
 // A slate that was shown, and what came of each slot.
 class Exposure {
  public:
+  static constexpr size_t kRewards = 5;
+
   struct Slot {
     std::string_view item, phi, p_shown, variant;
     i64 catalogue_version = 0;
@@ -69,6 +72,9 @@ class Exposure {
 
   std::pair<i64, std::string_view> age() const { return {shown_ms, request_id}; }
   size_t size_bytes() const { return raw_.size() + 2 * slots.size() + 16; }
+
+  // Whether its outcomes can move the statistics.
+  bool countable() const { return drawn_ && !heads_.empty() && !slots.empty() && !slots[0].phi.empty(); }
 
   // First slot that shows the item; -1 = none.
   int find(std::string_view item, size_t hash) const {
@@ -140,18 +146,27 @@ class Exposure {
   // example(slot, user_id, closed_ts_ms, correction, rewards) -> an Example without its number
   PyObject* example(Arguments args, Py_ssize_t n) {
     expect(n, 5, 5);
+    double rewards[kRewards];
+    for (size_t at = 0; at < kRewards; ++at) rewards[at] = lr::number(PyTuple_GET_ITEM(args[4], at));
+    return py_bytes(example_row(static_cast<size_t>(integer(args[0])), text(args[1]), integer(args[2]),
+                                PyObject_IsTrue(args[3]) == 1, rewards))
+        .release();
+  }
+
+  // `rewards`: weights of the five outcomes.
+  std::string example_row(size_t at, std::string_view user_id, i64 closed_ts_ms, bool correction,
+                          const double* rewards) const {
     static constexpr std::pair<std::string_view, int> kNames[] = {{"click", kClickBit}, {"dwell", kDwellBit},
         {"like", kLikeBit}, {"purchase", kPurchaseBit}, {"dismiss", kDismissBit}};
-    const size_t at = static_cast<size_t>(integer(args[0]));
     const Slot& slot = slots.at(at);
     std::string out;
     out.reserve(256 + slot.phi.size());
     put_text(out, 2, request_id);
     put_int(out, 3, static_cast<i64>(at) + 1);
-    put_text(out, 4, text(args[1]));
+    put_text(out, 4, user_id);
     put_text(out, 5, slot.item);
     put_int(out, 6, shown_ms);
-    put_int(out, 7, integer(args[2]));
+    put_int(out, 7, closed_ts_ms);
     put_text(out, 8, surface_);
     put_text(out, 9, policy_);
     put_text(out, 10, arm_);
@@ -162,29 +177,30 @@ class Exposure {
     put_int(out, 15, drawn_);
     put_int(out, 16, (marks[at] & kSeenMark) != 0);
     double reward = 0.0;
-    for (size_t name = 0; name < 5; ++name) {
-      double outcome = bits[at] & kNames[name].second ? 1.0 : 0.0;
-      std::string entry;
+    std::string entry;
+    for (size_t name = 0; name < kRewards; ++name) {
+      const double outcome = bits[at] & kNames[name].second ? 1.0 : 0.0;
+      entry.clear();
       put_delimited(entry, 1, kNames[name].first);
       tag(entry, 2, kFixed64);
       pack(entry, outcome);
       put_delimited(out, 17, entry);
-      reward += number_at(args[4], name) * outcome;
+      reward += rewards[name] * outcome;
     }
     put_double(out, 18, reward);
-    put_int(out, 19, PyObject_IsTrue(args[3]) == 1);
+    put_int(out, 19, correction);
     put_text(out, 20, slot.phi);
     put_text(out, 21, slot.p_shown);
     for (std::string_view head : heads_) put_delimited(out, 22, head);
     put_int(out, 23, slot.catalogue_version);
     put_text(out, 24, slot.variant);
     put_double(out, 25, slot.variant_propensity);
-    return py_bytes(out).release();
+    return out;
   }
 
   const size_t number;
   const i64 append_ts_ms;
-  const bool counts;
+  bool counts;
   bool closed = false;
   i64 shown_ms = 0;
   std::string_view request_id;
@@ -193,8 +209,6 @@ class Exposure {
   std::vector<int> head_bits;
 
  private:
-  static double number_at(PyObject* tuple, size_t at) { return lr::number(PyTuple_GET_ITEM(tuple, at)); }
-
   static Slot slot(std::string_view packed) {
     Slot made;
     for (Reader field(packed); field.next();) {
@@ -346,9 +360,18 @@ class Exposures {
   PyObject* add_exposure(Arguments args, Py_ssize_t n) {
     expect(n, 4, 4);
     Changes changes;
+    place_one(bytes_of(args[0]), integer(args[1]), integer(args[2]), PyObject_IsTrue(args[3]) == 1 ? kCounts : kCountsNot,
+              changes);
+    return changes.listed();
+  }
+
+  enum Counting { kCountsNot, kCounts, kCountsIfDrawn };
+
+  Ref place_one(std::string_view raw, i64 append_ts_ms, i64 clock_ms, Counting counting, Changes& changes) {
     size_t place = free_place(changes);
-    Ref made = box(place, bytes_of(args[0]), integer(args[1]), PyObject_IsTrue(args[3]) == 1);
+    Ref made = box(place, raw, append_ts_ms, counting == kCounts);
     Exposure& exposure = of(made);
+    if (counting == kCountsIfDrawn) exposure.counts = exposure.countable();
     auto same = std::find_if(exposures_.begin(), exposures_.end(),
                              [&](const Ref& each) { return of(each).request_id == exposure.request_id; });
     if (same != exposures_.end())
@@ -359,7 +382,7 @@ class Exposures {
     dirty_joined_.insert(place);
     see(made, changes);
     bool moved = false;
-    i64 waits_from_ms = integer(args[2]) - window_ms_;
+    const i64 waits_from_ms = clock_ms - window_ms_;
     for (Outcome& outcome : outcomes_) {
       if (!outcome.target && outcome.ts_ms <= waits_from_ms) continue;
       if (exposure.find(outcome.item, outcome.hash) < 0) continue;
@@ -374,7 +397,7 @@ class Exposures {
     }
     if (moved) repack();
     note_times();
-    return changes.listed();
+    return made;
   }
 
   // add_outcome(item_id, event_ts_ms, bits, request_id, position) -> changes
@@ -424,39 +447,50 @@ class Exposures {
   // shrink(most_bytes) -> changes
   PyObject* shrink(Arguments args, Py_ssize_t n) {
     expect(n, 1, 1);
-    const size_t most = static_cast<size_t>(integer(args[0]));
     Changes changes;
+    shrink_to(static_cast<size_t>(integer(args[0])), changes);
+    return changes.listed();
+  }
+
+  void shrink_to(size_t most, Changes& changes) {
     size_t held = 0;
     for (const Ref& each : exposures_) held += of(each).size_bytes();
-    if (held > most) {
-      while (held > most) held -= drop_oldest(changes);
-      note_times();
-    }
-    return changes.listed();
+    if (held <= most) return;
+    while (held > most) held -= drop_oldest(changes);
+    note_times();
   }
 
   PyObject* due_ms(Arguments, Py_ssize_t) {
     if (exposures_.empty()) Py_RETURN_NONE;
+    return PyLong_FromLongLong(due());
+  }
+
+  // kNever = nothing is due.
+  i64 due() const {
+    if (exposures_.empty()) return kNever;
     i64 open = std::numeric_limits<i64>::max(), last = std::numeric_limits<i64>::min();
     for (const Ref& each : exposures_) {
       const Exposure& exposure = of(each);
       last = std::max(last, exposure.shown_ms);
       if (!exposure.closed) open = std::min(open, exposure.shown_ms);
     }
-    return PyLong_FromLongLong(open != std::numeric_limits<i64>::max() ? open + window_ms_ : last + keep_ms_);
+    return open != std::numeric_limits<i64>::max() ? open + window_ms_ : last + keep_ms_;
   }
 
   // on_due(due_ms) -> changes
   PyObject* on_due(Arguments args, Py_ssize_t n) {
     expect(n, 1, 1);
-    i64 due_ms = integer(args[0]);
     Changes changes;
+    close_until(integer(args[0]), changes);
+    return changes.listed();
+  }
+
+  void close_until(i64 due_ms, Changes& changes) {
     std::vector<Ref> sorted = exposures_;
     std::sort(sorted.begin(), sorted.end(), [](const Ref& a, const Ref& b) { return of(a).age() < of(b).age(); });
     for (const Ref& each : sorted)
       if (!of(each).closed && of(each).shown_ms + window_ms_ <= due_ms) close(each, changes);
     forget_until(due_ms, changes);
-    return changes.listed();
   }
 
   // forget(clock_ms) -> changes
@@ -510,7 +544,6 @@ class Exposures {
 
  private:
   static constexpr size_t kPerPage = 16, kMaxOutcomes = 256, kMaxOutcomeBytes = 12 * 1024, kOutcome = 15;
-  static constexpr i64 kNever = 1LL << 62;
 
   static Names& event_names() {
     static Names all("_x");

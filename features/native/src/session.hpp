@@ -71,6 +71,7 @@ struct Session {
 
 class Sessions {
  public:
+  static constexpr i64 kNotDue = std::numeric_limits<i64>::max();
   // Abandonments: (1, new) or (-1, taken back).
   using Moves = std::vector<std::pair<int, Shown>>;
 
@@ -147,28 +148,41 @@ class Sessions {
   }
 
   PyObject* due_ms(Arguments, Py_ssize_t) {
-    i64 due = std::numeric_limits<i64>::max();
+    const i64 found = due();
+    if (found == kNotDue) Py_RETURN_NONE;
+    return PyLong_FromLongLong(found);
+  }
+
+  // kNotDue = nothing is due.
+  i64 due() const {
+    i64 found = kNotDue;
     for (const Session& session : sessions_)
-      if (session.pending()) due = std::min(due, session.closes_ms(timeout_ms_));
-    if (due == std::numeric_limits<i64>::max()) Py_RETURN_NONE;
-    return PyLong_FromLongLong(due);
+      if (session.pending()) found = std::min(found, session.closes_ms(timeout_ms_));
+    return found;
   }
 
   PyObject* on_due(Arguments args, Py_ssize_t n) {
     expect(n, 1, 1);
-    i64 due_ms = integer(args[0]);
+    return listed(close_until(integer(args[0])));
+  }
+
+  Moves close_until(i64 due_ms) {
     Moves changes;
     for (size_t at = 0; at < sessions_.size(); ++at)
       if (sessions_[at].pending()) settle(at, due_ms, changes);
-    return listed(changes);
+    return changes;
   }
 
   // derive(sign, entry or None)
   PyObject* derive(Arguments args, Py_ssize_t n) {
     expect(n, 2, 2);
-    i64 sign = integer(args[0]);
-    if (args[1] != Py_None) {
-      Entry entry = Entry::of(args[1]);
+    derive_one(integer(args[0]), args[1] == Py_None ? std::nullopt : std::optional(Entry::of(args[1])));
+    Py_RETURN_NONE;
+  }
+
+  void derive_one(i64 sign, const std::optional<Entry>& derived) {
+    if (derived) {
+      const Entry& entry = *derived;
       auto at = std::upper_bound(derived_.begin(), derived_.end(), entry);
       if (sign > 0)
         derived_.insert(at, entry);
@@ -178,7 +192,6 @@ class Sessions {
     }
     abandonments_ += static_cast<u32>(sign);
     state_dirty_ = true;
-    Py_RETURN_NONE;
   }
 
   PyObject* next_leaving_ms(Arguments args, Py_ssize_t n) {

@@ -14,6 +14,33 @@ class Sink {
       : n_partitions_((expect(n, 2, 2), Ref::borrowed(args[0]))), partition_of_(Ref::borrowed(args[1])),
         effects_(checked(PyDict_New())) {}
 
+  // Where items' versions are looked up (streams.catalogue.Catalogue.versions); `first`: as of imported history.
+  PyObject* use_items(Arguments args, Py_ssize_t n) {
+    expect(n, 2, 2);
+    if (!PyDict_Check(args[0])) raise(PyExc_TypeError, "versions are a dict");
+    versions_ = Ref::borrowed(args[0]);
+    first_ = PyObject_IsTrue(args[1]) == 1;
+    Py_RETURN_NONE;
+  }
+
+  bool knows_items() const { return static_cast<bool>(versions_); }
+
+  // The version of an item at a time, a CatalogueItem; nullptr = unknown or removed.
+  PyObject* item(PyObject* item_id, i64 append_ts_ms) const {
+    PyObject* found = PyDict_GetItemWithError(versions_.get(), item_id);
+    if (found == nullptr) {
+      if (PyErr_Occurred()) throw Raised{};
+      return nullptr;
+    }
+    PyObject *times = PyTuple_GET_ITEM(found, 0), *items = PyTuple_GET_ITEM(found, 1);
+    const Py_ssize_t n = PyTuple_GET_SIZE(times);
+    Py_ssize_t at = n;
+    while (at > 0 && integer(PyTuple_GET_ITEM(times, at - 1)) > append_ts_ms) --at;
+    PyObject* item = at > 0 ? PyTuple_GET_ITEM(items, at - 1) : Py_None;
+    for (at = 0; first_ && item == Py_None && at < n; ++at) item = PyTuple_GET_ITEM(items, at);
+    return item == Py_None ? nullptr : item;
+  }
+
   // effect(item_id, effect: bytes)
   PyObject* effect(Arguments args, Py_ssize_t n) {
     expect(n, 2, 2);
@@ -61,7 +88,8 @@ class Sink {
     }
   }
 
-  Ref n_partitions_, partition_of_, effects_;
+  Ref n_partitions_, partition_of_, effects_, versions_;
+  bool first_ = false;
   std::unordered_map<std::string, i64> targets_;
 };
 

@@ -1,11 +1,15 @@
-// One event on a user: the same steps as features/state/user.py, which says what they mean. What is rare (label rows,
-// statistics, abandonment) is done there.
+// One event on a user, one due action: the same steps as features/state/user.py, which says what they mean. Statistics
+// and slates with variants are left to it.
 #pragma once
+
+#include <memory>
 
 #include "columns.hpp"
 #include "dedup.hpp"
 #include "exposures.hpp"
+#include "contract.hpp"
 #include "items.hpp"
+#include "lead.hpp"
 #include "pairs.hpp"
 #include "seen.hpp"
 #include "session.hpp"
@@ -22,6 +26,7 @@ struct Rules {
   bool choice[kKinds];
   std::vector<double> expected;  // clicks, by position from 1
   u8 clicked, consumed, dismissed;
+  i64 usual_ids, id_bytes, most_bytes, least_bytes;  // room for exposures
 };
 inline Rules rules{};
 
@@ -46,6 +51,11 @@ inline void import_rules() {
   rules.clicked = static_cast<u8>(integer(found("features.state.seen", "CLICKED").get()));
   rules.consumed = static_cast<u8>(integer(found("features.state.seen", "CONSUMED").get()));
   rules.dismissed = static_cast<u8>(integer(found("features.state.seen", "DISMISSED").get()));
+  auto bound = [&](const char* name) { return integer(found("features.state.exposures", name).get()); };
+  rules.usual_ids = bound("USUAL_IDS");
+  rules.id_bytes = bound("ID_BYTES");
+  rules.most_bytes = bound("MAX_BYTES");
+  rules.least_bytes = bound("LEAST_BYTES");
 }
 
 inline int outcome_bits(i64 kind, double value) {
@@ -87,6 +97,28 @@ class Signals {
   double dwell_, short_dwell_, rating_, survey_;
 };
 
+// What of features.state.params.StateParams the steps ask for.
+struct Params {
+  Ref source;
+  Signals signals;
+  i64 window_ms, grain_ms;
+  double rewards[Exposure::kRewards];
+
+  explicit Params(PyObject* params)
+      : source(Ref::borrowed(params)), signals(attribute(params, "signals").get()),
+        window_ms(int_attribute(params, "attribution_window_ms")), grain_ms(int_attribute(params, "composition_grain_ms")) {
+    Ref weights = attribute(params, "rewards"), in_order = attribute(weights.get(), "in_order");
+    for (size_t at = 0; at < Exposure::kRewards; ++at) rewards[at] = number(PyTuple_GET_ITEM(in_order.get(), at));
+  }
+
+  // Those of an object; all users of a partition share it.
+  static std::shared_ptr<const Params> of(PyObject* params) {
+    static auto& last = *new std::shared_ptr<const Params>;  // outlives Python
+    if (!last || last->source.get() != params) last = std::make_shared<const Params>(params);
+    return last;
+  }
+};
+
 // Count a row in every tile of a list, which Python may change between two calls.
 inline void count_all(PyObject* tiles, i64 ts_ms, Row row, double sign, std::optional<double> group) {
   for (Py_ssize_t at = 0; at < PyList_GET_SIZE(tiles); ++at) {
@@ -100,44 +132,49 @@ inline void count_all(PyObject* tiles, i64 ts_ms, Row row, double sign, std::opt
 
 class UserTransition {
  public:
-  // UserTransition(history, seen, sessions, exposures, tiles, signals)
+  enum { kCounted = 0, kRepeat = 1, kBeyond = 2, kChanged = 4, kLeft = 8 };
+
+  // UserTransition(user_id, history, seen, sessions, exposures, lead, tiles, params, windows_ms)
   UserTransition(Arguments args, Py_ssize_t n)
-      : held_((expect(n, 6, 6), kept(args, 5))),
-        history_(unbox<History>(args[0])),
-        seen_(unbox<Seen>(args[1])),
-        sessions_(unbox<Sessions>(args[2])),
-        exposures_(unbox<Exposures>(args[3])),
-        signals_(args[5]) {
-    if (!PyList_Check(args[4])) raise(PyExc_TypeError, "tiles are a list");
+      : held_((expect(n, 9, 9), kept(args, 9))),
+        user_id_(text(args[0])),
+        history_(unbox<History>(args[1])),
+        seen_(unbox<Seen>(args[2])),
+        sessions_(unbox<Sessions>(args[3])),
+        exposures_(unbox<Exposures>(args[4])),
+        lead_(unbox<Lead>(args[5])),
+        params_(Params::of(args[7])) {
+    if (!PyList_Check(args[6])) raise(PyExc_TypeError, "tiles are a list");
+    if (!PyTuple_Check(args[8])) raise(PyExc_TypeError, "windows are a tuple");
   }
 
-  // next_leaving_ms(after_ms, windows_ms, grain_ms) -> the earlier of history's and sessions', or None
-  PyObject* next_leaving_ms(Arguments args, Py_ssize_t n) {
-    expect(n, 3, 3);
-    const i64 after_ms = integer(args[0]), grain_ms = integer(args[2]);
-    const i64 one = history_.leaving(after_ms, args[1], grain_ms), other = sessions_.leaving(after_ms, args[1], grain_ms);
-    const i64 due = one < 0 || (other >= 0 && other < one) ? other : one;
-    if (due < 0) Py_RETURN_NONE;
-    return PyLong_FromLongLong(due);
+  // due_ms() -> when on_due is wanted next, or None
+  PyObject* due_ms(Arguments, Py_ssize_t) {
+    const i64 found = due();
+    if (found == Sessions::kNotDue) Py_RETURN_NONE;
+    return PyLong_FromLongLong(found);
   }
 
-  // observe(state, event: bytes, append_ts_ms, clock_ms, emit, sink) -> 1 repeat, 2 beyond the horizon, 0 counted, 4 and
-  // the history changed. Any event but an exposure.
+  // Sessions::kNotDue = never.
+  i64 due() {
+    i64 found = sessions_.due();
+    if (exposures_.size()) found = std::min(found, exposures_.due());
+    const i64 leaves_ms = leaving();
+    return leaves_ms == Lead::kNoLeaving ? found : std::min(found, leaves_ms);
+  }
+
+  // on_due(state, due_ms, emit, sink) -> whether the history, or what of it lies in a window, changed
+  PyObject* on_due(Arguments args, Py_ssize_t n) {
+    expect(n, 4, 4);
+    return PyBool_FromLong(do_due(integer(args[1]), {args[0], args[2], unbox<Sink>(args[3])}));
+  }
+
+  // observe(state, event: bytes, append_ts_ms, clock_ms, emit, sink) -> 1 repeat, 2 beyond the horizon, 8 left to
+  // Python, 0 counted, 4 and the history changed.
   PyObject* observe(Arguments args, Py_ssize_t n) {
     expect(n, 6, 6);
     const Calls calls{args[0], args[4], unbox<Sink>(args[5])};
-    const i64 append_ts_ms = integer(args[2]), clock_ms = integer(args[3]);
-    const Event event(bytes_of(args[1]));
-    Dedup& dedup = part_of<Dedup>(calls.state, "dedup", dedup_);
-    const i64 id = id_hash(event.id);
-    if (int verdict = dedup.verdict(id, event.ts_ms, clock_ms)) return PyLong_FromLong(verdict);
-    if (dedup.add_one(id, event.ts_ms, clock_ms) && dedup.bound()) pairs(calls).forget_until(*dedup.bound());
-    const bool bot = dedup.bot(clock_ms);
-    if (bot) calls.count("bot");
-    Changes changes;
-    exposures_.forget_until(clock_ms, changes);
-    apply(changes, calls, bot);
-    return PyLong_FromLong(act(event, append_ts_ms, clock_ms, calls, bot) ? 4 : 0);
+    return PyLong_FromLong(observe_one(bytes_of(args[1]), integer(args[2]), integer(args[3]), calls));
   }
 
   // saw(exposure, slot, sign, emit, sink, bot)
@@ -148,6 +185,67 @@ class UserTransition {
             PyObject_IsTrue(args[5]) == 1);
     Py_RETURN_NONE;
   }
+
+  // What Python answers and does.
+  struct Calls {
+    PyObject *state, *emit;
+    Sink& sink;
+
+    void count(const char* what) const { Ref done(checked(PyObject_CallMethod(emit, "count", "s", what))); }
+    void example(const std::string& row) const {
+      static PyObject* method = checked(PyUnicode_InternFromString("example"));
+      Ref packed = py_bytes(row);
+      PyObject* args[] = {emit, packed.get()};
+      Ref done(checked(PyObject_VectorcallMethod(method, args, 2, nullptr)));
+    }
+  };
+
+  int observe_one(std::string_view packed, i64 append_ts_ms, i64 clock_ms, const Calls& calls) {
+    const Event event(packed);
+    const bool exposure = event.kind == kExposure;
+    if (exposure && !canonical_exposure(packed)) return kLeft;
+    Dedup& dedup = part_of<Dedup>(calls.state, "dedup", dedup_);
+    const i64 id = id_hash(event.id);
+    if (int verdict = dedup.verdict(id, event.ts_ms, clock_ms)) return verdict;
+    if (dedup.add_one(id, event.ts_ms, clock_ms) && dedup.bound()) pairs(calls).forget_until(*dedup.bound());
+    const bool bot = dedup.bot(clock_ms);
+    if (bot) calls.count("bot");
+    Changes changes;
+    exposures_.forget_until(clock_ms, changes);
+    apply(changes, calls, bot);
+    if (event.ts_ms > lead_.newest_event_ts_ms) lead_.newest_event_ts_ms = event.ts_ms;
+    const bool changed = exposure ? show(packed, event, append_ts_ms, clock_ms, calls, bot)
+                                  : act(event, append_ts_ms, clock_ms, calls, bot);
+    if (changed) lead_.leaving_ms = Lead::kUnknown;
+    const i64 n_ids = dedup.size();
+    if (exposure || n_ids > rules.usual_ids) {
+      changes.all.clear();
+      exposures_.shrink_to(static_cast<size_t>(room(n_ids)), changes);
+      apply(changes, calls, dedup.bot(clock_ms));
+    }
+    return changed ? kChanged : kCounted;
+  }
+
+  bool do_due(i64 due_ms, const Calls& calls) {
+    const bool bot = part_of<Dedup>(calls.state, "dedup", dedup_).bot(due_ms);
+    Changes changes;
+    if (exposures_.size() && exposures_.due() <= due_ms)
+      exposures_.close_until(due_ms, changes);
+    else
+      exposures_.forget_until(due_ms, changes);
+    apply(changes, calls, bot);
+    bool changed = sessions_.due() <= due_ms && abandon(sessions_.close_until(due_ms), calls, bot);
+    const i64 leaves_ms = leaving();
+    if (leaves_ms != Lead::kNoLeaving && leaves_ms <= due_ms) {
+      lead_.composition_ms = due_ms;
+      lead_.leaving_ms = Lead::kUnknown;
+      changed = true;
+    }
+    return changed;
+  }
+
+  std::string_view user_id() const { return user_id_; }
+  const Lead& lead() const { return lead_; }
 
  private:
   struct Event {
@@ -173,14 +271,6 @@ class UserTransition {
     }
   };
 
-  // What Python answers and does.
-  struct Calls {
-    PyObject *state, *emit;
-    Sink& sink;
-
-    void count(const char* what) const { Ref done(checked(PyObject_CallMethod(emit, "count", "s", what))); }
-  };
-
   struct Item {
     i64 version = -1;
     u32 category = 0;
@@ -193,7 +283,7 @@ class UserTransition {
     return all;
   }
 
-  PyObject* tiles() const { return held_[4].get(); }
+  PyObject* tiles() const { return held_[6].get(); }
 
   // A part that is decoded when it is first used.
   template <class T>
@@ -206,14 +296,23 @@ class UserTransition {
 
   static Item item_at(const Calls& calls, std::string_view item_id, i64 append_ts_ms) {
     static PyObject* method = checked(PyUnicode_InternFromString("item"));
-    Ref id = py_text_strict(item_id), at = py(append_ts_ms);
+    Ref id = py_text_strict(item_id);
+    if (calls.sink.knows_items()) return read_item(calls.sink.item(id.get(), append_ts_ms));
+    Ref at = py(append_ts_ms);
     PyObject* args[] = {calls.emit, id.get(), at.get()};
     Ref found(checked(PyObject_VectorcallMethod(method, args, 3, nullptr)));
+    return read_item(found.get() == Py_None ? nullptr : found.get());
+  }
+
+  // Of a features.item_version.CatalogueItem, a tuple.
+  static Item read_item(PyObject* found) {
     Item item;
-    if (found.get() == Py_None) return item;
-    item.version = int_attribute(found.get(), "version");
-    Ref category = attribute(found.get(), "category");
-    const std::string name(text(category.get()));
+    if (found == nullptr) return item;
+    if (!PyTuple_Check(found) || PyTuple_GET_SIZE(found) != 8) raise(PyExc_TypeError, "an item's version has eight fields");
+    item.version = integer(PyTuple_GET_ITEM(found, 1));
+    PyObject* categories = PyTuple_GET_ITEM(found, 3);
+    if (PyTuple_GET_SIZE(categories) == 0) return item;
+    const std::string name(text(PyTuple_GET_ITEM(categories, 0)));
     if (name.empty()) return item;
     static std::unordered_map<std::string, std::pair<u32, double>> known;
     auto hashed = known.find(name);
@@ -226,6 +325,62 @@ class UserTransition {
     return item;
   }
 
+  // -1 = nothing leaves a window.
+  i64 leaving() {
+    if (lead_.leaving_ms == Lead::kUnknown) {
+      const i64 one = history_.leaving(lead_.composition_ms, held_[8].get(), params_->grain_ms);
+      const i64 other = sessions_.leaving(lead_.composition_ms, held_[8].get(), params_->grain_ms);
+      lead_.leaving_ms = one < 0 || (other >= 0 && other < one) ? other : one;
+    }
+    return lead_.leaving_ms;
+  }
+
+  static i64 room(i64 n_ids) {
+    return std::max(rules.least_bytes, rules.most_bytes - rules.id_bytes * std::max<i64>(0, n_ids - rules.usual_ids));
+  }
+
+  void intend(const std::optional<i64>& before, bool added) {
+    const auto start = sessions_.start();
+    if (!start || !(added || start != before)) return;
+    const auto [category, share] = history_.intent_since(*start);
+    sessions_.intend(static_cast<u32>(category), share);
+  }
+
+  // A slate that was shown.
+  bool show(std::string_view packed, const Event& event, i64 append_ts_ms, i64 clock_ms, const Calls& calls, bool bot) {
+    Changes changes;
+    Ref held = exposures_.place_one(packed, append_ts_ms, clock_ms,
+                                    bot ? Exposures::kCountsNot : Exposures::kCountsIfDrawn, changes);
+    const Exposure& exposure = Exposures::of(held);
+    if (exposure.counts)
+      Ref done(checked(PyObject_CallMethod(calls.state, "enter", "OO", held.get(), calls.emit)));
+    const std::optional<i64> before = sessions_.start();
+    const Sessions::Moves moved = sessions_.add_one(event.ts_ms, clock_ms, 0, false, false,
+                                                    Shown{event.ts_ms, std::string(exposure.slots.at(0).item), append_ts_ms});
+    const bool changed = abandon(moved, calls, bot);
+    intend(before, false);
+    apply(changes, calls, bot);
+    return changed;
+  }
+
+  // Count abandoned sessions, or take them back.
+  bool abandon(const Sessions::Moves& moves, const Calls& calls, bool bot) {
+    const i64 sixteenths = static_cast<i64>(std::nearbyint(params_->signals.of(kAbandon, 0.0) * 16));
+    static const auto row = numeric_columns(kAbandon, 0.0, kNull);
+    for (const auto& [sign, abandoned] : moves) {
+      const Item item = item_at(calls, abandoned.item, abandoned.append_ts_ms);
+      count_all(tiles(), abandoned.ts_ms, {row.data(), row.size()}, sign, item.group);
+      std::optional<Entry> entry;
+      if (sixteenths)
+        entry = Entry{abandoned.ts_ms, id_hash(abandoned.item), kAbandon, sixteenths, item.version, item.category};
+      sessions_.derive_one(sign, entry);
+      if (!bot)
+        calls.sink.add(abandoned.item, packed_event(abandoned.item, kAbandon, abandoned.ts_ms, 0.0, sign, {}, 0.0, 0));
+    }
+    if (!moves.empty()) lead_.leaving_ms = Lead::kUnknown;
+    return !moves.empty();
+  }
+
   bool act(const Event& event, i64 append_ts_ms, i64 clock_ms, const Calls& calls, bool bot) {
     const bool on_item = !event.item.empty();
     const Item item = on_item ? item_at(calls, event.item, append_ts_ms) : Item{};
@@ -236,7 +391,7 @@ class UserTransition {
     bool added = false;
     const i64 hashed = on_item ? id_hash(event.item) : 0;
     if (on_item) {
-      const i64 sixteenths = static_cast<i64>(std::nearbyint(signals_.of(event.kind, event.value) * 16));
+      const i64 sixteenths = static_cast<i64>(std::nearbyint(params_->signals.of(event.kind, event.value) * 16));
       if (sixteenths)
         added = history_.add_one({event.ts_ms, hashed, event.kind, sixteenths, item.version, item.category});
       if (event.kind == kImpression) {
@@ -249,16 +404,8 @@ class UserTransition {
     const std::optional<i64> before = sessions_.start();
     const Sessions::Moves moved = sessions_.add_one(event.ts_ms, clock_ms, sign, event.kind == kClick,
                                                     event.kind == kSessionEnd, std::move(shown));
-    bool changed = added;
-    if (!moved.empty()) {
-      Ref moves(Sessions::listed(moved));
-      Ref any(checked(PyObject_CallMethod(calls.state, "abandon", "OOO", moves.get(), calls.emit, bot ? Py_True : Py_False)));
-      changed |= PyObject_IsTrue(any.get()) == 1;
-    }
-    if (const auto start = sessions_.start(); start && (added || start != before)) {
-      const auto [category, share] = history_.intent_since(*start);
-      sessions_.intend(static_cast<u32>(category), share);
-    }
+    const bool changed = abandon(moved, calls, bot) || added;
+    intend(before, added);
     if (!on_item) return changed;
     if (int bits = outcome_bits(event.kind, event.value)) {
       Changes changes;
@@ -298,7 +445,14 @@ class UserTransition {
     for (const Change& each : changes.all) {
       if (each.kind == Change::kSeen) {
         saw_one(Exposures::of(each.exposure), each.slot, each.sign, calls, bot);
-      } else {
+      } else if (each.kind == Change::kRow) {
+        const Exposure& exposure = Exposures::of(each.exposure);
+        calls.example(exposure.example_row(each.slot, user_id_, exposure.shown_ms + params_->window_ms, each.correction,
+                                           params_->rewards));
+        if (each.correction) calls.count("correction");
+      } else if (each.kind == Change::kCounted) {
+        calls.count(each.name);
+      } else if (!bot) {
         Ref object = each.object();
         Ref done(checked(PyObject_CallMethod(calls.state, "consequence", "OOO", object.get(), calls.emit,
                                              bot ? Py_True : Py_False)));
@@ -323,11 +477,13 @@ class UserTransition {
   }
 
   std::vector<Ref> held_;
+  const std::string user_id_;
   History& history_;
   Seen& seen_;
   Sessions& sessions_;
   Exposures& exposures_;
-  Signals signals_;
+  Lead& lead_;
+  const std::shared_ptr<const Params> params_;
   Ref dedup_, pairs_;
 };
 
