@@ -9,13 +9,15 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 
+from features import native
+
 __all__ = ["HORIZON_MS", "DueIndex"]
 
 #: How far beyond the clock entries are held in memory.
 HORIZON_MS = 10 * 60 * 1000
 
 
-class DueIndex:
+class _DueIndex:
     """Keys by due time, up to the horizon. Not thread safe.
 
     Every change is remembered in `changes` until the call that carries it takes it with `take_changes`.
@@ -65,3 +67,7 @@ class DueIndex:
 
     def __len__(self) -> int:
         return len(self._due)
+
+
+DueIndex: type[_DueIndex] = _DueIndex if native.core is None else native.core.DueIndex
+"""The index; `features.native` has a twin."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from liverank.v1.event_pb2 import Control
     from liverank.v1.stream_pb2 import ItemEffect
 
-__all__ = ["CatalogueItem", "Context", "Feed", "Fold", "KeyState", "Number", "Parsed", "Record"]
+__all__ = ["CatalogueItem", "Context", "Feed", "Fold", "KeyState", "Number", "Parsed", "Record", "Usual"]
 
 
 class Number(NamedTuple):
@@ -224,6 +224,14 @@ class Context(Protocol):
         ...
 
 
+class Usual(Protocol):
+    """A `features.state.emitter.Emitter` for events of any user."""
+
+    def count(self, name: str, n: int = 1) -> None:
+        """Count what operators watch."""
+        ...
+
+
 class Fold(Protocol):
     """A pure fold. `parse` and `rows` of one instance serve all partitions of a worker; states are made by the instance
     of their partition (`for_partition`).
@@ -280,6 +288,12 @@ class Fold(Protocol):
         ------
         liverank.errors.ContractError
             Before anything was changed: the record goes to the dead letters.
+        """
+        ...
+
+    def usual(self, ctx: Context) -> Usual | None:
+        """What native code that folds many usual events (`features.native`: UserLane) calls for the rest; None: there
+        is no such code, or something must be asked of every event.
         """
         ...
 

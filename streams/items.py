@@ -147,6 +147,10 @@ class ItemFold:
         if taken != (known or _NONE):
             ctx.take(source, Number(*taken))
 
+    def usual(self, ctx: Context) -> None:
+        """Records of effects are many already; see `Fold.usual`."""
+        return
+
     def on_due(self, key: str, due_ms: int, ctx: Context) -> None:
         """Nothing of an item is ever due."""
         raise FoldBugError(f"item {key!r} is due at {due_ms}, but nothing of an item is ever due")

@@ -213,6 +213,7 @@ class _Tools:
         return PastPartition(
             self.folds[kind], self.client, job.settings, partition=partition, n_partitions=job.n_partitions,
             store_generation=job.store_generation, cache_states=self._cache_states, on_calls=on_calls,
+            silent=self._outputs is None,
         )  # fmt: skip
 
     def _users(self, partition: int) -> Folded:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,6 +37,8 @@ __all__ = ["PastPartition", "Spool", "Stage", "fold_items", "fold_users", "wipe"
 
 #: Records between two writes: what waits in memory is bounded by it.
 _WRITE_EVERY: Final = 30_000
+#: Records read at a time.
+_CHUNK: Final = 5_000
 #: Recorded time runs fast: all due keys are held in memory.
 _FOR_EVER_MS: Final = 1 << 60
 _UNLIMITED: Final = Limits(keys=1 << 62, size_bytes=1 << 62)
@@ -111,6 +114,8 @@ class PastPartition:
         States kept in memory.
     on_calls : callable, optional
         Gets what was folded and is written, in order.
+    silent : bool
+        It takes only effects on items (`PartitionFold`).
     """
 
     def __init__(
@@ -124,6 +129,7 @@ class PastPartition:
         store_generation: int,
         cache_states: int,
         on_calls: Callable[[Sequence[Call]], None] = lambda _calls: None,
+        silent: bool = False,
     ) -> None:
         self._fold, self._settings = fold, settings
         self._partition, self._n_partitions = partition, n_partitions
@@ -131,7 +137,7 @@ class PastPartition:
         self._store = FencedStore(client, namespace=settings.namespace, generation=store_generation, kind=fold.kind)
         self._rows = RowSink(client, settings.feast_project, fold)
         self._reader = _KnownReader(self._store)
-        self._on_calls = on_calls
+        self._on_calls, self._silent = on_calls, silent
         self._statistics: dict[tuple[int, str], Pending] = {}
         self._part: PartitionFold | None = None
         self._since_write = 0
@@ -163,6 +169,7 @@ class PastPartition:
             cache_states=self._cache_states,
             limits=_UNLIMITED,
             horizon_ms=_FOR_EVER_MS,
+            silent=self._silent,
         )
         if before is not None:
             self._part.resume(before.clock_ms, before.sources)
@@ -172,6 +179,20 @@ class PastPartition:
         feed(self._fold, self._now, record)
         self.n_records += 1
         self._since_write += 1
+        if self._since_write >= _WRITE_EVERY:
+            self.write()
+
+    def feed_all(self, records: list[Record]) -> None:
+        """Fold records of the stage, at most as many as lie between two writes."""
+        at = 0
+        while at < len(records):
+            following = self._now.feed_usual(records, at)
+            self.n_records += following - at
+            self._since_write += following - at
+            if following < len(records):
+                self.feed(records[following])
+                following += 1
+            at = following
         if self._since_write >= _WRITE_EVERY:
             self.write()
 
@@ -304,14 +325,13 @@ def fold_users(
     for stage in stages:
         past.begin(stage.generation, catalogues[stage.generation == 0])
         before = past.n_records
-        for record in stage.records(partition):
-            past.feed(record)
-            if past.n_records % 1000 == 0:
-                tell(1000)
+        records = stage.records(partition)
+        while chunk := list(islice(records, _CHUNK)):
+            past.feed_all(chunk)
+            tell(len(chunk))
         if stage.tick_ms:
             past.tick(stage.tick_ms)
         counts.append(past.n_records - before)
-    tell(sum(counts) % 1000)
     return counts
 
 

@@ -28,7 +28,7 @@ from liverank.v1.event_pb2 import Event, EventType, Exposure
 from streams.control import Adopt, Command, Erase, Erased, Void, apply_control, control, parse_control
 from streams.erasure import ERASED_KEY, ErasedKeys, apply_erase
 from streams.errors import FoldBugError
-from streams.fold import Context, KeyState, Parsed, Record
+from streams.fold import Context, KeyState, Parsed, Record, Usual
 from streams.identity import Identified, adopted, advance, movable, take_back
 from streams.numbers import user_change
 from streams.program import PROGRAM_KEY, ProgramState
@@ -257,6 +257,12 @@ class UserFold:
         category = item.category if item is not None else ""
         session.observe(event, category, failed=outlet.transformation_failed)
 
+    def usual(self, ctx: Context) -> Usual | None:
+        """See `Fold.usual`."""
+        if self._erased is None or self._erased or self._program.has_sessions:
+            return None
+        return _Outlet(ctx, "")
+
     def on_due(self, key: str, due_ms: int, ctx: Context) -> None:
         """See `Fold.on_due`."""
         if key.startswith(SESSION):
@@ -369,8 +375,8 @@ class _Outlet:
     def transformation_failed(self, view: str, detail: str) -> None:
         self._ctx.dead_letter("transformation_failed", f"view {view!r}: {detail}; the event counts for all other views")
 
-    def count(self, name: str) -> None:
-        _count_of(name).inc()
+    def count(self, name: str, n: int = 1) -> None:
+        _count_of(name).inc(n)
 
     def _statistics(self, exposure: Exposure) -> StatisticsState:
         key = statistics_key(exposure)

@@ -97,6 +97,10 @@ inline bool plain(std::string_view packed, i64 now_ms) {
   return kind != kSurvey || (value >= 0.0 && value <= 1.0);
 }
 
+inline bool ascii(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char each) { return each >= 0; });
+}
+
 inline size_t varint_size(u64 value) { return value ? (static_cast<size_t>(std::bit_width(value)) + 6) / 7 : 1; }
 
 // Whether protobuf would write a message as it lies there; `known` judges each field. Fields in `repeated` may come
@@ -126,7 +130,7 @@ bool canonical(std::string_view packed, u32 repeated, Known known) {
 inline bool canonical_slot(const Reader& slot) {
   return canonical(slot.bytes, 0, [](const Reader& field) {
     switch (field.field) {
-      case 1: case 8: return field.wire == kDelimited;
+      case 1: case 8: return field.wire == kDelimited && ascii(field.bytes);
       case 5: case 6: case 7: return field.wire == kDelimited && field.bytes.size() % 4 == 0;
       case 2: return field.wire == kVarint;
       case 3: return field.wire == kFixed64;
@@ -136,12 +140,12 @@ inline bool canonical_slot(const Reader& slot) {
   });
 }
 
-// Whether this is an exposure as protobuf writes it, without context, further values and variants: what is kept of it
-// are these bytes.
+// Whether this is an exposure as protobuf writes it, without context, further values and variants, its texts ASCII: what
+// is kept of it are these bytes.
 inline bool canonical_exposure(std::string_view packed) {
   return canonical(packed, 0, [](const Reader& event) {
     switch (event.field) {
-      case 1: case 3: case 4: case 5: case 8: case 10: return event.wire == kDelimited;
+      case 1: case 3: case 4: case 5: case 8: case 10: return event.wire == kDelimited && ascii(event.bytes);
       case 2: return event.wire == kVarint && event.number == kExposure;
       case 6: return event.wire == kVarint;
       case 7: return event.wire == kFixed64;
@@ -149,12 +153,11 @@ inline bool canonical_exposure(std::string_view packed) {
       case 20: break;
       default: return false;
     }
-    return event.wire == kDelimited && canonical(event.bytes, 1U << 6 | 1U << 7 , [](const Reader& field) {
+    return event.wire == kDelimited && canonical(event.bytes, 1U << 6 | 1U << 7, [](const Reader& field) {
       switch (field.field) {
-        case 1: case 2: case 3: case 4: case 6: return field.wire == kDelimited;
+        case 1: case 2: case 3: case 4: case 6: case 8: return field.wire == kDelimited && ascii(field.bytes);
         case 5: return field.wire == kVarint && field.number == 1;
         case 7: return field.wire == kDelimited && canonical_slot(field);
-        case 8: return field.wire == kDelimited && std::all_of(field.bytes.begin(), field.bytes.end(), [](char each) { return each >= 0; });
         default: return false;
       }
     });

@@ -10,6 +10,7 @@
 #include "history.hpp"
 #include "item_batch.hpp"
 #include "items.hpp"
+#include "lane.hpp"
 #include "lead.hpp"
 #include "outbox.hpp"
 #include "pairs.hpp"
@@ -151,6 +152,19 @@ void add_types(PyObject* module) {
                                method<UserTransition, &UserTransition::due_ms>("due_ms"),
                                method<UserTransition, &UserTransition::on_due>("on_due"), {}};
   add_type<UserTransition>(module, "UserTransition", user);
+  static PyMethodDef due[] = {method<DueIndex, &DueIndex::extend>("extend"), method<DueIndex, &DueIndex::put>("put"),
+                              method<DueIndex, &DueIndex::any_due>("any_due"),
+                              method<DueIndex, &DueIndex::pop_due>("pop_due"),
+                              method<DueIndex, &DueIndex::take_changes>("take_changes"), {}};
+  static PyGetSetDef due_gets[] = {variable<DueIndex, &DueIndex::horizon_ms>("horizon_ms"),
+                                   property<DueIndex, &DueIndex::get_changes>("changes"), {}};
+  add_type<DueIndex>(module, "DueIndex", due, due_gets, &length<DueIndex>);
+  static PyGetSetDef entry[] = {
+      property<CacheEntry, &CacheEntry::state>("state"),
+      {"due_ms", &get<CacheEntry, &CacheEntry::get_due_ms>, &set_due_ms, nullptr, nullptr}, {}};
+  add_type<CacheEntry>(module, "CacheEntry", none, entry);
+  static PyMethodDef lane[] = {method<UserLane, &UserLane::run>("run"), {}};
+  add_type<UserLane>(module, "UserLane", lane);
   static PyMethodDef item[] = {method<ItemTransition, &ItemTransition::observe>("observe"), {}};
   add_type<ItemTransition>(module, "ItemTransition", item);
   static PyMethodDef batch[] = {method<EffectBatch, &EffectBatch::apply>("apply"), {}};

@@ -2,15 +2,14 @@
 // and slates with variants are left to it.
 #pragma once
 
-#include <memory>
-
 #include "columns.hpp"
+#include "contract.hpp"
 #include "dedup.hpp"
 #include "exposures.hpp"
-#include "contract.hpp"
 #include "items.hpp"
 #include "lead.hpp"
 #include "pairs.hpp"
+#include "rules.hpp"
 #include "seen.hpp"
 #include "session.hpp"
 #include "sink.hpp"
@@ -18,117 +17,7 @@
 
 namespace lr {
 
-constexpr i64 kKinds = 64;
-
-// Rules that Python's modules hold; filled when the module is made.
-struct Rules {
-  int outcome_bits[kKinds];  // of types that do not depend on a value
-  bool choice[kKinds];
-  std::vector<double> expected;  // clicks, by position from 1
-  u8 clicked, consumed, dismissed;
-  i64 usual_ids, id_bytes, most_bytes, least_bytes;  // room for exposures
-};
-inline Rules rules{};
-
-inline void import_rules() {
-  auto found = [](const char* module, const char* name) {
-    Ref loaded(checked(PyImport_ImportModule(module)));
-    return attribute(loaded.get(), name);
-  };
-  Ref bits = found("features.state.exposure", "outcome_bits"), choices = found("features.state.trend", "CHOICES");
-  for (i64 kind = 0; kind < kKinds; ++kind) {
-    Ref number_ = py(kind), value(checked(PyFloat_FromDouble(0.0)));
-    PyObject* args[] = {number_.get(), value.get()};
-    rules.outcome_bits[kind] =
-        static_cast<int>(integer(Ref(checked(PyObject_Vectorcall(bits.get(), args, 2, nullptr))).get()));
-    const int contained = PySequence_Contains(choices.get(), number_.get());
-    if (contained < 0) throw Raised{};
-    rules.choice[kind] = contained;
-  }
-  Ref clicks = found("features.state.params", "EXPECTED_CLICKS");
-  for (Py_ssize_t at = 0; at < PyTuple_GET_SIZE(clicks.get()); ++at)
-    rules.expected.push_back(number(PyTuple_GET_ITEM(clicks.get(), at)));
-  rules.clicked = static_cast<u8>(integer(found("features.state.seen", "CLICKED").get()));
-  rules.consumed = static_cast<u8>(integer(found("features.state.seen", "CONSUMED").get()));
-  rules.dismissed = static_cast<u8>(integer(found("features.state.seen", "DISMISSED").get()));
-  auto bound = [&](const char* name) { return integer(found("features.state.exposures", name).get()); };
-  rules.usual_ids = bound("USUAL_IDS");
-  rules.id_bytes = bound("ID_BYTES");
-  rules.most_bytes = bound("MAX_BYTES");
-  rules.least_bytes = bound("LEAST_BYTES");
-}
-
-inline int outcome_bits(i64 kind, double value) {
-  if (kind == kDwell) return polarity(kind, value) > 0 ? kDwellBit | kInteracted : kInteracted;
-  if (kind == kRating) return polarity(kind, value) > 0 ? kLikeBit | kInteracted : kInteracted;
-  return 0 <= kind && kind < kKinds ? rules.outcome_bits[kind] : 0;
-}
-
-inline double expected_clicks(i64 position) {
-  return rules.expected[static_cast<size_t>(std::clamp<i64>(position, 1, static_cast<i64>(rules.expected.size()))) - 1];
-}
-
-// Weights of features.state.params.SignalWeights.
-class Signals {
- public:
-  explicit Signals(PyObject* weights) {
-    constexpr std::pair<i64, const char*> kFixed[] = {{kClick, "click"}, {kLike, "like"}, {kSave, "save"},
-        {kPurchase, "purchase"}, {kSkip, "skip"}, {kDismiss, "dismiss"}, {kThumbsDown, "thumbs_down"},
-        {kNotInterested, "not_interested"}, {kAbandon, "abandon"}};
-    for (const auto& [kind, name] : kFixed) fixed_[kind] = weight(weights, name);
-    dwell_ = weight(weights, "dwell");
-    short_dwell_ = weight(weights, "short_dwell");
-    rating_ = weight(weights, "rating");
-    survey_ = weight(weights, "survey");
-  }
-
-  double of(i64 kind, double value) const {
-    if (kind == kDwell) return value >= bounds.long_dwell_s ? dwell_ : value < bounds.short_dwell_s ? short_dwell_ : 0.0;
-    if (kind == kRating) return rating_ * part((value - bounds.middle_rating) / bounds.middle_rating);
-    if (kind == kSurvey) return survey_ * part((value - 0.5) * 2.0);
-    return 0 <= kind && kind < kKinds ? fixed_[kind] : 0.0;
-  }
-
- private:
-  static double weight(PyObject* weights, const char* name) { return number(attribute(weights, name).get()); }
-  static double part(double value) { return std::max(-1.0, std::min(1.0, value)); }
-
-  double fixed_[kKinds] = {};
-  double dwell_, short_dwell_, rating_, survey_;
-};
-
-// What of features.state.params.StateParams the steps ask for.
-struct Params {
-  Ref source;
-  Signals signals;
-  i64 window_ms, grain_ms;
-  double rewards[Exposure::kRewards];
-
-  explicit Params(PyObject* params)
-      : source(Ref::borrowed(params)), signals(attribute(params, "signals").get()),
-        window_ms(int_attribute(params, "attribution_window_ms")), grain_ms(int_attribute(params, "composition_grain_ms")) {
-    Ref weights = attribute(params, "rewards"), in_order = attribute(weights.get(), "in_order");
-    for (size_t at = 0; at < Exposure::kRewards; ++at) rewards[at] = number(PyTuple_GET_ITEM(in_order.get(), at));
-  }
-
-  // Those of an object; all users of a partition share it.
-  static std::shared_ptr<const Params> of(PyObject* params) {
-    static auto& last = *new std::shared_ptr<const Params>;  // outlives Python
-    if (!last || last->source.get() != params) last = std::make_shared<const Params>(params);
-    return last;
-  }
-};
-
-// Count a row in every tile of a list, which Python may change between two calls.
-inline void count_all(PyObject* tiles, i64 ts_ms, Row row, double sign, std::optional<double> group) {
-  for (Py_ssize_t at = 0; at < PyList_GET_SIZE(tiles); ++at) {
-    PyObject* each = PyList_GET_ITEM(tiles, at);
-    if (Py_TYPE(each) == type_of<RingTiles>)
-      reinterpret_cast<Box<RingTiles>*>(each)->value->add_row(ts_ms, row, sign);
-    else if (group)
-      unbox<CategoryTiles>(each).add_row(ts_ms, row, sign, *group);
-  }
-}
+class UserLane;
 
 class UserTransition {
  public:
@@ -186,27 +75,63 @@ class UserTransition {
     Py_RETURN_NONE;
   }
 
-  // What Python answers and does.
-  struct Calls {
-    PyObject *state, *emit;
-    Sink& sink;
+  struct Event {
+    std::string_view id, user, session, item, request_id, surface;
+    i64 kind = 0, ts_ms = 0, position = 0;
+    double value = 0.0;
 
-    void count(const char* what) const { Ref done(checked(PyObject_CallMethod(emit, "count", "s", what))); }
-    void example(const std::string& row) const {
-      static PyObject* method = checked(PyUnicode_InternFromString("example"));
-      Ref packed = py_bytes(row);
-      PyObject* args[] = {emit, packed.get()};
-      Ref done(checked(PyObject_VectorcallMethod(method, args, 2, nullptr)));
+    explicit Event(std::string_view packed) {
+      for (Reader field(packed); field.next();) {
+        if (field.wire == kDelimited) {
+          if (field.field == 1) id = field.bytes;
+          if (field.field == 3) user = field.bytes;
+          if (field.field == 4) session = field.bytes;
+          if (field.field == 5) item = field.bytes;
+          if (field.field == 8) request_id = field.bytes;
+          if (field.field == 10) surface = field.bytes;
+        } else if (field.wire == kVarint) {
+          if (field.field == 2) kind = static_cast<std::int32_t>(field.number);
+          if (field.field == 6) ts_ms = static_cast<i64>(field.number);
+          if (field.field == 9) position = static_cast<std::int32_t>(field.number);
+        } else if (field.wire == kFixed64 && field.field == 7) {
+          value = field.as_double();
+        }
+      }
+    }
+
+    bool ascii_texts() const {
+      return ascii(id) && ascii(user) && ascii(session) && ascii(item) && ascii(request_id) && ascii(surface);
     }
   };
 
+  // What Python answers and does; with a lane (lane.hpp), what that does for it.
+  struct Calls {
+    PyObject *state, *emit;
+    Sink& sink;
+    UserLane* lane = nullptr;
+
+    void count(const char* what) const;
+    void example(const Exposure& exposure, size_t slot, std::string_view user_id, i64 closed_ts_ms, bool correction,
+                 const double* rewards) const;
+  };
+
+  // kCounted = new, kRepeat or kBeyond.
+  int verdict(const Calls& calls, i64 id, i64 ts_ms, i64 clock_ms) {
+    return part_of<Dedup>(calls.state, "dedup", dedup_).verdict(id, ts_ms, clock_ms);
+  }
+
   int observe_one(std::string_view packed, i64 append_ts_ms, i64 clock_ms, const Calls& calls) {
     const Event event(packed);
-    const bool exposure = event.kind == kExposure;
-    if (exposure && !canonical_exposure(packed)) return kLeft;
-    Dedup& dedup = part_of<Dedup>(calls.state, "dedup", dedup_);
+    if (event.kind == kExposure && !canonical_exposure(packed)) return kLeft;
     const i64 id = id_hash(event.id);
-    if (int verdict = dedup.verdict(id, event.ts_ms, clock_ms)) return verdict;
+    const int found = verdict(calls, id, event.ts_ms, clock_ms);
+    return found ? found : fold(event, id, packed, append_ts_ms, clock_ms, calls);
+  }
+
+  // An event that is new.
+  int fold(const Event& event, i64 id, std::string_view packed, i64 append_ts_ms, i64 clock_ms, const Calls& calls) {
+    const bool exposure = event.kind == kExposure;
+    Dedup& dedup = part_of<Dedup>(calls.state, "dedup", dedup_);
     if (dedup.add_one(id, event.ts_ms, clock_ms) && dedup.bound()) pairs(calls).forget_until(*dedup.bound());
     const bool bot = dedup.bot(clock_ms);
     if (bot) calls.count("bot");
@@ -248,29 +173,6 @@ class UserTransition {
   const Lead& lead() const { return lead_; }
 
  private:
-  struct Event {
-    std::string_view id, item, request_id, surface;
-    i64 kind = 0, ts_ms = 0, position = 0;
-    double value = 0.0;
-
-    explicit Event(std::string_view packed) {
-      for (Reader field(packed); field.next();) {
-        if (field.wire == kDelimited) {
-          if (field.field == 1) id = field.bytes;
-          if (field.field == 5) item = field.bytes;
-          if (field.field == 8) request_id = field.bytes;
-          if (field.field == 10) surface = field.bytes;
-        } else if (field.wire == kVarint) {
-          if (field.field == 2) kind = static_cast<std::int32_t>(field.number);
-          if (field.field == 6) ts_ms = static_cast<i64>(field.number);
-          if (field.field == 9) position = static_cast<std::int32_t>(field.number);
-        } else if (field.wire == kFixed64 && field.field == 7) {
-          value = field.as_double();
-        }
-      }
-    }
-  };
-
   struct Item {
     i64 version = -1;
     u32 category = 0;
@@ -447,8 +349,8 @@ class UserTransition {
         saw_one(Exposures::of(each.exposure), each.slot, each.sign, calls, bot);
       } else if (each.kind == Change::kRow) {
         const Exposure& exposure = Exposures::of(each.exposure);
-        calls.example(exposure.example_row(each.slot, user_id_, exposure.shown_ms + params_->window_ms, each.correction,
-                                           params_->rewards));
+        calls.example(exposure, each.slot, user_id_, exposure.shown_ms + params_->window_ms, each.correction,
+                      params_->rewards);
         if (each.correction) calls.count("correction");
       } else if (each.kind == Change::kCounted) {
         calls.count(each.name);
