@@ -16,7 +16,7 @@ import queue
 import shutil
 import signal
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -39,7 +39,6 @@ from streams.fold import Fold
 from streams.items import ItemFold
 from streams.outbox import Output
 from streams.partition_fold import ItemVersions
-from streams.past import read_catalogue
 from streams.restore_parts import PastPartition, Spool, Stage, fold_items, fold_users, outputs_of, wipe, write_rows
 from streams.users import UserFold
 
@@ -47,7 +46,7 @@ __all__ = ["Folded", "Job", "Outputs", "Restore"]
 
 #: States of one fold in memory, over all processes.
 _CACHE_STATES: Final = 50_000
-#: Fewer records are folded by this process alone: another one takes two seconds to start.
+#: Fewer records are folded by this process alone: another one takes a second to start.
 _ALONE: Final = 50_000
 #: Largest numbers of a version (features/redis.py).
 _LAST_OFFSET: Final = 10**16 - 1
@@ -263,7 +262,7 @@ _tools: _Tools | None = None
 
 
 def _begin_process(
-    job: Job, name: str, n_processes: int, told: multiprocessing.Queue[tuple[str, int]], ended: Event
+    job: Job, name: str, n: int, table: Catalogue, told: multiprocessing.Queue[tuple[str, int]], ended: Event
 ) -> None:
     global _tools
     parent = os.getppid()
@@ -275,8 +274,7 @@ def _begin_process(
         os._exit(1)  # the run that wanted this was interrupted or killed
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
-    table, _ = read_catalogue(job.settings, job.n_partitions)
-    _tools = _Tools(job, name, n_processes, table, lambda what, n: told.put((what, n)))
+    _tools = _Tools(job, name, n, table, lambda what, n: told.put((what, n)))
 
 
 def _in_process(method: str, *args: object) -> Folded | tuple[str, str]:
@@ -314,9 +312,11 @@ class Restore:
         self._job = job
         self._name = job.name(table)
         self._tell = on_progress or (lambda _step, _done: None)
-        self._processes = processes
+        self._table = table
+        self._n = min(processes, job.n_partitions) if processes else _usual_processes(job)
         self._told: Counter[str] = Counter()
-        self._here = _Tools(job, self._name, max(1, processes), table, self._count)
+        self._from_others: multiprocessing.Queue[tuple[str, int]] | None = None
+        self._here = _Tools(job, self._name, self._n, table, self._count)
         self.users: list[Folded] = []
         self.items: list[Folded] = []
 
@@ -394,59 +394,67 @@ class Restore:
     def _count(self, what: str, n: int) -> None:
         self._told[what] += n
         self._tell(what, self._told[what])
+        self._hear()
 
-    def _n_processes(self) -> int:
-        if self._processes:
-            return min(self._processes, self._job.n_partitions)
-        import pyarrow.parquet as pq
-
-        folders = [stage.folder / str(p) for stage in self._job.stages for p in range(self._job.n_partitions)]
-        n = sum(pq.read_metadata(path).num_rows for folder in folders for path in folder.glob("*.parquet"))
-        return min(len(os.sched_getaffinity(0)), self._job.n_partitions) if n > _ALONE else 1
+    def _hear(self) -> None:
+        """Pass on what other processes told."""
+        while self._from_others is not None:
+            try:
+                what, n = self._from_others.get_nowait()
+            except queue.Empty:
+                return
+            self._told[what] += n
+            self._tell(what, self._told[what])
 
     @contextmanager
     def _pool(self) -> Iterator[Callable[[str, Sequence[tuple[object, ...]]], Iterator[Folded]]]:
-        """Give a function that calls a method of the tools for each of many arguments, here or in other processes."""
-        n = self._n_processes()
-        if n == 1:
+        """Give a function that calls a method of the tools for each of many arguments, here and in other processes."""
+        if self._n == 1:
             yield lambda method, many: (getattr(self._here, method)(*args) for args in many)
             return
         context = multiprocessing.get_context("spawn")
         told: multiprocessing.Queue[tuple[str, int]] = context.Queue()
         ended = context.Event()
-        pool = ProcessPoolExecutor(
-            n, mp_context=context, initializer=_begin_process, initargs=(self._job, self._name, n, told, ended)
-        )
+        begin = (self._job, self._name, self._n, self._table, told, ended)
+        pool = ProcessPoolExecutor(self._n - 1, mp_context=context, initializer=_begin_process, initargs=begin)
+        self._from_others = told
         try:
-            yield lambda method, many: self._calls(pool, told, method, many)
+            yield lambda method, many: self._calls(pool, method, many)
         except BaseException:
             ended.set()  # what is being folded is folded anew by the next run
             raise
         finally:
+            self._from_others = None
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _calls(
-        self,
-        pool: ProcessPoolExecutor,
-        told: multiprocessing.Queue[tuple[str, int]],
-        method: str,
-        many: Sequence[tuple[object, ...]],
-    ) -> Iterator[Folded]:
-        waiting: set[Future[Folded | tuple[str, str]]] = {pool.submit(_in_process, method, *args) for args in many}
+    def _calls(self, pool: ProcessPoolExecutor, method: str, many: Sequence[tuple[object, ...]]) -> Iterator[Folded]:
+        """Call a method for each of many arguments: one after the other here, meanwhile others in other processes."""
+        left = deque(many)
+        waiting: set[Future[Folded | tuple[str, str]]] = set()
         try:
-            while waiting:
-                ended, waiting = wait(waiting, timeout=0.2)
-                while True:
-                    try:
-                        self._count(*told.get_nowait())
-                    except queue.Empty:
-                        break
+            while left or waiting:
+                # Each of the others has one to do next, as this process looks only between two of its own.
+                while left and len(waiting) < 2 * (self._n - 1):
+                    waiting.add(pool.submit(_in_process, method, *left.popleft()))
+                if left:
+                    yield getattr(self._here, method)(*left.popleft())
+                ended, waiting = wait(waiting, timeout=0.0 if left else 0.2)
+                self._hear()
                 for future in ended:
                     yield _result(future)
         except BrokenProcessPool as error:
             raise UnavailableError(
                 "a process that folded was killed (is there enough memory?): run the same again, it goes on"
             ) from error
+
+
+def _usual_processes(job: Job) -> int:
+    """As many as there are cores, or one for a short past."""
+    import pyarrow.parquet as pq
+
+    folders = [stage.folder / str(p) for stage in job.stages for p in range(job.n_partitions)]
+    n = sum(pq.read_metadata(path).num_rows for folder in folders for path in folder.glob("*.parquet"))
+    return min(len(os.sched_getaffinity(0)), job.n_partitions) if n > _ALONE else 1
 
 
 def _result(future: Future[Folded | tuple[str, str]]) -> Folded:
