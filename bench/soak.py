@@ -3,8 +3,8 @@
 A worker and a ranker of their own on the real stack take a steady load of users and requests for a while; every few
 seconds the memory of each process and of Redis is noted. Windows and sessions are short and the population is small, so
 that what has a bound reaches it in the first half (event ids after their 15 minutes, the newest 512 good news of a user
-after nine), but for the tiles of long windows, which are few; what still grows in the second half would grow for ever. Told
-is, for every process and for Redis, the growth over the second half: the medians of its last and its first quarter
+after nine), but for the tiles of long windows, which are few; what still grows in the second half would grow for ever.
+Told is, for every process and for Redis, the growth over the second half: the medians of its last and its first quarter
 against each other.
 """
 
