@@ -182,9 +182,9 @@ def compare(
         gains.append([name, mean, low, high])
 
     gain("late_on_minus_off", late["on"] - late["off"])
-    if "uniform" in late:
-        gain("late_on_minus_uniform", late["on"] - late["uniform"])
-        gain("all_on_minus_uniform", whole["on"] - whole["uniform"])
+    for arm in (arm for arm in late if arm not in ("on", "off")):
+        gain(f"late_on_minus_{arm}", late["on"] - late[arm])
+        gain(f"all_on_minus_{arm}", whole["on"] - whole[arm])
     gain("all_on_minus_off", whole["on"] - whole["off"])
     gain("first_on_minus_off", first["on"] - first["off"])
     for name in ("coverage", "gini"):

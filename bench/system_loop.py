@@ -1,7 +1,8 @@
 """Exploration on, off and uniform through liverank's own code, over rounds of a simulated world.
 
     python -m bench.system_loop [--seeds 12] [--null-seeds 6] [--rounds 20] [--requests 120]
-                                [--worlds news null moving] [--kept FOLDER] [--out FOLDER]
+                                [--worlds news null moving] [--ablations]
+                                [--kept FOLDER] [--out FOLDER]
 
 `bench.loop` asks the same of a small stand-in; here the ranker's pipeline, the folds, training and posterior are the
 real ones (`bench.system_loop_stack` says which). A world's first days are imported history and train the first model.
@@ -9,8 +10,10 @@ Then come 45 days in rounds: users ask for slates, react, and at the end of each
 history and everything served, its bandit statistics are re-scored, and it serves. `on` is `thompson_doubt` with the
 default settings, `off` is the kill switch (greed, no source `explore`; learning goes on), `uniform` is
 `epsilon_greedy` over the same shortlist with the share that `on` explored in the same round. All arms see the same
-users at the same times with the same luck. Rewards are expected clicks a slot under the world's true probabilities, in
-the long run = the last ten rounds; intervals are two standard errors over worlds (seeds).
+users at the same times with the same luck. `thompson_doubt` also learns what each item earns beyond the heads, which
+greed could do too: `--ablations` plays greed on that belief and uniform exploration on it. Rewards are expected clicks
+a slot under the world's true probabilities, in the long run = the last ten rounds; intervals are two standard errors
+over worlds (seeds).
 
 The news world is one in which an item can be learned and what was learned can be used: some 70 items are on offer, each
 for 18 days (eight rounds), nine new ones a round, so that an item is shown some 140 times in its life if all are shown
@@ -61,7 +64,7 @@ EARNED = 3.0
 LONG_RUN = 10
 """Last rounds, whose reward is the long run's."""
 GREEDY_SLOTS = RankerSettings().greedy_slots
-_OF_ARM = {
+OF_ARM = {
     "on": RankerSettings(arms={"thompson_doubt": 1.0}),
     "off": RankerSettings(arms={"thompson": 1.0}),
     "uniform": RankerSettings(arms={"epsilon_greedy": 1.0}, floor=0.0, explore_cap=1.0),
@@ -148,7 +151,7 @@ def play(
     by_greed = np.zeros((n_rounds, len(world.catalogue.items)))
     clicks = np.zeros_like(by_greed)
     with tempfile.TemporaryDirectory() as home:
-        stack = Stack(past, Path(home), settings or _OF_ARM[arm], hot_of(arm, 0.0), seed)
+        stack = Stack(past, Path(home), settings or OF_ARM[arm], hot_of(arm, 0.0), seed)
         for round_ in range(n_rounds):
             stack.change(hot_of(arm, float(explored[round_]) if explored is not None else 0.0))
             rng = np.random.default_rng([seed, round_ + 1, 31])

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from bench import system_loop
-from bench.system_loop import DAY_MS, START_MS, discovery, play
+from bench.system_loop import DAY_MS, START_MS, discovery, hot_of, play
 from bench.system_loop_stack import Past, Stack
 from evaluation.simulator import World, WorldParams
 from liverank.hot import HotSettings
 from liverank.settings import RankerSettings
+from ranker.serving import rulebook
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +39,23 @@ def test_EVA_9_two_rounds_through_ranker_folds_and_training_repeat_bit_for_bit(p
     assert 0.0 < runs[0].explored.mean() <= 0.35
     off = play(past, "moving", "off", 2, 20, None)
     assert not off.explored.any()
-    uniform = play(past, "moving", "uniform", 2, 20, np.array([0.08, 0.0]))
+    uniform = play(past, "moving", "informed", 2, 20, np.array([0.08, 0.0]))
     assert uniform.explored[0] > 0.0
     assert uniform.explored[1] == 0.0
+
+
+def test_EVA_9_arms_differ_in_what_they_explore_and_believe() -> None:
+    named = {arm: hot_of(arm, 0.08).policies.get("*/*", "") for arm in ("on", "off", "uniform", "greed", "informed")}
+    assert named == {
+        "on": "",
+        "off": "",
+        "uniform": "epsilon_greedy(epsilon=0.100000)",
+        "greed": "",
+        "informed": "epsilon_greedy_items(epsilon=0.100000)",
+    }
+    assert not hot_of("off", 0.08).exploration
+    books = {arm: rulebook(system_loop.OF_ARM[arm], hot_of(arm, 0.08)) for arm in named}
+    assert {arm for arm, book in books.items() if "items" in book.priors} == {"on", "greed", "informed"}
 
 
 def test_EVA_9_an_item_is_offered_for_as_long_as_it_lives(past: Past, tmp_path: Path) -> None:
