@@ -8,9 +8,11 @@ are looked at rarely, and old ones when many times as many have come.
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
-__all__ = ["quiet"]
+__all__ = ["quiet", "still"]
 
 #: Containers made (less those freed) before the youngest are looked at; then how many times per older generation.
 _THRESHOLDS: Final = (100_000, 50, 100)
@@ -21,3 +23,15 @@ def quiet() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_THRESHOLDS)
+
+
+@contextmanager
+def still() -> Iterator[None]:
+    """Keep the collector still: for a while in which much is kept and no cycles are made."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

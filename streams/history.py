@@ -302,10 +302,10 @@ def import_history(
 
 def recompute_vectors(client: Redis, settings: Settings) -> None:
     """Compute the near-line vectors of the users that no message announces, if there is a vector space yet."""
-    from features.llm.job import recompute_users
-
     with translated("reading the active vector space"):
         if client.get(f"{settings.namespace}:space"):
+            from features.llm.job import recompute_users  # 0.4 s
+
             recompute_users(client, settings)
 
 

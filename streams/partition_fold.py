@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from features import native
 from features.item_version import CatalogueItem
@@ -21,9 +21,6 @@ from streams.fold import Fold, KeyState, Number, Parsed
 from streams.outbox import Output
 from streams.outgoing import FORWARDED, Outgoing
 from streams.seal import seal_of
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["ItemVersions", "PartitionFold", "StateReader"]
 
@@ -212,8 +209,7 @@ class PartitionFold(Outgoing):
 
         The same as `feed` for each of them, for folds that allow it (`Fold.usual`).
         """
-        emit = self._fold.usual(self) if self._lane is not None else None
-        if emit is None:
+        if self._lane is None or (emit := self._fold.usual(self)) is None:
             return first
         self.sink.step = 0
         following: int
@@ -236,6 +232,16 @@ class PartitionFold(Outgoing):
         self._settle()
         call.version = format_version(call.end.generation, call.end.offset, self._version_step)
         self._append(call)
+
+    def take_effects(self) -> dict[int, list[bytes]]:
+        """Take the effects on items so far; only where calls are not fenced."""
+        taken: dict[int, list[bytes]] = {}
+        for call in (*self.calls, self._call):
+            for target, entries in call.effects.items():
+                taken.setdefault(target, []).extend(entries)
+            call.effects = {}
+        self.sink.effects = self._call.effects
+        return taken
 
     def shrink(self) -> None:
         """Drop the states used longest ago above the bound. Only while no call is open: what is dropped is read

@@ -33,13 +33,23 @@ from liverank.errors import ConfigError, CorruptError, LiverankError, Unavailabl
 from liverank.settings import Settings
 from streams.calls import Call, Position, SourceMark
 from streams.catalogue import Catalogue, History
-from streams.collector import quiet
+from streams.collector import quiet, still
 from streams.fence import FencedStore, Meta
 from streams.fold import Fold
 from streams.items import ItemFold
 from streams.outbox import Output
 from streams.partition_fold import ItemVersions
-from streams.restore_parts import PastPartition, Spool, Stage, fold_items, fold_users, outputs_of, wipe, write_rows
+from streams.restore_parts import (
+    Effects,
+    PastPartition,
+    Spool,
+    Stage,
+    fold_items,
+    fold_users,
+    outputs_of,
+    wipe,
+    write_rows,
+)
 from streams.users import UserFold
 
 __all__ = ["Folded", "Job", "Outputs", "Restore"]
@@ -195,7 +205,8 @@ class _Tools:
         """Fold a partition from the beginning."""
         job = self.job
         wipe(self.folds[kind], self.client, job.settings, self.stores[kind], partition, rows=job.anew)
-        return self._users(partition) if kind == "u" else self._items(partition)
+        with still():
+            return self._users(partition) if kind == "u" else self._items(partition)
 
     def write_rows(self, kind: str, partition: int, version: bytes) -> Folded:
         """Write what readers see of a partition."""
@@ -207,12 +218,18 @@ class _Tools:
         self.stores[kind].set_mark(partition, done.to_json())
         return done
 
-    def _past(self, kind: str, partition: int, on_calls: Callable[[Sequence[Call]], None]) -> PastPartition:
+    def _past(
+        self,
+        kind: str,
+        partition: int,
+        on_calls: Callable[[Sequence[Call]], None] = lambda _calls: None,
+        on_effects: Callable[[int, int, Effects], None] = lambda _generation, _clock_ms, _effects: None,
+    ) -> PastPartition:
         job = self.job
         return PastPartition(
             self.folds[kind], self.client, job.settings, partition=partition, n_partitions=job.n_partitions,
             store_generation=job.store_generation, cache_states=self._cache_states, on_calls=on_calls,
-            silent=self._outputs is None,
+            on_effects=on_effects, silent=self._outputs is None,
         )  # fmt: skip
 
     def _users(self, partition: int) -> Folded:
@@ -224,15 +241,14 @@ class _Tools:
         def pass_on(calls: Sequence[Call]) -> None:
             if outputs is not None:
                 outputs.take(outputs_of(calls))
-            spool.write(calls[0].end.generation, calls)
 
-        past = self._past("u", partition, pass_on)
+        past = self._past("u", partition, pass_on, spool.take)
         counts = fold_users(past, job.stages, partition, self._catalogues, lambda n: self._tell("events", n))
         return self._done("u", partition, past, tuple(counts), spool.close, outputs.end if outputs else dict)
 
     def _items(self, partition: int) -> Folded:
         job = self.job
-        past = self._past("i", partition, lambda _calls: None)
+        past = self._past("i", partition)
         n = fold_items(past, job.stages, partition, job.n_partitions, job.spool, lambda n: self._tell("items", n))
         return self._done("i", partition, past, (n,), lambda: None, dict)
 

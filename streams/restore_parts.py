@@ -33,17 +33,20 @@ from streams.rows import SESSION, plain_key
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["PastPartition", "Spool", "Stage", "fold_items", "fold_users", "wipe", "write_rows"]
+__all__ = ["Effects", "PastPartition", "Spool", "Stage", "fold_items", "fold_users", "wipe", "write_rows"]
 
 #: Records between two writes: what waits in memory is bounded by it.
-_WRITE_EVERY: Final = 30_000
-#: Records read at a time.
-_CHUNK: Final = 5_000
+_WRITE_EVERY: Final = 60_000
+#: Records read at a time: what they do to items comes in between what those of other partitions did then.
+_CHUNK: Final = 2_000
+#: Of effects, before they are written.
+_SPOOL_BYTES: Final = 16 * 1024 * 1024
 #: Recorded time runs fast: all due keys are held in memory.
 _FOR_EVER_MS: Final = 1 << 60
 _UNLIMITED: Final = Limits(keys=1 << 62, size_bytes=1 << 62)
 
 Tell = Callable[[int], None]
+Effects = Mapping[int, Sequence[bytes]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +117,8 @@ class PastPartition:
         States kept in memory.
     on_calls : callable, optional
         Gets what was folded and is written, in order.
+    on_effects : callable, optional
+        Gets (generation, clock, effects by target partition), in order: what a few thousand records do to items.
     silent : bool
         It takes only effects on items (`PartitionFold`).
     """
@@ -129,6 +134,7 @@ class PastPartition:
         store_generation: int,
         cache_states: int,
         on_calls: Callable[[Sequence[Call]], None] = lambda _calls: None,
+        on_effects: Callable[[int, int, Effects], None] = lambda _generation, _clock_ms, _effects: None,
         silent: bool = False,
     ) -> None:
         self._fold, self._settings = fold, settings
@@ -137,7 +143,7 @@ class PastPartition:
         self._store = FencedStore(client, namespace=settings.namespace, generation=store_generation, kind=fold.kind)
         self._rows = RowSink(client, settings.feast_project, fold)
         self._reader = _KnownReader(self._store)
-        self._on_calls, self._silent = on_calls, silent
+        self._on_calls, self._on_effects, self._silent = on_calls, on_effects, silent
         self._statistics: dict[tuple[int, str], Pending] = {}
         self._part: PartitionFold | None = None
         self._since_write = 0
@@ -193,7 +199,9 @@ class PastPartition:
                 self.feed(records[following])
                 following += 1
             at = following
-        if self._since_write >= _WRITE_EVERY:
+        now = self._now
+        self._on_effects(now.generation, now.clock_ms, now.take_effects())
+        if self._since_write >= _WRITE_EVERY or now.n_cached >= 2 * self._cache_states:
             self.write()
 
     def tick(self, ts_ms: int) -> None:
@@ -221,6 +229,8 @@ class PastPartition:
                 self._statistics[place] = change
         self._reader.known.update(key for call in calls for key in call.pages)
         self._on_calls(calls)
+        for call in calls:
+            self._on_effects(call.end.generation, call.clock_ms, call.effects)
         part.shrink()
 
     def finish(self) -> tuple[Position, int, dict[int, SourceMark]]:
@@ -247,7 +257,9 @@ class Spool:
     """
 
     def __init__(self, folder: Path, source: int) -> None:
-        self._path = self.path(folder, source)
+        self._path, self._source = self.path(folder, source), source
+        self._waiting: dict[int, list[tuple[int, int, bytes]]] = {}
+        self._size = 0
         self._writer: Any = None
 
     @staticmethod
@@ -262,23 +274,29 @@ class Spool:
         names = {"target": pa.int32(), "generation": pa.int64(), "clock_ms": pa.int64(), "effects": pa.binary()}
         return pa.schema(list(names.items()))
 
-    def write(self, generation: int, calls: Sequence[Call]) -> None:
-        """Take the effects of calls, in order; one group of rows a target."""
+    def take(self, generation: int, clock_ms: int, effects: Effects) -> None:
+        """Take effects; those of one call come back as one record, in the order of the sources' clocks."""
+        for target, entries in effects.items():
+            if entries:
+                packed = joined(generation, self._source, entries)
+                self._waiting.setdefault(target, []).append((generation, clock_ms, packed))
+                self._size += len(packed)
+        if self._size > _SPOOL_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        """Write what waits, one group of rows a target."""
         import pyarrow as pa
 
-        by_target: dict[int, list[tuple[int, bytes]]] = {}
-        for call in calls:
-            for target, effects in call.effects.items():
-                by_target.setdefault(target, []).append((call.clock_ms, joined(generation, call.partition, effects)))
-            call.effects = {}
-        for target, rows in by_target.items():
-            n = len(rows)
-            columns = ([target] * n, [generation] * n, [row[0] for row in rows], [row[1] for row in rows])
+        for target, rows in self._waiting.items():
+            columns = ([target] * len(rows), *zip(*rows, strict=True))
             arrays = [pa.array(column, each.type) for column, each in zip(columns, self._schema(), strict=True)]
             self._open().write_table(pa.Table.from_arrays(arrays, schema=self._schema()))
+        self._waiting, self._size = {}, 0
 
     def close(self) -> None:
         """Make the file whole."""
+        self._write()
         self._open().close()
 
     def _open(self) -> Any:
