@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bandits.arms import arm_rank
 from bandits.errors import CorruptStatisticsError, InvalidPolicyError, InvalidStatisticsError
-from bandits.partials import PHI_GRID, RESIDUAL_GRID, Partial, Statistics, on_phi_grid, sums_checked
+from bandits.partials import RESIDUAL_GRID, Partial, Statistics, on_phi_grid, sums_checked
 from bandits.posterior import Posterior, Prior, phi_of, weights_of
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -50,13 +50,6 @@ class ItemSum:
     def dim(self) -> int:
         """Length of x."""
         return len(self.values) - 1 - self.n_heads
-
-    def copy(self) -> ItemSum:
-        """A sum of its own."""
-        twin = ItemSum(self.dim, self.n_heads)
-        twin.values[:] = self.values
-        twin.n_shown, twin.newest_ms = self.n_shown, self.newest_ms
-        return twin
 
     def to_bytes(self) -> bytes:
         """Versioned bytes (docs/specs/bandit-bytes.md); 334 at 33 features and 4 heads."""
@@ -217,19 +210,6 @@ class ItemSums:
                 one.values += 0.0  # no negative zeros: equal sums are equal bytes
                 one.n_shown += sign * theirs.n_shown
                 one.newest_ms = max(one.newest_ms, theirs.newest_ms)
-
-    def scaled(self, factor: float) -> ItemSums:
-        """All sums times a factor, back on the grid; see `Partial.scaled`."""
-        if not 0.0 <= factor <= 1.0:
-            raise InvalidStatisticsError(f"a factor in [0, 1] wanted, got {factor}")
-        twin = ItemSums(self.dim, self.n_heads)
-        step = PHI_GRID * RESIDUAL_GRID
-        for item, one in self._items.items():
-            scaled = one.copy()
-            scaled.values[:] = np.rint(one.values * (factor / step)) * step
-            scaled.n_shown = round(one.n_shown * factor)
-            twin.put(item, scaled)
-        return twin
 
     def arrays(self) -> tuple[list[str], Floats]:
         """Items, sorted, and their sums, shape (n_items, 1 + dim + n_heads): l^2, l x, l e."""
