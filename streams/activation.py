@@ -215,11 +215,12 @@ class Steward:
 
     def _activate(self, views: Iterable[ViewProgram], partitions: Partitions) -> None:
         views = [view for view in views if not self._is_left(view, partitions)]
-        for partition, state in enumerate(partitions.users):
-            missing = [view for view in views if state.of_tiles(view.tiles_id) is None]
-            if missing:
-                named = tuple((self._activation(view), view) for view in missing)
-                self._send("u", partition, Activate(views=named))
+        missing = [[view for view in views if state.of_tiles(view.tiles_id) is None] for state in partitions.users]
+        # All names first: a Redis that goes away between two partitions and comes back older would name it twice.
+        names = {view.tiles_id: self._activation(view) for some in missing for view in some}
+        for partition, some in enumerate(missing):
+            if some:
+                self._send("u", partition, Activate(views=tuple((names[view.tiles_id], view) for view in some)))
 
     def _is_left(self, view: ViewProgram, partitions: Partitions) -> bool:
         """Whether tiles of an earlier life lie about; then they go first."""
