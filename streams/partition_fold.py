@@ -13,6 +13,7 @@ from liverank.errors import ContractError
 from liverank.kafka import Record
 from liverank.partition import partition as partition_of
 from liverank.v1.stream_pb2 import ItemEffect
+from streams.cached import CacheEntry, entry_of
 from streams.calls import LIMITS, Call, Limits, Position, SourceMark
 from streams.catalogue import Catalogue, History
 from streams.dues import HORIZON_MS, DueIndex
@@ -49,19 +50,6 @@ class ItemVersions(Protocol):
     def at(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
         """Return the newest version appended at or before `append_ts_ms`; None = unknown or removed."""
         ...
-
-
-class _Entry:
-    """A state in the cache with the due time that the index knows."""
-
-    __slots__ = ("due_ms", "state")
-
-    def __init__(self, state: KeyState, due_ms: int | None) -> None:
-        self.state = state
-        self.due_ms = due_ms
-
-
-_CacheEntry: type[_Entry] = _Entry if native.core is None else native.core.CacheEntry
 
 
 class PartitionFold(Outgoing):
@@ -141,12 +129,12 @@ class PartitionFold(Outgoing):
         self._limits = limits
         self._poll_limits = poll_limits or limits
         self._cache_states = cache_states
-        self._cache: OrderedDict[str, _Entry] = OrderedDict()
+        self._cache: OrderedDict[str, CacheEntry] = OrderedDict()
         self._due = DueIndex()
         self._due.horizon_ms = -1
         self._horizon_ms = horizon_ms
-        self._unsettled: dict[str, _Entry] = {}
-        self._touched: dict[str, _Entry] = {}
+        self._unsettled: dict[str, CacheEntry] = {}
+        self._touched: dict[str, CacheEntry] = {}
         self._bytes_per_key = 4096.0
         self._version_step = position.step
         self._lane: Any = None
@@ -173,7 +161,12 @@ class PartitionFold(Outgoing):
         if key in self._cache:
             return
         state = self._fold.load(key, fields) if fields else self._fold.new(key)
-        self._cache[key] = _CacheEntry(state, state.due_ms() if fields else None)
+        self._cache[key] = entry_of(state, state.due_ms() if fields else None)
+
+    def take_in(self, key: str) -> None:
+        """Load the state of a user's key, if it belongs here."""
+        if partition_of(key.encode(), self.n_partitions) == self.partition:
+            self.adopt(key, self._reader.load(self.partition, [key])[0])
 
     def feed(self, record: Record, parsed: Parsed | ContractError) -> None:
         """Fold one record; closed calls are appended to `calls`."""
@@ -307,7 +300,7 @@ class PartitionFold(Outgoing):
         for call in (*self.calls, self._call):  # not in the store yet
             fields.update(call.pages.get(key, ()))
         state = self._fold.new(key) if then is None else then
-        self._cache[key] = _CacheEntry(state, None)
+        self._cache[key] = entry_of(state, None)
         if fields:
             self._call.pages[key] = dict.fromkeys(fields, b"")
             self._call.states[key] = state

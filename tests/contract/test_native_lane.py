@@ -102,7 +102,7 @@ def feed(fold: UserFold, part: PartitionFold, record: Record) -> None:
 
 
 @pytest.mark.parametrize(("clock", "first"), [("wall", False), ("wall", True), ("data", False)])
-def test_ING_6_many_records_in_one_call_are_folded_as_one_by_one(clock: Literal["wall", "data"], first: bool) -> None:
+def test_STR_7_many_records_in_one_call_are_folded_as_one_by_one(clock: Literal["wall", "data"], first: bool) -> None:
     rng = random.Random(f"{clock} {first}")
     slow, fast = opened(clock, first=first), opened(clock, first=first)
     load = records(rng, 4000)

@@ -108,6 +108,12 @@ class UserLane {
     return found == nullptr || Py_TYPE(found) != type_of<CacheEntry> ? nullptr : &unbox<CacheEntry>(found);
   }
 
+  // The entry of a key that is not in memory; nullptr = it is of another partition.
+  CacheEntry* taken_in(PyObject* key) const {
+    Ref done(checked(PyObject_CallMethod(part_, "take_in", "O", key)));
+    return entry_of(key);
+  }
+
   // Fold one record, or do nothing: false.
   bool fold(PyObject* record) {
     if (!PyTuple_Check(record) || PyTuple_GET_SIZE(record) != 7) raise(PyExc_TypeError, "a record has seven fields");
@@ -125,6 +131,7 @@ class UserLane {
     if (event.kind == kExposure ? !canonical_exposure(packed) : !event.ascii_texts()) return false;
     Ref key = py_text(event.user);
     CacheEntry* entry = entry_of(key.get());
+    if (entry == nullptr) entry = taken_in(key.get());
     if (entry == nullptr || entry->user == nullptr) return false;
     const i64 clock_ms = wall_ ? std::max(clock_ms_, append_ts_ms) : clock_ms_;
     if (clock_ms > due_.horizon_ms) return false;

@@ -27,7 +27,7 @@ struct Pairing {
   std::string item;
   std::vector<i64> others;
   std::vector<double> weights;
-  i64 ts_ms;
+  i64 ts_ms, hashed;
 
   Ref object() const {
     Ref id = py_text(item), hashes(checked(PyList_New(0))), all(checked(PyList_New(0))), time = py(ts_ms);
@@ -171,7 +171,7 @@ class Pairs {
   // Pair an entry with those in [first, end).
   void with(const Good& good, size_t first, size_t end, i64 ts_ms, double sign,
             std::vector<Pairing>& out) const {
-    Pairing own{good.item, {}, {}, ts_ms};
+    Pairing own{good.item, {}, {}, ts_ms, good.hashed};
     for (size_t at = first; at < end; ++at) {
       const Good& other = sorted_[at];
       if (other.hashed == good.hashed) continue;
@@ -179,7 +179,7 @@ class Pairs {
       const double weight = sign * std::exp2(-gap_ms / half_life_ms_);
       own.others.push_back(other.hashed);
       own.weights.push_back(weight);
-      out.push_back({other.item, {good.hashed}, {weight}, ts_ms});
+      out.push_back({other.item, {good.hashed}, {weight}, ts_ms, other.hashed});
     }
     if (!own.others.empty()) out.push_back(std::move(own));
   }

@@ -4,6 +4,7 @@
 #include <unordered_map>
 
 #include "effects.hpp"
+#include "hash.hpp"
 
 namespace lr {
 
@@ -25,9 +26,9 @@ class Sink {
 
   bool knows_items() const { return static_cast<bool>(versions_); }
 
-  // The version of an item at a time, a CatalogueItem; nullptr = unknown or removed.
-  PyObject* item(PyObject* item_id, i64 append_ts_ms) const {
-    PyObject* found = PyDict_GetItemWithError(versions_.get(), item_id);
+  // The version of an item at a time, a CatalogueItem; nullptr = unknown or removed. `hashed`: id_hash of its id.
+  PyObject* item(std::string_view item_id, i64 hashed, i64 append_ts_ms) {
+    PyObject* found = PyDict_GetItemWithError(versions_.get(), known(item_id, hashed).id.get());
     if (found == nullptr) {
       if (PyErr_Occurred()) throw Raised{};
       return nullptr;
@@ -44,7 +45,8 @@ class Sink {
   // effect(item_id, effect: bytes)
   PyObject* effect(Arguments args, Py_ssize_t n) {
     expect(n, 2, 2);
-    add(text(args[0]), bytes_of(args[1]));
+    const std::string_view item_id = text(args[0]);
+    add(item_id, id_hash(item_id), bytes_of(args[1]));
     Py_RETURN_NONE;
   }
 
@@ -55,16 +57,14 @@ class Sink {
     Py_RETURN_NONE;
   }
 
-  void add(std::string_view item_id, std::string_view packed) {
-    auto found = targets_.find(std::string(item_id));
-    if (found == targets_.end()) {
-      if (targets_.size() > kMostTargets) targets_.clear();
+  void add(std::string_view item_id, i64 hashed, std::string_view packed) {
+    Item& item = known(item_id, hashed);
+    if (item.target < 0) {
       Ref id = py_bytes(item_id);
       PyObject* args[] = {id.get(), n_partitions_.get()};
-      Ref target(checked(PyObject_Vectorcall(partition_of_.get(), args, 2, nullptr)));
-      found = targets_.emplace(std::string(item_id), integer(target.get())).first;
+      item.target = integer(Ref(checked(PyObject_Vectorcall(partition_of_.get(), args, 2, nullptr))).get());
     }
-    add_to(found->second, packed);
+    add_to(item.target, packed);
   }
 
   PyObject* get_effects() { return Py_NewRef(effects_.get()); }
@@ -73,7 +73,25 @@ class Sink {
   i64 offset = 0, step = 0, place = 0;
 
  private:
-  static constexpr size_t kMostTargets = 200'000;
+  static constexpr size_t kMostItems = 200'000;
+
+  struct Item {
+    Ref id;  // as text
+    i64 target = -1;
+  };
+
+  // What was found of an item before. Two items of one hash take turns.
+  Item& known(std::string_view item_id, i64 hashed) {
+    if (last_ != nullptr && last_hash_ == hashed && text(last_->id.get()) == item_id) return *last_;
+    auto found = items_.find(hashed);
+    if (found == items_.end() || text(found->second.id.get()) != item_id) {
+      if (items_.size() > kMostItems) items_.clear();
+      found = items_.insert_or_assign(hashed, Item{py_text_strict(item_id)}).first;
+    }
+    last_hash_ = hashed;
+    last_ = &found->second;
+    return *last_;
+  }
 
   void add_to(i64 target, std::string_view packed) {
     Ref key = py(target), entry = py_bytes(numbered_entry(offset, step, place++, packed));
@@ -90,7 +108,9 @@ class Sink {
 
   Ref n_partitions_, partition_of_, effects_, versions_;
   bool first_ = false;
-  std::unordered_map<std::string, i64> targets_;
+  std::unordered_map<i64, Item> items_;
+  Item* last_ = nullptr;
+  i64 last_hash_ = 0;
 };
 
 inline int set_effects(PyObject* self, PyObject* effects, void*) {

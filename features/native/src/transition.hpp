@@ -196,11 +196,10 @@ class UserTransition {
 
   Pairs& pairs(const Calls& calls) { return part_of<Pairs>(calls.state, "pairs", pairs_); }
 
-  static Item item_at(const Calls& calls, std::string_view item_id, i64 append_ts_ms) {
+  static Item item_at(const Calls& calls, std::string_view item_id, i64 hashed, i64 append_ts_ms) {
     static PyObject* method = checked(PyUnicode_InternFromString("item"));
-    Ref id = py_text_strict(item_id);
-    if (calls.sink.knows_items()) return read_item(calls.sink.item(id.get(), append_ts_ms));
-    Ref at = py(append_ts_ms);
+    if (calls.sink.knows_items()) return read_item(calls.sink.item(item_id, hashed, append_ts_ms));
+    Ref id = py_text_strict(item_id), at = py(append_ts_ms);
     PyObject* args[] = {calls.emit, id.get(), at.get()};
     Ref found(checked(PyObject_VectorcallMethod(method, args, 3, nullptr)));
     return read_item(found.get() == Py_None ? nullptr : found.get());
@@ -270,14 +269,15 @@ class UserTransition {
     const i64 sixteenths = static_cast<i64>(std::nearbyint(params_->signals.of(kAbandon, 0.0) * 16));
     static const auto row = numeric_columns(kAbandon, 0.0, kNull);
     for (const auto& [sign, abandoned] : moves) {
-      const Item item = item_at(calls, abandoned.item, abandoned.append_ts_ms);
+      const i64 hashed = id_hash(abandoned.item);
+      const Item item = item_at(calls, abandoned.item, hashed, abandoned.append_ts_ms);
       count_all(tiles(), abandoned.ts_ms, {row.data(), row.size()}, sign, item.group);
       std::optional<Entry> entry;
       if (sixteenths)
-        entry = Entry{abandoned.ts_ms, id_hash(abandoned.item), kAbandon, sixteenths, item.version, item.category};
+        entry = Entry{abandoned.ts_ms, hashed, kAbandon, sixteenths, item.version, item.category};
       sessions_.derive_one(sign, entry);
       if (!bot)
-        calls.sink.add(abandoned.item, packed_event(abandoned.item, kAbandon, abandoned.ts_ms, 0.0, sign, {}, 0.0, 0));
+        calls.sink.add(abandoned.item, hashed, packed_event(abandoned.item, kAbandon, abandoned.ts_ms, 0.0, sign, {}, 0.0, 0));
     }
     if (!moves.empty()) lead_.leaving_ms = Lead::kUnknown;
     return !moves.empty();
@@ -285,13 +285,13 @@ class UserTransition {
 
   bool act(const Event& event, i64 append_ts_ms, i64 clock_ms, const Calls& calls, bool bot) {
     const bool on_item = !event.item.empty();
-    const Item item = on_item ? item_at(calls, event.item, append_ts_ms) : Item{};
+    const i64 hashed = on_item ? id_hash(event.item) : 0;
+    const Item item = on_item ? item_at(calls, event.item, hashed, append_ts_ms) : Item{};
     const int sign = polarity(event.kind, event.value);
     const auto row = numeric_columns(event.kind, event.value, kNull);
     count_all(tiles(), event.ts_ms, {row.data(), row.size()}, 1.0, item.group);
     std::optional<Shown> shown;
     bool added = false;
-    const i64 hashed = on_item ? id_hash(event.item) : 0;
     if (on_item) {
       const i64 sixteenths = static_cast<i64>(std::nearbyint(params_->signals.of(event.kind, event.value) * 16));
       if (sixteenths)
@@ -316,14 +316,14 @@ class UserTransition {
     }
     if (bot) return changed;
     const double expected = event.kind == kImpression ? expected_clicks(event.position) : 0.0;
-    calls.sink.add(event.item, packed_event(event.item, event.kind, event.ts_ms, event.value, 1.0, event.surface,
-                                            expected, event.position));
+    calls.sink.add(event.item, hashed, packed_event(event.item, event.kind, event.ts_ms, event.value, 1.0, event.surface,
+                                                    expected, event.position));
     if (sign > 0 && paired(event.kind)) {
       std::string hashes, weights;
       for (const Pairing& each : pairs(calls).add_one({event.ts_ms, std::string(event.item), hashed})) {
         hashes.assign(reinterpret_cast<const char*>(each.others.data()), 8 * each.others.size());
         weights.assign(reinterpret_cast<const char*>(each.weights.data()), 8 * each.weights.size());
-        calls.sink.add(each.item, packed_pairs(each.item, hashes, weights, each.ts_ms));
+        calls.sink.add(each.item, each.hashed, packed_pairs(each.item, hashes, weights, each.ts_ms));
       }
     }
     return changed;
@@ -369,13 +369,13 @@ class UserTransition {
       seen_.mark_one(hashed, ts_ms);
     else
       seen_.unmark_one(hashed, ts_ms);
-    const Item item = item_at(calls, item_id, exposure.append_ts_ms);
+    const Item item = item_at(calls, item_id, hashed, exposure.append_ts_ms);
     static const auto row = numeric_columns(kImpression, 0.0, kNull);
     count_all(tiles(), ts_ms, {row.data(), row.size()}, sign, item.group);
     if (bot) return;
     const i64 position = static_cast<i64>(slot) + 1;
-    calls.sink.add(item_id, packed_event(item_id, kImpression, ts_ms, 0.0, sign, exposure.surface(),
-                                         expected_clicks(position), position));
+    calls.sink.add(item_id, hashed, packed_event(item_id, kImpression, ts_ms, 0.0, sign, exposure.surface(),
+                                                 expected_clicks(position), position));
   }
 
   std::vector<Ref> held_;
