@@ -23,8 +23,8 @@ from liverank.settings import Settings
 __all__ = ["Attack"]
 
 #: A failpoint that is not passed within so long is tried again.
-_PATIENCE_S = 45.0
-_TRIES = 4
+_PATIENCE_S = 90.0
+_TRIES = 6
 _READY_S = 120.0
 #: A busy machine has so much longer for the plan, s.
 _SLOW_S = 600.0
@@ -204,7 +204,7 @@ class Attack:
             self.done["kill"] += 1
             return False
         before = self._epochs(deed.place.partition(".")[0])
-        deadline_s = time.monotonic() + 60.0
+        deadline_s = time.monotonic() + 120.0
         taken = 0
         while time.monotonic() < deadline_s and not taken:
             time.sleep(0.5)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from google.protobuf import json_format
 
+from bench.chaos.plan import BUSIEST
 from liverank.errors import LiverankError
 from liverank.kafka import Producer
 from liverank.partition import partition as partition_of
@@ -88,6 +89,7 @@ class Traffic(threading.Thread):
         self._waiting: list[_Sending] = []
         self._lock = threading.Lock()
         self._n = 0
+        self._made: Counter[str] = Counter()
         self.n_items = N_ITEMS
 
     # -- life
@@ -166,8 +168,7 @@ class Traffic(threading.Thread):
                 continue
             self._n += 1
             now_ms = int(time.time() * 1000)
-            # A few users do much, most little.
-            user = f"u{int(self._users * rng.random() ** self._skew)}"
+            user = self._user(rng)
             who = ("", f"s-{user}") if rng.random() < 0.01 else (user, "")
             if rng.random() < 0.3:
                 yield from self._exposure(rng, who, now_ms, waiting)
@@ -179,6 +180,13 @@ class Traffic(threading.Thread):
                 value=rng.choice(_VALUES.get(kind, (0.0,))), position=rng.randrange(5),
                 user_id=who[0], session_id=who[1],
             )  # fmt: skip
+
+    def _user(self, rng: random.Random) -> str:
+        """A few users do much, most little; none more than `BUSIEST`, however long faults prolong the run."""
+        user = f"u{int(self._users * rng.random() ** self._skew)}"
+        while self._made[user] >= BUSIEST:
+            user = f"u{rng.randrange(self._users)}"
+        return user
 
     def _item(self, rng: random.Random) -> str:
         return "nobody-knows-it" if rng.random() < 0.005 else f"i{int(self.n_items * rng.random() ** 1.5)}"
@@ -211,6 +219,7 @@ class Traffic(threading.Thread):
 
     def _plan(self, event: Event) -> None:
         """When and how often an event is sent, and what is wrong with it."""
+        self._made[event.user_id] += 1
         rng = self._rng
         now_s, now_ms = time.monotonic(), int(time.time() * 1000)
         # An outcome is sent about when it happens; some come before their exposure, some after the close, some when
