@@ -302,6 +302,11 @@ class WithItems:
     shared: Partial
     items: ItemSums
 
+    @classmethod
+    def none(cls, dim: int, n_heads: int) -> WithItems:
+        """Sums of no slot; `dim` is the length of phi."""
+        return cls(shared=Partial(dim + 1, n_heads), items=ItemSums(dim + 1, n_heads))
+
     def merge(self, other: WithItems) -> None:
         """Add other sums.
 

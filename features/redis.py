@@ -309,8 +309,9 @@ def write_guarded(client: Redis, transactions: Sequence[Guarded], doing: str) ->
                     if isinstance(reply, Exception):
                         raise reply
                 done.append(held and results is not None)
-        except ResponseError:
-            raise  # every reply was read
+        except ResponseError:  # every reply was read
+            _talk(connection, [_UNWATCH], 1)  # the next look may stand: the connection goes back to others
+            raise
         except BaseException:
             connection.disconnect()
             raise

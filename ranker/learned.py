@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from bandits.arms import ArmPartials
-from bandits.items import ItemSums, WithItems
+from bandits.items import WithItems
 from bandits.learned import AnyPrior, AnySums, LearnedSnapshot
 from bandits.logistic import LogisticPartial
-from bandits.partials import Partial
 from bandits.policy import ITEMS, LOGISTIC
 from bandits.posterior import Learned
 from bandits.snapshot import snapshot_id
@@ -225,8 +224,7 @@ def _logistic(n_heads: int, read: Sequence[Read], start: Callable[[str], bytes |
 
 def _items(n_heads: int, read: Sequence[Read], start: Callable[[str], bytes | None]) -> WithItems:
     data = start(START_ITEMS_FILE)
-    none = WithItems(shared=Partial(DIM + 1, n_heads), items=ItemSums(DIM + 1, n_heads))
-    total = WithItems.from_bytes(data) if data else none
+    total = WithItems.from_bytes(data) if data else WithItems.none(DIM, n_heads)
     for one in read:
         if one.items is not None:
             total.merge(one.items)

@@ -28,6 +28,7 @@ from streams.fold import Parsed
 from streams.past import live_records
 from streams.restore_parts import Stage
 from streams.seal import seal_of
+from streams.staging import write_json
 from streams.ticks import TICK_VALUE
 from streams.users import UserFold
 
@@ -183,11 +184,7 @@ def deal(settings: Settings, note: Note, decoder: UserFold, token: bytes, tell: 
             if n % 1000 == 0:
                 tell(dealt.counts)
         writer.flush()
-    staging = mark.with_suffix(".tmp")
-    staging.write_text(
-        json.dumps({"counts": asdict(dealt.counts), "newest_ms": dealt.newest_ms, "sources": sources}, indent=1)
-    )
-    staging.rename(mark)
+    write_json(mark, {"counts": asdict(dealt.counts), "newest_ms": dealt.newest_ms, "sources": sources})
     return dealt
 
 

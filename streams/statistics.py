@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bandits.arms import ArmPartials
 from bandits.errors import InvalidStatisticsError
-from bandits.items import ItemSums, WithItems, item_features, looks_at
+from bandits.items import WithItems, item_features, looks_at
 from bandits.logistic import LogisticPartial
 from bandits.partials import Partial
 from bandits.stored import ARM, ITEM, ITEMS_SHARED, LOGISTIC, read_items, read_stored
@@ -93,7 +93,7 @@ class StatisticsState:
                 self.arms.shown(arm, phi[slots], residuals[slots], exposure_ts_ms)
         if _ITEMS_WANTED in wanted:
             if self.items is None:
-                self.items = _no_items(dim, n_heads)
+                self.items = WithItems.none(dim, n_heads)
             x, looks = item_features(phi, p[:, 0]), looks_at(np.arange(1, len(phi) + 1))
             self.items.shared.shown(x, residuals, exposure_ts_ms)
             items = [slot.item_id for slot in exposure.slots]
@@ -145,7 +145,7 @@ class StatisticsState:
             self.arms.merge(other.arms)
         if other.items is not None:
             if self.items is None:
-                self.items = _no_items(other.partial.dim, other.partial.n_heads)
+                self.items = WithItems.none(other.partial.dim, other.partial.n_heads)
             self.items.merge(other.items)
         if other.logistic is not None:
             if self.logistic is None:
@@ -198,10 +198,6 @@ class StatisticsState:
         name = f"{namespace}:bandit:{generation}:{self._name.base_model}:{self._name.schema}:{self._partition}"
         shown = {field.decode(): data for field, data in fields.items() if field != _PARTITION}
         return VersionedValue(name, shown, version)
-
-
-def _no_items(dim: int, n_heads: int) -> WithItems:
-    return WithItems(shared=Partial(dim + 1, n_heads), items=ItemSums(dim + 1, n_heads))
 
 
 def _by_arm(exposure: Exposure) -> dict[str, Sequence[int]]:

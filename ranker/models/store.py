@@ -23,8 +23,9 @@ START_FILE = "start.partial"
 START_ARMS_FILE = "start.arms"
 """The same per category (`bandits.arms.ArmPartials` bytes)."""
 START_LOGISTIC_FILE = "start.logistic"
-START_ITEMS_FILE = "start.items"
 """The same for the logistic posterior (`bandits.logistic.LogisticPartial` bytes)."""
+START_ITEMS_FILE = "start.items"
+"""The same per item, of all slots of 30 days (`bandits.items.WithItems` bytes)."""
 START_FILES = (START_FILE, START_ARMS_FILE, START_LOGISTIC_FILE, START_ITEMS_FILE)
 
 

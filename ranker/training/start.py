@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bandits import Partial, Prior
 from bandits.arms import ArmPartials
 from bandits.fit import fit_discount
-from bandits.items import ItemSums, WithItems, item_features, looks_at
+from bandits.items import WithItems, item_features, looks_at
 from bandits.logistic import LogisticPartial
 from features.archive import read_archive
 from features.examples import examples_dir, read_examples
@@ -195,8 +195,7 @@ def summed_per_item(slots: Slots, residuals: NDArray[np.float64]) -> WithItems:
     """The sums of all slots per item, as a prior: their bandit features are left out (0), since those coefficients are
     learned in service, and no slot counts as shown under this model.
     """
-    dim, n_heads = slots.phi.shape[1] + 1, residuals.shape[1]
-    sums = WithItems(shared=Partial(dim, n_heads), items=ItemSums(dim, n_heads))
+    sums = WithItems.none(slots.phi.shape[1], residuals.shape[1])
     newest_ms = int(slots.ts_ms.max(initial=0))
     p_click = np.clip(slots.outcomes - residuals, 0.0, 1.0)[:, 0]
     x = item_features(np.zeros_like(slots.phi), p_click)

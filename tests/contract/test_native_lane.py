@@ -11,7 +11,6 @@ import pytest
 from features import native
 from features.item_version import CatalogueItem
 from liverank.contract import INTERNAL_HEADER
-from liverank.errors import ContractError
 from liverank.kafka import Record
 from liverank.partition import partition
 from liverank.settings import Settings
@@ -19,9 +18,8 @@ from liverank.v1.event_pb2 import Event, EventType
 from streams.calls import Call, Limits
 from streams.catalogue import Catalogue, History
 from streams.dues import DueIndex, _DueIndex
-from streams.fold import Parsed
 from streams.partition_fold import PartitionFold
-from streams.past import MemoryStore, memory_part
+from streams.past import MemoryStore, feed, memory_part
 from streams.users import UserFold
 from tests.contract.test_native_transition import T0, event_of
 from tests.recount.program import PROGRAM
@@ -90,15 +88,6 @@ def opened(clock: Literal["wall", "data"], *, first: bool) -> tuple[UserFold, Me
         catalogue=History(table) if first else table, limits=Limits(keys=25, size_bytes=256 * 1024),
     )  # fmt: skip
     return fold, store, part
-
-
-def feed(fold: UserFold, part: PartitionFold, record: Record) -> None:
-    parsed: Parsed | ContractError
-    try:
-        parsed = fold.parse(record)
-    except ContractError as error:
-        parsed = error
-    part.feed(record, parsed)
 
 
 @pytest.mark.parametrize(("clock", "first"), [("wall", False), ("wall", True), ("data", False)])
