@@ -197,7 +197,7 @@ class Stack:
             sources=[*sources, Explore(0.0), last],
             serving=lambda: self.serving,
             log=DecisionLog(self._produced, self.settings, 1),
-            replies=ReplyStore(Nowhere(), self.settings.namespace),
+            replies=ReplyStore(Nowhere(), self.settings.namespace, 1800),
             clock_ms=lambda: self.now_ms,
             rng=random.Random(seed),
             rules=lambda: self.book,

@@ -1,4 +1,4 @@
-"""Replies kept for retries: Redis `<ns>:reply:<request_id>`, set if absent, 30 min.
+"""Replies kept for retries: Redis `<ns>:reply:<request_id>`, set if absent, for `ranker.reply_ttl_s`.
 
 A retry with the same request id gets the same reply bytes and causes one exposure. An exposure of PREFETCH waits here
 until the first impression comes through Track, at any replica.
@@ -7,7 +7,7 @@ until the first impression comes through Track, at any replica.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
@@ -19,8 +19,6 @@ from ranker.errors import RequestConflictError
 if TYPE_CHECKING:
     from features.redis import Redis
 
-TTL_S: Final = 30 * 60
-
 
 class ReplyStore:
     """Thread-safe. Without Redis nothing is found and nothing kept; the caller is told by `UnavailableError`.
@@ -31,12 +29,15 @@ class ReplyStore:
         Shared by all replicas.
     namespace
         Key prefix.
+    ttl_s
+        How long a reply is kept, s.
     """
 
-    def __init__(self, redis: Redis, namespace: str) -> None:
+    def __init__(self, redis: Redis, namespace: str, ttl_s: int) -> None:
         self._redis: Any = redis
         self._namespace = namespace
-        self._settled: Recent[bool] = Recent(50_000, TTL_S)
+        self._ttl_s = ttl_s
+        self._settled: Recent[bool] = Recent(50_000, ttl_s)
         self.breaker = Breaker()
 
     def _key(self, request_id: str) -> str:
@@ -67,7 +68,7 @@ class ReplyStore:
             Redis is away.
         """
         with translated("keeping a reply"):
-            if self._redis.set(self._key(request_id), stored.SerializeToString(), nx=True, ex=TTL_S):
+            if self._redis.set(self._key(request_id), stored.SerializeToString(), nx=True, ex=self._ttl_s):
                 return None
             data = self._redis.get(self._key(request_id))
         return self._same(data, request_id, stored.request_hash) if data is not None else None

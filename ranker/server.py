@@ -99,7 +99,7 @@ class RankerProcess:
         warnings.filterwarnings("ignore", message="Stream feature views are experimental", category=RuntimeWarning)
         reader = self._reader = UserRowReader(store, category_of_hash=self.table.category_of_hash)
         self.table.set_program(reader.schema.program)
-        replies = ReplyStore(redis, settings.namespace)
+        replies = ReplyStore(redis, settings.namespace, settings.ranker.reply_ttl_s)
         log = DecisionLog(self.producer, settings, generation)
         catalogue_feed = CatalogueFeed(
             settings, self.catalogue, redis, f"ranker-{ident}", lambda: self._load_rows(settings)

@@ -42,6 +42,8 @@ _START_MS: Final = 1_700_000_000_000
 _UNLIMITED: Final = Limits(keys=1 << 62, size_bytes=1 << 62)
 _KAFKA_RECORD: Final = 30
 """Bytes of a record around its key and value, batch header included."""
+_REPLY: Final = 1_200
+"""Bytes in Redis of a reply of ten slots that is kept for retries, its key included."""
 _DECISION: Final = 7_500
 """Bytes of a decision record, its 1 % share of fully logged ones (138 KB) included (architecture 4.7)."""
 
@@ -217,6 +219,8 @@ class Estimate:
         Mean bytes in Redis: state and Feast row, with Redis' own.
     redis_bytes : float
         Of the whole population.
+    replies_bytes : float
+        Of the replies that are kept for retries, in Redis beside it.
     log_bytes_an_event : dict
         Topic -> bytes, uncompressed, for one event.
     log_bytes : dict
@@ -234,6 +238,7 @@ class Estimate:
     user_redis: float
     item_redis: float
     redis_bytes: float
+    replies_bytes: float
     log_bytes_an_event: dict[str, float]
     log_bytes: dict[str, float]
     compression: float
@@ -247,6 +252,7 @@ def estimate(
     items: int,
     events_a_user: float = 40.0,
     events_a_day: float = 0.0,
+    requests_a_second: float = 0.0,
     exponent: float = 1.0,
     seed: int = 1,
 ) -> Estimate:
@@ -259,6 +265,8 @@ def estimate(
         Mean events of a user in 30 days; user number r has events in proportion to r ** -exponent, at least one.
     events_a_day : float
         For the log; 0 = `users * events_a_user / 30`.
+    requests_a_second : float
+        Rank requests; each reply is kept for `ranker.reply_ttl_s`.
 
     Returns
     -------
@@ -322,6 +330,7 @@ def estimate(
         user_redis=user_mean_redis,
         item_redis=item_mean_redis,
         redis_bytes=users * user_mean_redis + items * item_mean_redis,
+        replies_bytes=requests_a_second * settings.ranker.reply_ttl_s * _REPLY,
         log_bytes_an_event=per_event,
         log_bytes={topic: n * a_day * days.get(topic, 7) * compression for topic, n in per_event.items()},
         compression=compression,

@@ -250,7 +250,7 @@ class World:
             sources=sources_of(self.catalogue.index),
             serving=lambda: self.serving,
             log=self.log,
-            replies=ReplyStore(self.redis, "test"),  # type: ignore[arg-type]
+            replies=ReplyStore(self.redis, "test", 1800),  # type: ignore[arg-type]
             clock_ms=lambda: self.now_ms,
             rng=random.Random(1),
         )

@@ -18,6 +18,7 @@ def estimate(
     items: Annotated[int, typer.Option(min=1, help="Items of the catalogue.")] = 20_000,
     events: Annotated[float, typer.Option(min=1, help="Mean events of a user in 30 days; Zipf over users.")] = 40.0,
     per_day: Annotated[float, typer.Option(min=0, help="Events a day for the log; 0 = users x events / 30.")] = 0.0,
+    requests: Annotated[float, typer.Option(min=0, help="Rank requests a second; replies are kept for retries.")] = 0.0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Bytes of state part by part, of Redis and of Kafka's log, folded in memory with the namespace's own views."""
@@ -36,7 +37,10 @@ def estimate(
         raise ConfigError(f"namespace {settings.namespace} has no views yet: run `liverank up` or `feast apply` first")
     program = FeatureProgram.from_json(text)
     largest = largest_user(settings, program)
-    found = run(settings, program, users=users, items=items, events_a_user=events, events_a_day=per_day)
+    found = run(
+        settings, program, users=users, items=items, events_a_user=events, events_a_day=per_day,
+        requests_a_second=requests,
+    )  # fmt: skip
     if json:
         import json as encoder
 
@@ -56,6 +60,9 @@ def estimate(
     biggest = ", ".join(f"{name} {_human(size)}" for name, size in Counter(largest.parts).most_common(4))
     typer.echo(f"largest user that events can make: {_human(largest.size_bytes)} ({biggest})")
     typer.echo(f"Redis, {users:,} users and {items:,} items: {_human(found.redis_bytes)}")
+    if requests:
+        kept_s = settings.ranker.reply_ttl_s
+        typer.echo(f"Redis, replies kept {kept_s:,} s at {requests:g} requests/s: {_human(found.replies_bytes)}")
     typer.echo("log, over each topic's retention, compressed")
     for topic, size in sorted(found.log_bytes.items(), key=lambda each: -each[1]):
         typer.echo(f"  {topic:34} {_human(size):>12}   {found.log_bytes_an_event[topic]:,.0f} B an event before")

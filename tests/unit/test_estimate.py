@@ -50,6 +50,12 @@ def test_every_topic_of_the_log_is_counted(found) -> None:  # type: ignore[no-un
     assert body["user_bytes"] == round(found.user_bytes)
 
 
+def test_replies_kept_for_retries_are_counted() -> None:
+    settings = Settings(ranker={"reply_ttl_s": 600})  # type: ignore[arg-type]
+    found = estimate(settings, PROGRAM, users=10, items=10, requests_a_second=5.0)
+    assert 5 * 600 * 1_000 < found.replies_bytes < 5 * 600 * 2_000
+
+
 def test_every_field_belongs_to_a_part() -> None:
     assert part_of(b"_d17") == "event ids"
     assert part_of(b"user_session:state") == "sessions"

@@ -76,7 +76,7 @@ class TestTracker:
 
     @pytest.fixture
     def tracker(self, producer: AckingProducer, redis: MemoryRedis) -> Tracker:
-        replies = ReplyStore(redis, "test")  # type: ignore[arg-type]
+        replies = ReplyStore(redis, "test", 1800)  # type: ignore[arg-type]
         return Tracker(producer, replies, Settings(namespace="test"), 1, lambda: NOW_MS)
 
     def test_ids_come_from_the_idempotency_key(self, tracker: Tracker, producer: AckingProducer) -> None:
