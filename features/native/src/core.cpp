@@ -2,6 +2,7 @@
 //
 // Every class has a twin in Python that says what it means and serves where there is no compiler; both write the same
 // bytes (tests/contract/test_native_state.py).
+#include "category_tiles.hpp"
 #include "columns.hpp"
 #include "contract.hpp"
 #include "dedup.hpp"
@@ -15,10 +16,10 @@
 #include "outbox.hpp"
 #include "pairs.hpp"
 #include "resp.hpp"
+#include "ring_tiles.hpp"
 #include "seen.hpp"
 #include "session.hpp"
 #include "sink.hpp"
-#include "tiles.hpp"
 #include "transition.hpp"
 
 namespace lr {

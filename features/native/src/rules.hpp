@@ -4,9 +4,10 @@
 #include <memory>
 #include <optional>
 
+#include "category_tiles.hpp"
 #include "columns.hpp"
 #include "exposures.hpp"
-#include "tiles.hpp"
+#include "ring_tiles.hpp"
 
 namespace lr {
 

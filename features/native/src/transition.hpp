@@ -13,7 +13,6 @@
 #include "seen.hpp"
 #include "session.hpp"
 #include "sink.hpp"
-#include "tiles.hpp"
 
 namespace lr {
 
