@@ -72,6 +72,43 @@ def informed_means(
     return means
 
 
+def of_surface(
+    everywhere: Floats, here: Floats, prior_mean: Floats, strength: float, *, pooled_strength: float = 20.0
+) -> BetaPosterior:
+    """Click rates of arms on one surface: its own counts, after a prior of what the arms earn on the others.
+
+    Where a surface has few counts of an arm, the arm is believed to earn what it earns elsewhere, times what all arms
+    together earn more or less on this surface (5 clicks draw that ratio to 1). Elsewhere is worth at most
+    `pooled_strength` shown slots, so that the surface's own counts win in the end. With one surface there is no
+    elsewhere, and this is `BetaPosterior.of_counts`, bit by bit.
+
+    Parameters
+    ----------
+    everywhere, here : ndarray of float64, shape (n, 2)
+        Shown and clicked over all surfaces, this one included, and on this one.
+    prior_mean : ndarray of float64, shape (n,)
+        Prior mean of each arm, over all surfaces.
+    strength, pooled_strength : float
+        Shown slots that `prior_mean` is worth, and those that it and elsewhere are worth together, at most; the latter
+        is at least the former.
+    """
+    shown = np.maximum(everywhere[:, 0], 0.0)
+    clicked = np.clip(everywhere[:, 1], 0.0, shown)  # clicks that came by no exposure say nothing of a slot
+    other_shown = shown - np.clip(here[:, 0], 0.0, shown)
+    other_shown[other_shown <= 1e-9 * shown] = 0.0  # rounding
+    if not other_shown.any():
+        return BetaPosterior.of_counts(shown, clicked, prior_mean, strength)
+    here_shown = shown - other_shown
+    here_clicked = np.clip(here[:, 1], 0.0, np.minimum(clicked, here_shown))
+    other_clicked = np.minimum(clicked - here_clicked, other_shown)
+    total = strength + other_shown
+    rate = (strength * prior_mean + other_clicked) / total
+    lift = (here_clicked.sum() + 5.0) / ((here_shown * rate).sum() + 5.0)
+    worth = np.minimum(total, pooled_strength)
+    alpha = worth * np.clip(rate * lift, 0.001, 0.95)
+    return BetaPosterior(alpha + here_clicked, worth - alpha + here_shown - here_clicked)
+
+
 class BetaArms:
     """Shown and clicked counts of the arms of one surface.
 

@@ -104,9 +104,10 @@ class Counts:
         self.variants: dict[int, tuple[str, ...]] = dict.fromkeys(range(n_items), STYLES)
         self.counted = np.zeros((n_items, N_STYLES, 1 + len(DEVICES), 2))
 
-    def variant_counts(self, row: int, device: str) -> Floats:
-        """See `ItemTable.variant_counts`."""
-        found: Floats = self.counted[row][:, [0, 1 + DEVICES.index(device)]]
+    def variant_counts(self, row: int, device: str, surface: str) -> Floats:
+        """See `ItemTable.variant_counts`; there is one surface."""
+        on_device = 1 + DEVICES.index(device)
+        found: Floats = self.counted[row][:, [0, on_device, on_device]]
         return found
 
 
@@ -126,7 +127,7 @@ def play_served(seed: int, n_requests: int, personal: float) -> dict[str, float]
         user, row = users[int(rng.integers(len(users)))], int(rng.integers(N_SERVED))
         truth = variants.click_probability(user, int(placed[row]), START_MS + request * 60_000)
         seed_of = int(rng.integers(2**62))
-        found = choose(counts, [row], DEVICES[user.device], policy=policy, floor=FLOOR, seed=seed_of).by_slot[0]
+        found = choose(counts, [row], DEVICES[user.device], "home", policy=policy, floor=FLOOR, seed=seed_of).by_slot[0]
         chosen = STYLES.index(found.variant_id)
         clicked = float(rng.random() < truth[chosen])
         for which in (0, 1 + user.device):

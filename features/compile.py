@@ -49,6 +49,7 @@ FIELD_KINDS: Final = {
     "seen": "what was shown",
     "trend": "short against long rate",
     "neighbours": "items that meet in users' histories",
+    "surfaces": "seen and clicked of an item on each surface",
     "variants": "shown and clicked of an item's variants",
     "embedding": "vector in an item space",
     "catalogue": "field of the catalogue",

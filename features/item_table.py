@@ -18,6 +18,7 @@ from features.hashing import item_hash
 from features.item_rings import ItemRings
 from features.program import FeatureProgram, ViewProgram
 from features.state import neighbours as _neighbours
+from features.state import surfaces as _surfaces
 from features.state import trend as _trend
 from features.state import variants as _variants
 from liverank.v1 import event_pb2, item_pb2, stream_pb2
@@ -101,6 +102,7 @@ class ItemTable:
         self._category_codes = {"": 0}
         self._creator_codes = {"": 0}
         self._regions: dict[str, int] = {}
+        self._by_surface = _surfaces.CountsByRow()
         self._variant_pages: dict[int, bytes] = {}
         self._neighbour_pages: dict[int, dict[str, bytes]] = {}
         self._neighbour_rows: dict[int, tuple[Rows, NDArray[np.float64]]] = {}
@@ -123,7 +125,8 @@ class ItemTable:
     def page_fields(self) -> tuple[str, ...]:
         """`view:feature` of every bytes field that `apply_row` takes."""
         coming = self._next.fields if self._next is not None else ()
-        return (*dict.fromkeys((*self._rings.fields, *coming)), *_NEIGHBOUR_FIELDS, _TREND_FIELD, _VARIANT_FIELD)
+        others = (*_NEIGHBOUR_FIELDS, _TREND_FIELD, _SURFACE_FIELD, _VARIANT_FIELD)
+        return (*dict.fromkeys((*self._rings.fields, *coming)), *others)
 
     def set_program(self, program: FeatureProgram) -> None:
         """Follow a program: windows are empty until rows are loaded again."""
@@ -341,6 +344,8 @@ class ItemTable:
                     self._decayed[row] = _trend.decode(page or None)
                 for _, _, changed in self._bucketed.values():
                     changed.update(rows.tolist())
+            elif field == _SURFACE_FIELD:
+                self._by_surface.take(rows.tolist(), data)
             elif field == _VARIANT_FIELD:
                 self._variant_pages.update((row, page) for row, page in zip(rows.tolist(), data, strict=True) if page)
             elif field in _NEIGHBOUR_FIELDS:
@@ -368,16 +373,16 @@ class ItemTable:
         columns = [_trend.demand(values, as_of_ms, half_life=at) for at in range(len(_trend.HALF_LIVES_MS))]
         return np.stack(columns, axis=1).astype(np.float32)
 
-    def variant_counts(self, row: int, device: str) -> NDArray[np.float64]:
-        """Shown and clicked of an item's variants, for everybody and on a device, shape (n_variants, 2, 2). 10 us."""
-        return _variants.counts_of(self._variant_pages.get(row), self.variants.get(row, ()), device)
+    def variant_counts(self, row: int, device: str, surface: str) -> NDArray[np.float64]:
+        """Shown and clicked of an item's variants, see `features.state.variants.counts_of`. 15 us."""
+        return _variants.counts_of(self._variant_pages.get(row), self.variants.get(row, ()), device, surface)
 
-    def examined(self, as_of_ms: int) -> NDArray[np.float64]:
-        """Seen slots (each by how likely it is looked at) and clicks of every item, halved every 30 days.
-
-        Shape (len(self), 2). 3 ms for 100,000 items.
-        """
-        return _trend.examined(self._decayed[: len(self)], as_of_ms)
+    def examined(self, as_of_ms: int, surface: str = "") -> NDArray[np.float64]:
+        """Expected clicks and clicks of every item, everywhere or on a surface, halved every 30 days, shape (n, 2)."""
+        decayed = self._decayed[: len(self)]  # 3 ms for 100,000 items, on a surface 25 ms
+        if not surface:
+            return _trend.examined(decayed, as_of_ms)
+        return self._by_surface.examined(surface, np.maximum(as_of_ms, decayed[:, -1]))  # as those over all are read
 
     def neighbours(self, row: int, as_of_ms: int | None = None) -> tuple[Rows, NDArray[np.float32]]:
         """Items that met this one in users' histories, heaviest first.
@@ -477,6 +482,7 @@ def _counted(program: FeatureProgram) -> list[ViewProgram]:
 
 
 _TREND_FIELD: Final = _trend.FIELD.decode()
+_SURFACE_FIELD: Final = _surfaces.FIELD.decode()
 _VARIANT_FIELD: Final = _variants.FIELD.decode()
 _NEIGHBOUR_FIELDS: Final = tuple(field.decode() for field in _neighbours.FIELDS)
 _COLUMNS: Final[dict[str, Any]] = {

@@ -92,7 +92,15 @@ def gather(
     allowed[hidden] = False
     if not query.candidates:
         allowed = without_disliked(allowed, affinity, table, disliked_after, query.k)
-    asked = Query(user=user, affinity=affinity, table=table, as_of_ms=as_of_ms, allowed=allowed, seed=seed)
+    asked = Query(
+        user=user,
+        affinity=affinity,
+        table=table,
+        as_of_ms=as_of_ms,
+        allowed=allowed,
+        seed=seed,
+        surface=query.surface,
+    )
     if not query.candidates:
         candidates = retrieve(sources, asked, {**state.quotas, Explore.name: n_explore}, limit)
         return Gathered(candidates=candidates, affinity=affinity, seen=seen, met=asked.met, not_ranked=())

@@ -134,12 +134,15 @@ class ItemsView(Protocol):
         """Decayed choices of items, half-lives of 1 h, 1 d, 7 d and 30 d, shape ``(n, 4)``."""
         ...
 
-    def variant_counts(self, row: int, device: str) -> NDArray[np.float64]:
-        """Shown and clicked of an item's variants, for everybody and on a device, shape ``(n_variants, 2, 2)``."""
+    def variant_counts(self, row: int, device: str, surface: str) -> NDArray[np.float64]:
+        """Shown and clicked of an item's variants, for everybody, on a device, and there on a surface.
+
+        Shape ``(n_variants, 3, 2)``.
+        """
         ...
 
-    def examined(self, as_of_ms: int) -> NDArray[np.float64]:
-        """Decayed shown slots and clicks of every item, shape ``(len(self), 2)``."""
+    def examined(self, as_of_ms: int, surface: str = "") -> NDArray[np.float64]:
+        """Decayed shown slots and clicks of every item, everywhere or on a surface, shape ``(len(self), 2)``."""
         ...
 
     def neighbours(self, row: int, as_of_ms: int | None = None) -> tuple[Rows, Floats]:

@@ -259,6 +259,7 @@ class Pipeline:
                 table,
                 drawn.rows[np.array(drawn.slate.order, dtype=np.int64)].tolist(),
                 query.context.device,
+                query.surface,
                 policy=None if policy is None or isinstance(policy, Greedy) else book.exploring.named("thompson"),
                 floor=book.exploring.floor,
                 seed=seed,

@@ -1,9 +1,10 @@
-"""Which variant (artwork, title) of each placed item is shown: Thompson sampling over Beta arms, by item and device.
+"""Which variant (artwork, title) of each placed item is shown: Thompson sampling over Beta arms, by item, device
+and surface.
 
 The slate is drawn first; then one variant of each item that has several, by the same seed, with its own exact
 propensity (`bandits.variants`). An arm is a variant of an item: its prior is the item's own click rate over all its
-variants; on a device that is known, the prior is what the variant earns everywhere. Nothing else of the slate depends
-on it.
+variants; on a device that is known, the prior is what the variant earns elsewhere, and on a surface there what it earns
+on the device on other surfaces. Nothing else of the slate depends on it.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from liverank.v1 import decision_pb2
 BASE_RATE: Final = 0.05
 STRENGTH: Final = 10.0
 """Shown slots that the item's own rate is worth as the prior of its variants."""
-DEVICE_STRENGTH: Final = 20.0
-"""Shown slots that a variant's rate everywhere is worth as its prior on one device."""
+CONTEXT_STRENGTH: Final = 20.0
+"""Most shown slots that a variant's rate elsewhere is worth as its prior on one device, or on a surface there."""
 _STREAM: Final = 0x5EED_7A21
 
 Floats = NDArray[np.float64]
@@ -68,15 +69,14 @@ class Variants:
 NO_VARIANTS: Final = Variants(policy="", by_slot={})
 
 
-def belief(counts: Floats, *, on_device: bool) -> tuple[Floats, Floats]:
+def belief(counts: Floats) -> tuple[Floats, Floats]:
     """Beta parameters of the click rates of one item's variants.
 
     Parameters
     ----------
     counts
-        Shown and clicked, for everybody and on the device, shape ``(n, 2, 2)``.
-    on_device
-        Whether the device is known.
+        Shown and clicked, for everybody, on the device, and there on the surface, shape ``(n, 3, 2)``; where one of
+        these is not known, as before it.
 
     Returns
     -------
@@ -85,18 +85,16 @@ def belief(counts: Floats, *, on_device: bool) -> tuple[Floats, Floats]:
     """
     shown = np.maximum(counts[:, :, 0], 0.0)
     clicked = np.clip(counts[:, :, 1], 0.0, shown)
-    everywhere, here = shown[:, 0], shown[:, 1]
-    rate = (clicked[:, 0].sum() + BASE_RATE * STRENGTH) / (everywhere.sum() + STRENGTH)
-    # What was counted on the device is in both; elsewhere is what the prior may learn from.
-    of_variant = BetaPosterior.of_counts(
-        everywhere - here, clicked[:, 0] - clicked[:, 1], np.full(len(counts), rate), STRENGTH
-    )
-    total = of_variant.alpha + of_variant.beta
-    strength = np.minimum(total, DEVICE_STRENGTH) if on_device else total
-    prior = of_variant.alpha / total
-    alpha: Floats = strength * prior + clicked[:, 1]
-    beta: Floats = strength * (1.0 - prior) + here - clicked[:, 1]
-    return alpha, beta
+    rate = (clicked[:, 0].sum() + BASE_RATE * STRENGTH) / (shown[:, 0].sum() + STRENGTH)
+    alpha, beta = np.full(len(counts), STRENGTH * rate), np.full(len(counts), STRENGTH * (1.0 - rate))
+    for wide in (0, 1):
+        # What was counted in the narrower context is in both; elsewhere is what its prior may learn from.
+        clicks = np.maximum(clicked[:, wide] - clicked[:, wide + 1], 0.0)
+        alpha = alpha + clicks
+        beta = beta + np.maximum(shown[:, wide] - shown[:, wide + 1] - clicks, 0.0)
+        kept = np.minimum(1.0, CONTEXT_STRENGTH / (alpha + beta))
+        alpha, beta = alpha * kept, beta * kept
+    return alpha + clicked[:, 2], beta + shown[:, 2] - clicked[:, 2]
 
 
 class Counted(Protocol):
@@ -104,13 +102,20 @@ class Counted(Protocol):
 
     variants: dict[int, tuple[str, ...]]
 
-    def variant_counts(self, row: int, device: str) -> Floats:
+    def variant_counts(self, row: int, device: str, surface: str) -> Floats:
         """See `ItemsView.variant_counts`."""
         ...
 
 
 def choose(
-    table: Counted, rows: Sequence[int], device: str, *, policy: Policy | None, floor: float, seed: int
+    table: Counted,
+    rows: Sequence[int],
+    device: str,
+    surface: str,
+    *,
+    policy: Policy | None,
+    floor: float,
+    seed: int,
 ) -> Variants:
     """One variant of each placed item that has several; 0.2 ms for ten items with four, nothing without.
 
@@ -118,7 +123,7 @@ def choose(
     ----------
     table, rows
         The slate, by slot.
-    device
+    device, surface
         Of the request; empty = unknown.
     policy
         Who chooses, on click rates; None = the best one everywhere.
@@ -131,7 +136,7 @@ def choose(
     if not slots:
         return NO_VARIANTS
     names = [table.variants[rows[slot]] for slot in slots]
-    beliefs = [belief(table.variant_counts(rows[slot], device), on_device=bool(device)) for slot in slots]
+    beliefs = [belief(table.variant_counts(rows[slot], device, surface)) for slot in slots]
     policy = policy or Greedy()
     chosen, propensity = _draw(policy, beliefs, floor, seed)
     by_slot = {

@@ -63,6 +63,7 @@ _PARTS: Final = (
     (b"_u", "core"),
     (b"_i", "core"),
     (b"item_trend", "trend"),
+    (b"item_surfaces", "counts per surface"),
     (b"item_neighbours", "neighbours"),
     (b"item_variants", "variants"),
 )

@@ -98,10 +98,10 @@ class MemoryTable:
     def demand(self, rows: NDArray[np.int32], as_of_ms: int) -> NDArray[np.float32]:
         return np.outer(self._popularity[rows], [0.1, 1.0, 3.0, 9.0]).astype(np.float32)
 
-    def variant_counts(self, row: int, device: str) -> NDArray[np.float64]:
-        return self.variant_clicks.get(row, np.zeros((len(self.variants[row]), 2, 2)))
+    def variant_counts(self, row: int, device: str, surface: str) -> NDArray[np.float64]:
+        return self.variant_clicks.get(row, np.zeros((len(self.variants[row]), 3, 2)))
 
-    def examined(self, as_of_ms: int) -> NDArray[np.float64]:
+    def examined(self, as_of_ms: int, surface: str = "") -> NDArray[np.float64]:
         return np.outer(self._popularity, [20.0, 2.0]).astype(np.float64)
 
     def neighbours(self, row: int, as_of_ms: int | None = None) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

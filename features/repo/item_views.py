@@ -1,4 +1,4 @@
-"""Views of items: counters, trend, neighbours, catalogue and what the batch enrichment found."""
+"""Views of items: counters, trend, counts per surface, neighbours, catalogue and what the batch enrichment found."""
 
 from datetime import timedelta
 
@@ -41,6 +41,16 @@ item_trend = StreamFeatureView(
     owner="liverank",
 )
 
+item_surfaces = StreamFeatureView(
+    name="item_surfaces",
+    description="How often an item was seen and clicked on each surface, decayed (features/state/surfaces.py).",
+    entities=[item],
+    source=events,
+    timestamp_field="event_timestamp",
+    schema=[Field(name="counts", dtype=Bytes, tags={"liverank.surfaces": "16"})],
+    owner="liverank",
+)
+
 item_neighbours = StreamFeatureView(
     name="item_neighbours",
     description="Items that meet in users' histories, with decayed weights (features/state/neighbours.py).",
@@ -57,7 +67,7 @@ item_variants = StreamFeatureView(
     entities=[item],
     source=events,
     timestamp_field="event_timestamp",
-    schema=[Field(name="counts", dtype=Bytes, tags={"liverank.variants": "64"})],
+    schema=[Field(name="counts", dtype=Bytes, tags={"liverank.variants": "256"})],
     owner="liverank",
 )
 

@@ -1,7 +1,15 @@
 """Feature services: what a model reads. Read them with `full_feature_names=True`: names repeat over entities."""
 
 from feast import FeatureService
-from item_views import item_activity, item_catalogue, item_neighbours, item_semantic, item_trend, item_variants
+from item_views import (
+    item_activity,
+    item_catalogue,
+    item_neighbours,
+    item_semantic,
+    item_surfaces,
+    item_trend,
+    item_variants,
+)
 from user_views import user_activity, user_category_activity, user_history, user_seen, user_session, user_vectors
 from windows import item_windows, user_category_windows, user_windows
 
@@ -27,6 +35,14 @@ user_state_v1 = FeatureService(
 item_state_v1 = FeatureService(
     name="item_state_v1",
     description="Everything stored of an item: what rankers load at start.",
-    features=[item_activity, item_trend, item_neighbours, item_variants, item_catalogue, item_semantic],
+    features=[
+        item_activity,
+        item_trend,
+        item_surfaces,
+        item_neighbours,
+        item_variants,
+        item_catalogue,
+        item_semantic,
+    ],
     owner="liverank",
 )

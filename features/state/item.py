@@ -1,4 +1,4 @@
-"""The state of one item: tiles, trend, neighbours and variants, as sums of effects of users' events."""
+"""The state of one item, as sums of effects of users' events: tiles, trend, surfaces, neighbours and variants."""
 
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ class ItemState:
         self._signals = signals
         self._views = ViewTiles(program, ("item",), fields)
         self._trend = parts.Trend(fields)
+        self._surfaces = parts.SurfaceCounts(fields)
         self._neighbours: Neighbours | None = None
         self._variants: VariantCounts | None = None
         core = fields.get(_CORE_FIELD)
@@ -83,7 +84,7 @@ class ItemState:
         self._core_dirty = False
         self.transition: Any = None
         if native.core is not None and (tiles := self._views.compiled) is not None:
-            self.transition = native.core.ItemTransition(tiles, self._trend, signals)
+            self.transition = native.core.ItemTransition(tiles, self._trend, self._surfaces, signals)
 
     def observe(
         self,
@@ -129,6 +130,8 @@ class ItemState:
                 sign * (expected or 0.0),
                 sign if chosen else 0.0,
             )
+        if expected or kind == _CLICK:
+            self._surfaces.add(effect.surface, ts_ms, sign * (expected or 0.0), sign if kind == _CLICK else 0.0)
         self.newer(ts_ms)
 
     def meet(self, pairs: ItemPairs | PairsEffect) -> None:
@@ -156,9 +159,9 @@ class ItemState:
         tiles = self._views.compiled
         if tiles is not None and not self._views.merged:
             known = () if self._neighbours is None else (self._neighbours,)
-            changed = parts.collect((self._trend, *tiles, *known))
+            changed = parts.collect((self._trend, self._surfaces, *tiles, *known))
         else:
-            changed = self._trend.dirty()
+            changed = self._trend.dirty() | self._surfaces.dirty()
             changed |= self._views.dirty()
             if self._neighbours is not None:
                 changed |= self._neighbours.dirty()

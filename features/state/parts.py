@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from features import native
-from features.state import dedup, exposures, history, lead, neighbours, pairs, seen, session, trend
+from features.state import dedup, exposures, history, lead, neighbours, pairs, seen, session, surfaces, trend
 from features.state.params import StateParams
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ __all__ = [
     "Part",
     "Seen",
     "Sessions",
+    "SurfaceCounts",
     "Trend",
     "collect",
     "make_exposures",
@@ -35,6 +36,7 @@ Neighbours: type[neighbours.Neighbours] = neighbours.Neighbours if _core is None
 Pairs: type[pairs.Pairs] = pairs.Pairs if _core is None else _core.Pairs
 Seen: type[seen.Seen] = seen.Seen if _core is None else _core.Seen
 Sessions: type[session.Sessions] = session.Sessions if _core is None else _core.Sessions
+SurfaceCounts: type[surfaces.SurfaceCounts] = surfaces.SurfaceCounts if _core is None else _core.SurfaceCounts
 Trend: type[trend.Trend] = trend.Trend if _core is None else _core.Trend
 
 

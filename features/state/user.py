@@ -443,8 +443,8 @@ def _variant(
     shown: float = 0.0,
     clicked: float = 0.0,
 ) -> None:
-    """Count a variant that was shown or clicked, for everybody and for the device."""
-    for arm in arms_of(slot.variant_id, event.context.device):
+    """Count a variant that was shown or clicked, for everybody, for the device and for the surface."""
+    for arm in arms_of(slot.variant_id, event.context.device, event.surface):
         emit.item_event(
             slot.item_id, _VARIANT, ts_ms, value=clicked, surface=arm, expected=quantise(shown), position=position
         )

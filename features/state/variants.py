@@ -1,8 +1,8 @@
 """Counts of an item's variants: how often each was shown, each time by how likely its slot is looked at, and clicked.
 
-An arm is a variant, or a variant on a device. Sums only, so the order of effects does not matter, and exact: what is
-added lies on a grid (`features.columns.quantise`). Exact up to 64 arms; beyond 96 the 32 that were shown longest ago
-are dropped, as happens where an item's artwork is replaced again and again.
+An arm is a variant, a variant on a device, or the latter on a surface. Sums only, so the order of effects does not
+matter, and exact: what is added lies on a grid (`features.columns.quantise`). Exact up to 256 arms; beyond 320 the 64
+that were shown longest ago are dropped, as happens where an item's artwork is replaced again and again.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ from features.state.pages import HEAD, body
 __all__ = ["FIELD", "MOST", "SLACK", "VariantCounts", "arms_of", "counts_of", "decode"]
 
 FIELD: Final = b"item_variants:counts"
-MOST: Final = 64
-SLACK: Final = 32
+MOST: Final = 256
+SLACK: Final = 64
 _ENTRY: Final = struct.Struct("<qqdd")
 
 
-def arms_of(variant_id: str, device: str) -> tuple[str, ...]:
-    """Arms that a showing of a variant counts for: the variant for everybody and, where it is known, on the device."""
-    return (variant_id, f"{variant_id}\x1f{device}") if device else (variant_id,)
+def arms_of(variant_id: str, device: str, surface: str) -> tuple[str, ...]:
+    """Arms that a showing of a variant counts for: the variant for everybody and, where these are known, on the device,
+    and there on the surface.
+    """
+    on_device = f"{variant_id}\x1f{device}"
+    everywhere = (variant_id, on_device) if device else (variant_id,)
+    return (*everywhere, f"{on_device}\x1e{surface}") if surface else everywhere
 
 
 def decode(page: bytes | None) -> dict[int, tuple[float, float]]:
@@ -44,13 +48,17 @@ def decode(page: bytes | None) -> dict[int, tuple[float, float]]:
     return {arm: (shown, clicked) for arm, _, shown, clicked in entries}
 
 
-def counts_of(page: bytes | None, variants: Sequence[str], device: str) -> NDArray[np.float64]:
-    """Shown and clicked of some variants, for everybody and on a device, shape (len(variants), 2, 2)."""
+def counts_of(page: bytes | None, variants: Sequence[str], device: str, surface: str) -> NDArray[np.float64]:
+    """Shown and clicked of some variants, for everybody, on a device, and there on a surface.
+
+    Shape (len(variants), 3, 2). Where device or surface is not known the counts are those before it.
+    """
     counts = decode(page)
-    out = np.zeros((len(variants), 2, 2))
+    out = np.zeros((len(variants), 3, 2))
     for at, variant_id in enumerate(variants):
-        for which, arm in enumerate(arms_of(variant_id, device)):
-            out[at, which] = counts.get(id_hash(arm), (0.0, 0.0))
+        everywhere, *narrower = (counts.get(id_hash(arm), (0.0, 0.0)) for arm in arms_of(variant_id, device, surface))
+        on_device = narrower.pop(0) if device else everywhere
+        out[at] = everywhere, on_device, narrower[0] if surface else on_device
     return out
 
 

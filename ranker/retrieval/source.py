@@ -37,6 +37,8 @@ class Query:
         Which rows may be proposed, shape ``(len(table),)``; a source need not honour it, it is applied to the union.
     seed
         Of the request: what a source draws is a function of it.
+    surface
+        Of the request; empty = none.
     """
 
     user: UserView
@@ -45,6 +47,7 @@ class Query:
     as_of_ms: int
     allowed: NDArray[np.bool_]
     seed: int = 0
+    surface: str = ""
 
     @cached_property
     def met(self) -> Met:

@@ -25,6 +25,7 @@ from features.state.pairs import Good, Pairs
 from features.state.params import RewardWeights, StateParams
 from features.state.seen import Seen
 from features.state.session import Sessions, Shown
+from features.state.surfaces import SurfaceCounts
 from features.state.trend import Trend
 from features.tiles import RingTiles, load
 from liverank.v1.event_pb2 import Event, EventType
@@ -379,6 +380,20 @@ def test_trend(seed: int) -> None:
         twins.both(
             "add", now - int(9 * DAY * rng.random() ** 6), *(rng.choice([0.0, 1.0, -1.0, 0.37]) for _ in range(4))
         )
+        if rng.random() < 0.1:
+            twins.stop(rng)
+    twins.stop(rng)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_BAN_1_counts_per_surface(seed: int) -> None:
+    rng = random.Random(seed)
+    twins = Twins(SurfaceCounts, core.SurfaceCounts)
+    now = T0
+    for _ in range(800):
+        now += rng.randrange([HOUR, 900 * DAY][seed % 2])  # beyond what a float64 holds, too
+        surface = rng.choice(["", f"s{rng.randrange([5, 40][seed % 2])}"])
+        twins.both("add", surface, now - int(9 * DAY * rng.random() ** 6), rng.choice([0.0, 0.63, -0.63]), 1.0)
         if rng.random() < 0.1:
             twins.stop(rng)
     twins.stop(rng)

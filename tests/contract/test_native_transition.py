@@ -182,7 +182,9 @@ def effect_of(rng: random.Random) -> tuple[str, bytes]:
     kind = rng.choice([1, 1, 2, 3, 4, 6, 10, 53, 54])
     value = {3: 40.0, 6: 8.0}.get(kind, 0.0)
     expected = 0.6 if kind in (1, 54) and rng.random() < 0.8 else 0.0
-    return name, item_event(name, kind, ts_ms, value, rng.choice([1.0, 1.0, -1.0]), "v1", expected, 1)
+    return name, item_event(
+        name, kind, ts_ms, value, rng.choice([1.0, 1.0, -1.0]), rng.choice(["", "v1", "v2"]), expected, 1
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -18,6 +18,7 @@ from features.state.pairs import Good, Pairs
 from features.state.params import StateParams
 from features.state.seen import CLICKED, DISMISSED, Seen
 from features.state.session import Sessions, Shown
+from features.state.surfaces import SurfaceCounts
 from features.state.trend import Trend
 
 T0 = 1_700_000_000_000
@@ -114,6 +115,10 @@ def test_item_pages() -> None:
     assert neighbours.dirty() == {
         b"item_neighbours:page_%d" % (ITEM % 8): b"\x01\x00" + struct.pack("<qdI", ITEM, 0.5, 1)
     }
+    surfaces = SurfaceCounts({})
+    surfaces.add("home", 1_577_836_800_000 + 30 * 86_400_000, 0.5, 1.0)  # a half-life after the landmark
+    surfaces.add("", 1_577_836_800_000, 1.0, 1.0)
+    assert surfaces.dirty() == {b"item_surfaces:counts": b"\x01" + struct.pack("<qdd", id_hash("home"), 1.0, 2.0)}
     trend = Trend({})
     landmark = 460 * 256 * 7 * 86_400_000
     trend.add(landmark, good=2.0, clicks=1.0, expected=0.5, chosen=3.0)

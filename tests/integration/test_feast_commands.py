@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings(
 VIEWS = {
     "stream-feature-views": {
         "user_activity", "user_category_activity", "user_history", "user_seen", "user_session", "user_vectors",
-        "item_activity", "item_trend", "item_neighbours", "item_variants", "item_catalogue",
+        "item_activity", "item_trend", "item_surfaces", "item_neighbours", "item_variants", "item_catalogue",
     },
     "on-demand-feature-views": {"user_windows", "user_category_windows", "item_windows", "crosses"},
     "feature-views": {"item_semantic", "user_windows", "user_category_windows", "item_windows", "crosses"},

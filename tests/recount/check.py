@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bandits.items import ItemSum
 from bandits.logistic import LogisticPartial
 from bandits.partials import Partial
+from features.hashing import id_hash
 from features.program import FeatureProgram
 from features.state.trend import CHOICES, HALF_LIVES_MS
 from liverank.v1.stream_pb2 import Example
@@ -116,6 +117,17 @@ def item_differences(
         chosen = decayed((f.ts_ms, 1.0) for f in count.facts if f.kind in CHOICES)
         compare(f"demand_{at}", trends[f"demand_{at}"], chosen)
         compare(f"response_{at}", trends[f"response_{at}"], (clicks + 5) / (expect + 5))
+    counted = decoded.surface_counts(fields, as_of_ms)
+    told = [f for f in count.facts if f.surface and (f.kind == CLICK or f.expected)]
+    by_hash = {id_hash(surface): surface for surface in {f.surface for f in told}}
+    for hashed in sorted(by_hash)[:16]:
+        own = [f for f in told if f.surface == by_hash[hashed]]
+        shown, clicked = counted.get(hashed, (0.0, 0.0))
+        factors = [0.5 ** ((as_of_ms - f.ts_ms) / (30 * 86_400_000)) for f in own]
+        likely = math.fsum(x * (f.expected or 0.0) for x, f in zip(factors, own, strict=True))
+        compare(f"shown on {by_hash[hashed]}", shown, likely)
+        clicks = math.fsum(x for x, f in zip(factors, own, strict=True) if f.kind == CLICK)
+        compare(f"clicked on {by_hash[hashed]}", clicked, clicks)
     return found
 
 

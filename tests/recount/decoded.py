@@ -10,7 +10,7 @@ from typing import Any
 from features.category_tiles import category_windows
 from features.columns import text_hash
 from features.program import FeatureProgram
-from features.state import history, neighbours, older, seen, session, trend
+from features.state import history, neighbours, older, seen, session, surfaces, trend
 from features.tiles import windows
 
 Fields = Mapping[bytes, bytes]
@@ -96,6 +96,13 @@ def neighbour_weights(fields: Fields, as_of_ms: int) -> dict[int, float]:
     """Partner -> decayed weight."""
     hashes, weights, _ = neighbours.decode([fields.get(name) for name in neighbours.FIELDS], as_of_ms)
     return dict(zip(hashes.tolist(), weights.tolist(), strict=True))
+
+
+def surface_counts(fields: Fields, as_of_ms: int) -> dict[int, tuple[float, float]]:
+    """Hash of each surface -> decayed expected clicks and clicks of an item."""
+    page = fields.get(surfaces.FIELD) or b" "
+    scale = 2.0 ** ((surfaces.LANDMARK_MS - as_of_ms) / surfaces.HALF_LIFE_MS)
+    return {each: (shown * scale, clicked * scale) for each, shown, clicked in struct.iter_unpack("<qdd", page[1:])}
 
 
 def trend_values(fields: Fields, as_of_ms: int) -> dict[str, float]:

@@ -63,6 +63,7 @@ class Fact(NamedTuple):
     item_id: str
     category: str
     expected: float | None = None
+    surface: str = ""
 
 
 @dataclass
@@ -167,7 +168,7 @@ class Recount:
                 continue
             if not bot:
                 expected = 1 / math.log2(1 + max(event.position, 1)) if kind == IMPRESSION else None
-                self.items[item_id].facts.append(Fact(ts_ms, kind, value, item_id, category, expected))
+                self.items[item_id].facts.append(Fact(ts_ms, kind, value, item_id, category, expected, event.surface))
             weight = self.params.signals.of(kind, value)
             if round(weight * 16):
                 entries.append(self._entry(ts_ms, item_id, kind, weight, append_ts_ms))
@@ -248,7 +249,8 @@ class Recount:
                     user.facts.append(fact)
                     marks[item_hash(item_id), event.event_ts_ms // 1000] += 1
                     if not shown.bot:
-                        self.items[item_id].facts.append(fact._replace(expected=1 / math.log2(2 + at)))
+                        seen = fact._replace(expected=1 / math.log2(2 + at), surface=event.surface)
+                        self.items[item_id].facts.append(seen)
             for at, (labels, seen, corrected) in slate.told.items():
                 self.rows[event.event_id, at + 1] = Row(tuple(sorted(labels)), seen, corrected)
             if event.exposure.drawn and event.exposure.heads and event.exposure.slots[0].phi and not shown.bot:

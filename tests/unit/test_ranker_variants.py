@@ -63,7 +63,7 @@ def test_BAN_11_reply_exposure_and_decision_name_the_variant_and_its_propensity(
 
 def test_BAN_11_the_choice_can_be_made_again_from_the_log() -> None:
     world = world_of()
-    world.table.variant_clicks = {row: np.full((3, 2, 2), [40.0, float(row % 7)]) for row in range(0, 60, 2)}
+    world.table.variant_clicks = {row: np.full((3, 3, 2), [40.0, float(row % 7)]) for row in range(0, 60, 2)}
     for device in ("", "phone"):
         _, made, _ = decide(world, device)
         again = choose_again(made)
@@ -80,13 +80,12 @@ def test_BAN_11_the_choice_can_be_made_again_from_the_log() -> None:
 
 def test_BAN_11_frequencies_stand_with_the_logged_propensities() -> None:
     world = world_of()
-    counts = np.zeros((3, 2, 2))
-    counts[:, 0] = [(30.0, 3.0), (30.0, 2.0), (5.0, 0.0)]
+    counts = np.repeat([[(30.0, 3.0)], [(30.0, 2.0)], [(5.0, 0.0)]], 3, axis=1)  # device and surface are unknown
     world.table.variant_clicks[0] = counts
     drawn, expected = np.zeros(3), np.zeros(3)
     weights = []
     for seed in range(4_000):
-        found = choose(world.table, [0], "", policy=Thompson(n_draws=64), floor=0.05, seed=seed).by_slot[0]
+        found = choose(world.table, [0], "", "", policy=Thompson(n_draws=64), floor=0.05, seed=seed).by_slot[0]
         at = NAMES.index(found.variant_id)
         drawn[at] += 1
         weights.append(1 / 3 / found.propensity)
@@ -98,27 +97,44 @@ def test_BAN_11_frequencies_stand_with_the_logged_propensities() -> None:
 
 def test_BAN_11_a_clicked_variant_is_chosen_more_and_on_its_device_only_where_devices_differ() -> None:
     world = world_of()
-    counts = np.zeros((3, 2, 2))
+    counts = np.zeros((3, 3, 2))
     counts[:, 0] = [(400.0, 20.0), (400.0, 20.0), (400.0, 20.0)]
-    counts[:, 1] = [(200.0, 18.0), (200.0, 2.0), (200.0, 2.0)]  # `a` wins on this device, and loses elsewhere
+    counts[:, 1:] = [[(200.0, 18.0)], [(200.0, 2.0)], [(200.0, 2.0)]]  # `a` wins on this device, and loses elsewhere
     world.table.variant_clicks[0] = counts
-    here = choose(world.table, [0], "tv", policy=None, floor=0.05, seed=1).by_slot[0]
+    here = choose(world.table, [0], "tv", "home", policy=None, floor=0.05, seed=1).by_slot[0]
     assert (here.variant_id, here.propensity) == ("a", 1.0)
-    counts[:, 1] = 0.0  # another device: nothing is known of it
+    counts[:, 1:] = 0.0  # another device: nothing is known of it
     counts[1, 0] = (400.0, 60.0)
-    there = choose(world.table, [0], "phone", policy=None, floor=0.05, seed=1).by_slot[0]
+    there = choose(world.table, [0], "phone", "home", policy=None, floor=0.05, seed=1).by_slot[0]
     assert there.variant_id == "b"
-    alpha, beta = belief(counts, on_device=True)
+    alpha, beta = belief(counts)
     assert (alpha + beta).tolist() == pytest.approx([20.0] * 3)
-    alpha, beta = belief(counts, on_device=False)
+    alpha, beta = belief(np.repeat(counts[:, :1], 3, axis=1))  # nothing is known of the request
     assert (alpha + beta).tolist() == pytest.approx([410.0] * 3)
+
+
+def test_BAN_11_a_variant_that_wins_on_one_surface_is_shown_there() -> None:
+    world = world_of()
+    counts = np.zeros((3, 3, 2))
+    counts[:, :2] = [[(400.0, 40.0)], [(400.0, 60.0)], [(400.0, 20.0)]]  # one device; `b` is the best of all
+    counts[:, 2] = [(100.0, 25.0), (100.0, 5.0), (100.0, 5.0)]  # but not here
+    world.table.variant_clicks[0] = counts
+    here = choose(world.table, [0], "tv", "home", policy=None, floor=0.05, seed=1).by_slot[0]
+    assert here.variant_id == "a"
+    assert (here.alpha + here.beta).tolist() == pytest.approx([120.0] * 3)
+    counts[:, 2] = 0.0  # a surface of which nothing is known: what the others say
+    there = choose(world.table, [0], "tv", "search", policy=None, floor=0.05, seed=1).by_slot[0]
+    assert there.variant_id == "b"
+    counts[:, 2] = counts[:, 1]  # there is no other surface: as if surfaces did not exist
+    alone = belief(counts)
+    assert alone[0].tolist() == pytest.approx((counts[:, 0, 1] + 10.0 * 120.5 / 1210.0).tolist())
 
 
 def test_BAN_10_the_kill_switch_shows_the_best_variant() -> None:
     world = world_of(excluded_surfaces=("home",))
     for row in range(0, 60, 2):
-        world.table.variant_clicks[row] = np.full((3, 2, 2), [[100.0, 1.0], [0.0, 0.0]])
-        world.table.variant_clicks[row][1, 0] = (100.0, 30.0)
+        world.table.variant_clicks[row] = np.full((3, 3, 2), [100.0, 1.0])
+        world.table.variant_clicks[row][1] = (100.0, 30.0)
     for _ in range(5):
         reply, made, _ = decide(world)
         chosen = [item for item in reply.items if item.variant_id]
@@ -166,15 +182,19 @@ def test_BAN_11_the_item_table_knows_variants_and_their_counts() -> None:
     validate_item(change)
     table.apply_change(change, 1)
     counts = VariantCounts({})
-    for arm in arms_of("b", "tv"):
+    for arm in arms_of("b", "tv", "home"):
         counts.add(arm, 2.0, 1.0, 5)
     pages = {field.decode(): page for field, page in counts.dirty().items()}
     number = stream_pb2.Number(generation=1, offset=3)
     assert table.apply_row(stream_pb2.ItemRow(item_id="i1", number=number, pages=pages))
     row = table.rows["i1"]
     assert table.variants[row] == NAMES
-    assert table.variant_counts(row, "tv").tolist() == [[[0, 0], [0, 0]], [[2, 1], [2, 1]], [[0, 0], [0, 0]]]
-    assert table.variant_counts(row, "").tolist()[1] == [[2, 1], [0, 0]]
+    nothing = [[0, 0]] * 3
+    assert table.variant_counts(row, "tv", "home").tolist() == [nothing, [[2, 1]] * 3, nothing]
+    assert table.variant_counts(row, "tv", "search").tolist()[1] == [[2, 1], [2, 1], [0, 0]]
+    assert table.variant_counts(row, "tv", "").tolist()[1] == [[2, 1]] * 3
+    assert table.variant_counts(row, "", "home").tolist()[1] == [[2, 1], [2, 1], [0, 0]]
+    assert table.variant_counts(row, "", "").tolist()[1] == [[2, 1]] * 3
     del change.upsert.variants[1:]
     table.apply_change(change, 2)
     assert row not in table.variants

@@ -46,7 +46,10 @@ def test_BAN_11_a_click_counts_for_the_variant_that_its_request_showed() -> None
     world = play(log)
     ((_, arms),) = counts(world).items()
     shown = quantise(1 / math.log2(3))
-    assert arms == {id_hash("a"): (shown, 1.0), id_hash("a\x1ftv"): (shown, 1.0), id_hash("b"): (1.0, 0.0)}
+    assert arms == {
+        **{id_hash(arm): (shown, 1.0) for arm in ("a", "a\x1ftv", "a\x1ftv\x1ehome")},
+        **{id_hash(arm): (1.0, 0.0) for arm in ("b", "b\x1f\x1ehome")},
+    }
     rows = {(row.request_id, row.item_id): row for row in world.examples()}
     assert (rows["r1", "i2"].variant_id, rows["r1", "i2"].variant_propensity) == ("a", 0.5)
     assert rows["r1", "i1"].variant_id == ""
@@ -69,7 +72,7 @@ def test_BAN_11_counts_equal_a_recount_in_any_order_and_through_crashes(seed: in
                 kind, item = "click", int(slot.item_id[1:])
                 events.append(action(f"c{at}-{place}", kind, ts_ms + 1_000 + place, item, request_id=f"r{at}"))
             if slot.variant_id and event.exposure.drawn:
-                for arm in arms_of(slot.variant_id, event.context.device):
+                for arm in arms_of(slot.variant_id, event.context.device, event.surface):
                     sums = expected[slot.item_id, id_hash(arm)]
                     sums[0] += quantise(1 / math.log2(1 + place))
                     sums[1] += clicked

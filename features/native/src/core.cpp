@@ -67,6 +67,9 @@ void import_all() {
   };
   trend_span = constant("features.state.trend", "SPAN");
   trend_cells = static_cast<size_t>(constant("features.state.trend", "CELLS"));
+  surfaces_half_life_ms = static_cast<double>(constant("features.state.surfaces", "HALF_LIFE_MS"));
+  surfaces_landmark_ms = constant("features.state.surfaces", "LANDMARK_MS");
+  surfaces_most = static_cast<size_t>(constant("features.state.surfaces", "MOST"));
   neighbours_half_life_ms = static_cast<double>(constant("features.state.neighbours", "HALF_LIFE_MS"));
   neighbours_landmark_ms = constant("features.state.neighbours", "LANDMARK_MS");
   neighbours_most = static_cast<size_t>(constant("features.state.neighbours", "MOST"));
@@ -122,6 +125,8 @@ void add_types(PyObject* module) {
   add_type<RowPacker>(module, "RowPacker", packer);
   static PyMethodDef trend[] = {method<Trend, &Trend::add>("add"), dirty_method<Trend>(), {}};
   add_type<Trend>(module, "Trend", trend);
+  static PyMethodDef surfaces[] = {method<SurfaceCounts, &SurfaceCounts::add>("add"), dirty_method<SurfaceCounts>(), {}};
+  add_type<SurfaceCounts>(module, "SurfaceCounts", surfaces);
   static PyMethodDef neighbours[] = {method<Neighbours, &Neighbours::add>("add"),
                                      dirty_method<Neighbours>(), {}};
   add_type<Neighbours>(module, "Neighbours", neighbours, nullptr, &length<Neighbours>);

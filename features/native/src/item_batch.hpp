@@ -9,10 +9,11 @@ constexpr i64 kVariant = 54;
 
 class ItemTransition {
  public:
-  // ItemTransition(tiles, trend, signals)
+  // ItemTransition(tiles, trend, surfaces, signals)
   ItemTransition(Arguments args, Py_ssize_t n)
-      : tiles_((expect(n, 3, 3), Ref::borrowed(args[0]))), trend_object_(Ref::borrowed(args[1])),
-        trend_(unbox<Trend>(args[1])), signals_(args[2]) {
+      : tiles_((expect(n, 4, 4), Ref::borrowed(args[0]))), trend_object_(Ref::borrowed(args[1])),
+        surfaces_object_(Ref::borrowed(args[2])), trend_(unbox<Trend>(args[1])),
+        surfaces_(unbox<SurfaceCounts>(args[2])), signals_(args[3]) {
     if (!PyList_Check(args[0])) raise(PyExc_TypeError, "tiles are a list");
   }
 
@@ -21,11 +22,11 @@ class ItemTransition {
     expect(n, 1, 1);
     if (Py_TYPE(args[0]) != &event_effect_type) raise(PyExc_TypeError, "an effect is an EventEffect");
     auto field = [&](Py_ssize_t at) { return PyStructSequence_GET_ITEM(args[0], at); };
-    count(integer(field(1)), integer(field(2)), number(field(3)), number(field(4)), number(field(6)));
+    count(integer(field(1)), integer(field(2)), number(field(3)), number(field(4)), text(field(5)), number(field(6)));
     Py_RETURN_NONE;
   }
 
-  void count(i64 kind, i64 ts_ms, double value, double sign, double likely_clicks) {
+  void count(i64 kind, i64 ts_ms, double value, double sign, std::string_view surface, double likely_clicks) {
     const double expected = kind == kImpression ? likely_clicks : kNull;
     const auto row = numeric_columns(kind, value, expected);
     count_all(tiles_.get(), ts_ms, {row.data(), row.size()}, sign, std::nullopt);
@@ -34,11 +35,13 @@ class ItemTransition {
     const double likely = expected == expected ? expected : 0.0;
     if (good != 0.0 || likely != 0.0 || chosen)
       trend_.add_one(ts_ms, {sign * good, kind == kClick ? sign : 0.0, sign * likely, chosen ? sign : 0.0});
+    if (likely != 0.0 || kind == kClick) surfaces_.add_one(surface, ts_ms, sign * likely, kind == kClick ? sign : 0.0);
   }
 
  private:
-  Ref tiles_, trend_object_;
+  Ref tiles_, trend_object_, surfaces_object_;
   Trend& trend_;
+  SurfaceCounts& surfaces_;
   Signals signals_;
 };
 
@@ -90,7 +93,7 @@ class EffectBatch {
       else if (effect.type == kVariant || item.transition == nullptr)
         Ref done(checked(PyObject_CallMethod(item.state.get(), "observe", "(O)", read_event(effect.body).get())));
       else
-        item.transition->count(effect.type, effect.ts_ms, effect.value, effect.sign, effect.expected);
+        item.transition->count(effect.type, effect.ts_ms, effect.value, effect.sign, effect.surface, effect.expected);
     }
     for (const Touched& item : touched)
       if (item.state) Ref done(checked(PyObject_CallMethod(item.state.get(), "newer", "L", static_cast<long long>(item.newest_ms))));
@@ -107,7 +110,7 @@ class EffectBatch {
     Kind kind = kNone;
     double value = 0.0, sign = 0.0, expected = 0.0;
     size_t key = 0;
-    std::string_view item, body, hashes, weights;
+    std::string_view item, body, surface, hashes, weights;
   };
 
   // A state while the batch is applied.
@@ -159,6 +162,7 @@ class EffectBatch {
         case 3: effect.ts_ms = static_cast<i64>(field.number); break;
         case 4: effect.value = field.as_double(); break;
         case 5: effect.sign = field.as_double(); break;
+        case 6: effect.surface = field.bytes; break;
         case 7: effect.expected = field.as_double(); break;
         default: break;
       }

@@ -1,7 +1,9 @@
-// Trend and neighbours of an item: the same bytes as features/state/{trend,neighbours}.py, which say what they mean.
+// Trend, counts per surface and neighbours of an item: the same bytes as features/state/{trend,surfaces,neighbours}.py,
+// which say what they mean.
 #pragma once
 
 #include "base.hpp"
+#include "hash.hpp"
 
 namespace lr {
 
@@ -69,6 +71,78 @@ class Trend {
   }
 
   std::vector<double> values_;
+  bool dirty_ = false;
+};
+
+// Constants of features/state/surfaces.py.
+inline double surfaces_half_life_ms = 0.0;
+inline i64 surfaces_landmark_ms = 0;
+inline size_t surfaces_most = 0;
+
+class SurfaceCounts {
+ public:
+  SurfaceCounts(Arguments args, Py_ssize_t n) {
+    expect(n, 1, 1);
+    Fields fields(args[0]);
+    std::string_view page = fields.body(name(), kEntry);
+    for (size_t at = 0; at < page.size(); at += kEntry)
+      counts_.push_back({load<i64>(&page[at]), load<double>(&page[at + 8]), load<double>(&page[at + 16])});
+  }
+
+  // add(surface, ts_ms, shown, clicked)
+  PyObject* add(Arguments args, Py_ssize_t n) {
+    expect(n, 4, 4);
+    add_one(text(args[0]), integer(args[1]), number(args[2]), number(args[3]));
+    Py_RETURN_NONE;
+  }
+
+  void add_one(std::string_view surface, i64 ts_ms, double shown, double clicked) {
+    if (surface.empty()) return;
+    const i64 hashed = id_hash(surface);
+    auto at = std::lower_bound(counts_.begin(), counts_.end(), hashed,
+                               [](const Count& count, i64 wanted) { return count.surface < wanted; });
+    if (at == counts_.end() || at->surface != hashed) {
+      if (counts_.size() >= surfaces_most) {
+        if (at == counts_.end()) return;
+        const auto place = at - counts_.begin();
+        counts_.pop_back();
+        at = counts_.begin() + place;
+      }
+      at = counts_.insert(at, {hashed, 0.0, 0.0});
+    }
+    const double age = static_cast<double>(ts_ms - surfaces_landmark_ms) / surfaces_half_life_ms;
+    const double factor = two_to(std::min(age, 1000.0));
+    at->shown += factor * shown;
+    at->clicked += factor * clicked;
+    dirty_ = true;
+  }
+
+  void gather(PyObject* changed) {
+    if (!dirty_) return;
+    dirty_ = false;
+    std::string page;
+    for (const Count& count : counts_) {
+      pack(page, count.surface);
+      pack(page, count.shown);
+      pack(page, count.clicked);
+    }
+    put(changed, name(), page_bytes(page));
+  }
+
+ private:
+  static constexpr size_t kEntry = 24;
+
+  struct Count {
+    i64 surface;
+    double shown, clicked;
+  };
+
+  static PyObject* name() {
+    static PyObject* made = PyBytes_FromString("item_surfaces:counts");
+    return made;
+  }
+
+  std::vector<Count> counts_;  // by hash
   bool dirty_ = false;
 };
 
