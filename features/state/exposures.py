@@ -25,18 +25,16 @@ from features.state.exposure import (
     SEEN,
     Exposure,
     Outcome,
-    pack_outcome,
-    unpack_outcomes,
 )
+from features.state.outcomes import Outcomes
 from features.state.pages import HEAD, body
 from features.state.params import StateParams
 from liverank.v1.event_pb2 import Event
 
 __all__ = ["USUAL_IDS", "Change", "Counted", "Exposures", "LabelMoved", "RowDue", "SeenMoved", "room"]
 
-PER_PAGE: Final = 16
-MAX_OUTCOMES: Final = 256
-MAX_OUTCOME_BYTES: Final = 12 * 1024
+#: Outcomes that nothing can claim any more go so many at a time.
+_GOING: Final = 16
 MAX_BYTES: Final = 64 * 1024
 LEAST_BYTES: Final = 2 * 1024
 USUAL_IDS: Final = 640
@@ -89,7 +87,7 @@ Change = LabelMoved | SeenMoved | RowDue | Counted
 class Exposures:
     """Open and lately closed exposures of one user, and the outcomes that may still join or move."""
 
-    __slots__ = ("_dirty", "_exposures", "_leaves_ms", "_outcome_pages", "_outcomes", "_params", "_waiting")
+    __slots__ = ("_dirty", "_exposures", "_leaves_ms", "_outcomes", "_params", "_waiting")
 
     def __init__(self, fields: Mapping[bytes, bytes], params: StateParams) -> None:
         self._params = params
@@ -104,10 +102,7 @@ class Exposures:
                     raise StateFormatError(f"exposure {number} has no page _j{number}; run `liverank rebuild`")
                 exposure = Exposure.unpack(number, body(b"_x", stored), body(b"_j", joined))
                 by_number[number] = self._exposures[exposure.request_id] = exposure
-        self._outcome_pages: list[bytearray] = []
-        while page := fields.get(b"_o%d" % len(self._outcome_pages)):
-            self._outcome_pages.append(bytearray(body(b"_o", page)))
-        self._outcomes = list(unpack_outcomes(b"".join(self._outcome_pages), by_number))
+        self._outcomes = Outcomes(fields, by_number)
         self._leaves_ms = _NEVER
         self._waiting: list[int] = []
         self._note_times()
@@ -141,7 +136,6 @@ class Exposures:
         self._dirty.add(b"_x%d" % exposure.number)
         self._touch(exposure)
         changes += self._see(exposure)
-        moved = False
         waits_from_ms = clock_ms - self._params.attribution_window_ms
         for outcome in self._outcomes:
             if outcome.target is None and outcome.event_ts_ms <= waits_from_ms:
@@ -149,12 +143,10 @@ class Exposures:
             if outcome.item_id in exposure.at and self._target(outcome) is exposure:
                 previous, slot = outcome.target, outcome.slot
                 outcome.join(exposure)
-                moved = True
+                self._outcomes.changed(outcome)
                 if previous is not None:
                     changes += self._refresh(previous, slot)
                 changes += self._refresh(exposure, outcome.slot)
-        if moved:
-            self._repack()
         self._note_times()
         return changes
 
@@ -166,23 +158,13 @@ class Exposures:
         if target is not None:
             outcome.join(target)
             changes += self._change(target, outcome.slot, target.bits[outcome.slot] | outcome.bits)
-        packed = pack_outcome(outcome)
-        while self._outcomes and (
-            len(self._outcomes) >= MAX_OUTCOMES or sum(map(len, self._outcome_pages)) + len(packed) > MAX_OUTCOME_BYTES
-        ):
-            oldest = min(self._outcomes, key=lambda each: each.event_ts_ms)
-            self._outcomes.remove(oldest)
-            self._repack()
+        while any(self._outcomes) and not self._outcomes.has_room(outcome):
+            self._outcomes.drop_oldest()
             self._note_times()
             changes.append(Counted("outcome_overflow"))
         if target is None:
             insort(self._waiting, outcome.event_ts_ms + self._params.attribution_window_ms)
-        page = len(self._outcomes) // PER_PAGE
-        self._outcomes.append(outcome)
-        if page == len(self._outcome_pages):
-            self._outcome_pages.append(bytearray())
-        self._outcome_pages[page] += packed
-        self._dirty.add(b"_o%d" % page)
+        self._outcomes.add(outcome)
         return changes
 
     # -- time
@@ -207,10 +189,10 @@ class Exposures:
         return changes + self.forget(due_ms)
 
     def forget(self, clock_ms: int) -> list[Change]:
-        """Drop exposures past their window and the time for corrections, and outcomes that nothing can claim (a page of
+        """Drop exposures past their window and the time for corrections, and outcomes that nothing can claim (16 of
         them at a time).
         """
-        many = len(self._waiting) >= PER_PAGE and self._waiting[PER_PAGE - 1] <= clock_ms
+        many = len(self._waiting) >= _GOING and self._waiting[_GOING - 1] <= clock_ms
         if not many and clock_ms < self._leaves_ms:
             return []
         window_ms = self._params.attribution_window_ms
@@ -218,16 +200,15 @@ class Exposures:
         gone = [e for e in self._exposures.values() if e.closed and e.shown_ms + keep_ms <= clock_ms]
         for exposure in gone:
             self._drop(exposure)
-        kept: list[Outcome] = []
         changes: list[Change] = []
-        for outcome in self._outcomes:
+
+        def unclaimed(outcome: Outcome) -> bool:
             if outcome.target is not None or clock_ms < outcome.event_ts_ms + window_ms:
-                kept.append(outcome)
-            else:
-                changes.append(Counted("orphan" if outcome.request_id else "unattributed"))
-        if len(kept) < len(self._outcomes):
-            self._outcomes = kept
-            self._repack()
+                return False
+            changes.append(Counted("orphan" if outcome.request_id else "unattributed"))
+            return True
+
+        self._outcomes.drop_if(unclaimed)
         self._note_times()
         return changes
 
@@ -342,35 +323,17 @@ class Exposures:
         del self._exposures[exposure.request_id]
         self._dirty.add(b"_x%d" % exposure.number)
         self._touch(exposure)
-        kept = [outcome for outcome in self._outcomes if outcome.target is not exposure]
-        if len(kept) < len(self._outcomes):
-            self._outcomes = kept
-            self._repack()
+        self._outcomes.drop_if(lambda outcome: outcome.target is exposure)
 
     def _touch(self, exposure: Exposure) -> None:
         self._dirty.add(b"_j%d" % exposure.number)
 
-    def _repack(self) -> None:
-        old = len(self._outcome_pages)
-        self._outcome_pages = [
-            bytearray(b"".join(map(pack_outcome, self._outcomes[at : at + PER_PAGE])))
-            for at in range(0, len(self._outcomes), PER_PAGE)
-        ]
-        self._dirty.update(b"_o%d" % page for page in range(max(old, len(self._outcome_pages))))
-
     def dirty(self) -> dict[bytes, bytes]:
         """Fields changed since the last call."""
-        if not self._dirty:
-            return {}
-        changed: dict[bytes, bytes] = {}
+        changed = self._outcomes.dirty()
         by_number = {exposure.number: exposure for exposure in self._exposures.values()}
         for name in self._dirty:
-            number = int(name[2:])
-            if name[1:2] == b"o":
-                page = self._outcome_pages[number] if number < len(self._outcome_pages) else b""
-                changed[name] = HEAD + page if page else b""
-                continue
-            exposure = by_number.get(number)
+            exposure = by_number.get(int(name[2:]))
             if exposure is None:
                 changed[name] = b""
             else:

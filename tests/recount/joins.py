@@ -217,7 +217,7 @@ class Joined:
         while self._said and (
             len(self._said) >= MAX_OUTCOMES or sum(map(_size, self._said)) + _size(said) > MAX_OUTCOME_BYTES
         ):
-            self._said.remove(min(self._said, key=lambda each: each.event.event_ts_ms))
+            self._said.remove(min(self._said, key=_age))
         self._said.append(said)
 
     def _belongs(self, event: Event) -> Slate | None:
@@ -266,6 +266,11 @@ def _slot(slate: Slate, event: Event) -> int:
     if 1 <= event.position <= len(items) and items[event.position - 1] == event.item_id:
         return event.position - 1
     return items.index(event.item_id)
+
+
+def _age(said: Said) -> tuple[int, str, str, int]:
+    event = said.event
+    return event.event_ts_ms, event.item_id, event.request_id, event.position
 
 
 def _size(said: Said) -> int:

@@ -27,6 +27,11 @@ struct Outcome {
     slot = exposure()->slot_of(item, hash, position);
   }
 
+  auto age() const { return std::tie(ts_ms, item, request_id, position); }
+
+  static constexpr size_t kHead = 15;
+  size_t size_bytes() const { return kHead + item.size() + request_id.size(); }
+
   void write(std::string& out) const {
     pack(out, ts_ms);
     pack(out, static_cast<u8>(bits));

@@ -60,6 +60,7 @@ class Exposure {
       if (found == nullptr && PyErr_Occurred()) throw Raised{};
       head_bits.push_back(found == nullptr ? 0 : static_cast<int>(integer(found)));
     }
+    for (const Slot& each : slots) items_ |= u64{1} << (each.hash & 63);
     bits.assign(slots.size(), 0);
     marks.assign(slots.size(), 0);
   }
@@ -73,6 +74,7 @@ class Exposure {
 
   // First slot that shows the item; -1 = none.
   int find(std::string_view item, size_t hash) const {
+    if ((items_ >> (hash & 63) & 1) == 0) return -1;
     for (size_t at = 0; at < slots.size(); ++at)
       if (slots[at].hash == hash && slots[at].item == item) return static_cast<int>(at);
     return -1;
@@ -235,6 +237,7 @@ class Exposure {
   std::string_view user_id_, session_id_, surface_, policy_, arm_, base_model_, schema_;
   std::vector<std::string_view> heads_;
   bool drawn_ = false;
+  u64 items_ = 0;  // a bit for each item's hash: most items that are asked for are not here
   Ref event_, phi_;
 };
 

@@ -5,7 +5,7 @@
 #include <functional>
 #include <set>
 
-#include "changes.hpp"
+#include "outcomes.hpp"
 
 namespace lr {
 
@@ -22,9 +22,8 @@ class Exposures {
     most_ = static_cast<size_t>(integer(args[3]));
     for (size_t place = 0; place < most_; ++place) read_exposure(fields, place);
     for (size_t page = 0;; ++page) {
-      if (fields.raw(outcome_names()[page]).empty()) break;
-      pages_.emplace_back(fields.body(outcome_names()[page]));
-      read_outcomes(pages_.back());
+      if (fields.raw(Outcomes::names()[page]).empty()) break;
+      outcomes_.restore(read_outcomes(fields.body(Outcomes::names()[page])));
     }
     note_times();
   }
@@ -67,21 +66,19 @@ class Exposures {
     dirty_events_.insert(place);
     dirty_joined_.insert(place);
     see(made, changes);
-    bool moved = false;
     const i64 waits_from_ms = clock_ms - window_ms_;
-    for (Outcome& outcome : outcomes_) {
-      if (!outcome.target && outcome.ts_ms <= waits_from_ms) continue;
-      if (exposure.find(outcome.item, outcome.hash) < 0) continue;
+    outcomes_.change_each([&](Outcome& outcome) {
+      if (!outcome.target && outcome.ts_ms <= waits_from_ms) return false;
+      if (exposure.find(outcome.item, outcome.hash) < 0) return false;
       const Ref* target = target_of(outcome);
-      if (target == nullptr || target->get() != made.get()) continue;
+      if (target == nullptr || target->get() != made.get()) return false;
       Ref previous = outcome.target;
       int slot = outcome.slot;
       outcome.join(made);
-      moved = true;
       if (previous) refresh(previous, slot, changes);
       refresh(made, outcome.slot, changes);
-    }
-    if (moved) repack();
+      return true;
+    });
     note_times();
     return made;
   }
@@ -103,31 +100,16 @@ class Exposures {
       outcome.join(*target);
       change(outcome.target, outcome.slot, outcome.exposure()->bits[outcome.slot] | outcome.bits, changes);
     }
-    std::string packed;
-    outcome.write(packed);
-    auto full = [&] {
-      if (outcomes_.size() >= kMaxOutcomes) return true;
-      size_t size = packed.size();
-      for (const std::string& page : pages_) size += page.size();
-      return size > kMaxOutcomeBytes;
-    };
-    while (!outcomes_.empty() && full()) {
-      auto oldest = std::min_element(outcomes_.begin(), outcomes_.end(),
-                                     [](const Outcome& a, const Outcome& b) { return a.ts_ms < b.ts_ms; });
-      outcomes_.erase(oldest);
-      repack();
-      note_times();
+    while (!outcomes_.empty() && !outcomes_.has_room(outcome)) {
+      const Outcome oldest = outcomes_.take_oldest();
+      if (!oldest.target) waiting_.erase(std::lower_bound(waiting_.begin(), waiting_.end(), oldest.ts_ms + window_ms_));
       changes.count("outcome_overflow");
     }
     if (!outcome.target) {
       i64 until_ms = outcome.ts_ms + window_ms_;
       waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), until_ms), until_ms);
     }
-    size_t page = outcomes_.size() / kPerPage;
-    if (page == pages_.size()) pages_.emplace_back();
-    pages_[page] += packed;
-    dirty_outcomes_.insert(page);
-    outcomes_.push_back(std::move(outcome));
+    outcomes_.add(std::move(outcome));
   }
 
   // shrink(most_bytes) -> changes
@@ -188,31 +170,22 @@ class Exposures {
   }
 
   void forget_until(i64 clock_ms, Changes& changes) {
-    bool many = waiting_.size() >= kPerPage && waiting_[kPerPage - 1] <= clock_ms;
+    bool many = waiting_.size() >= kGoing && waiting_[kGoing - 1] <= clock_ms;
     if (!many && clock_ms < leaves_ms_) return;
     std::vector<Ref> gone;
     for (const Ref& each : exposures_)
       if (of(each).closed && of(each).shown_ms + keep_ms_ <= clock_ms) gone.push_back(each);
     for (const Ref& each : gone) drop(each);
-    size_t kept = 0;
-    for (size_t at = 0; at < outcomes_.size(); ++at) {
-      if (outcomes_[at].target || clock_ms < outcomes_[at].ts_ms + window_ms_) {
-        if (kept != at) outcomes_[kept] = std::move(outcomes_[at]);
-        ++kept;
-      } else {
-        changes.count(outcomes_[at].request_id.empty() ? "unattributed" : "orphan");
-      }
-    }
-    if (kept < outcomes_.size()) {
-      outcomes_.resize(kept);
-      repack();
-    }
+    outcomes_.erase_if([&](const Outcome& each) {
+      if (each.target || clock_ms < each.ts_ms + window_ms_) return false;
+      changes.count(each.request_id.empty() ? "unattributed" : "orphan");
+      return true;
+    });
     note_times();
   }
 
   void gather(PyObject* changed) {
-    for (size_t page : dirty_outcomes_)
-      put(changed, outcome_names()[page], page_or_nothing(page < pages_.size() ? pages_[page] : std::string()));
+    outcomes_.gather(changed);
     for (size_t place : dirty_events_) {
       const Exposure* held = at_place(place);
       put(changed, event_names()[place], held ? held->event_page() : py_bytes({}));
@@ -221,7 +194,6 @@ class Exposures {
       const Exposure* held = at_place(place);
       put(changed, joined_names()[place], held ? held->joined_page() : py_bytes({}));
     }
-    dirty_outcomes_.clear();
     dirty_events_.clear();
     dirty_joined_.clear();
   }
@@ -229,7 +201,7 @@ class Exposures {
   static Exposure& of(const Ref& each) { return *reinterpret_cast<Box<Exposure>*>(each.get())->value; }
 
  private:
-  static constexpr size_t kPerPage = 16, kMaxOutcomes = 256, kMaxOutcomeBytes = 12 * 1024, kOutcome = 15;
+  static constexpr size_t kGoing = 16;
 
   static Names& event_names() {
     static Names all("_x");
@@ -239,11 +211,6 @@ class Exposures {
     static Names all("_j");
     return all;
   }
-  static Names& outcome_names() {
-    static Names all("_o");
-    return all;
-  }
-
   static Ref box(size_t place, std::string_view raw, i64 append_ts_ms, bool counts) {
     Ref made(checked(type_of<Exposure>->tp_alloc(type_of<Exposure>, 0)));
     auto* held = reinterpret_cast<Box<Exposure>*>(made.get());
@@ -273,19 +240,20 @@ class Exposures {
     exposures_.push_back(made);
   }
 
-  void read_outcomes(std::string_view packed) {
+  std::vector<Outcome> read_outcomes(std::string_view packed) const {
+    std::vector<Outcome> all;
     for (size_t at = 0; at < packed.size();) {
       const char* data = packed.data() + at;
       size_t n_item = 0, n_request = 0;
-      if (packed.size() - at >= kOutcome) {
+      if (packed.size() - at >= Outcome::kHead) {
         n_item = load<u8>(data + 13);
         n_request = load<u8>(data + 14);
       }
-      if (packed.size() - at < kOutcome + n_item + n_request)
+      if (packed.size() - at < Outcome::kHead + n_item + n_request)
         unread("outcomes cannot be read at byte " + std::to_string(at) + " (cut short)");
-      std::string_view item = packed.substr(at + kOutcome, n_item);
+      std::string_view item = packed.substr(at + Outcome::kHead, n_item);
       Outcome outcome{std::string(item), std::hash<std::string_view>{}(item), load<i64>(data), load<u8>(data + 8),
-                      std::string(packed.substr(at + kOutcome + n_item, n_request)), load<u16>(data + 11), {}, 0};
+                      std::string(packed.substr(at + Outcome::kHead + n_item, n_request)), load<u16>(data + 11), {}, 0};
       outcome.slot = load<u8>(data + 10);
       u8 number = load<u8>(data + 9);
       if (number != 255) {
@@ -294,9 +262,10 @@ class Exposures {
         if (!outcome.target || outcome.slot >= static_cast<int>(outcome.exposure()->slots.size()))
           unread("outcomes cannot be read at byte " + std::to_string(at) + " (no such exposure)");
       }
-      outcomes_.push_back(std::move(outcome));
-      at += kOutcome + n_item + n_request;
+      all.push_back(std::move(outcome));
+      at += Outcome::kHead + n_item + n_request;
     }
+    return all;
   }
 
   const Ref* by_request(std::string_view request_id) const {
@@ -317,8 +286,9 @@ class Exposures {
     leaves_ms_ = kNever;
     for (const Ref& each : exposures_) leaves_ms_ = std::min(leaves_ms_, of(each).shown_ms + keep_ms_);
     waiting_.clear();
-    for (const Outcome& each : outcomes_)
+    outcomes_.each([&](const Outcome& each) {
       if (!each.target) waiting_.push_back(each.ts_ms + window_ms_);
+    });
     std::sort(waiting_.begin(), waiting_.end());
   }
 
@@ -341,8 +311,9 @@ class Exposures {
 
   void refresh(const Ref& exposure, int slot, Changes& changes) {
     int bits = 0;
-    for (const Outcome& outcome : outcomes_)
-      if (outcome.target.get() == exposure.get() && outcome.slot == slot) bits |= outcome.bits;
+    outcomes_.each([&](const Outcome& each) {
+      if (each.target.get() == exposure.get() && each.slot == slot) bits |= each.bits;
+    });
     change(exposure, slot, bits, changes);
   }
 
@@ -431,28 +402,18 @@ class Exposures {
     size_t place = of(held).number;
     dirty_events_.insert(place);
     dirty_joined_.insert(place);
-    size_t before = outcomes_.size();
-    std::erase_if(outcomes_, [&](const Outcome& outcome) { return outcome.target.get() == held.get(); });
-    if (outcomes_.size() < before) repack();
+    outcomes_.erase_if([&](const Outcome& outcome) { return outcome.target.get() == held.get(); });
     PyObject* gone = held.get();
     std::erase_if(exposures_, [gone](const Ref& each) { return each.get() == gone; });
-  }
-
-  void repack() {
-    size_t old = pages_.size();
-    pages_.assign((outcomes_.size() + kPerPage - 1) / kPerPage, {});
-    for (size_t at = 0; at < outcomes_.size(); ++at) outcomes_[at].write(pages_[at / kPerPage]);
-    for (size_t page = 0; page < std::max(old, pages_.size()); ++page) dirty_outcomes_.insert(page);
   }
 
   i64 window_ms_, keep_ms_;
   size_t most_;
   std::vector<Ref> exposures_;
-  std::vector<Outcome> outcomes_;
-  std::vector<std::string> pages_;
+  Outcomes outcomes_;
   i64 leaves_ms_ = kNever;
   std::vector<i64> waiting_;
-  std::set<size_t> dirty_events_, dirty_joined_, dirty_outcomes_;
+  std::set<size_t> dirty_events_, dirty_joined_;
 };
 
 }  // namespace lr
