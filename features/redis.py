@@ -7,7 +7,9 @@ if the stored version is not newer, so that a repeat or a writer that no longer 
 
 from __future__ import annotations
 
+import math
 import secrets
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -26,6 +28,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
+from features import native
 from liverank.errors import ConfigError, UnavailableError
 from liverank.settings import Settings
 
@@ -274,7 +277,8 @@ def write_guarded(client: Redis, transactions: Sequence[Guarded], doing: str) ->
     """Run each transaction, in order, if what it rests on holds, and has not changed until it ends.
 
     The hashes are watched and read with the end of the transaction before (WATCH, then MULTI and EXEC): Redis takes
-    plain commands at half the cost of the same from a script.
+    plain commands at half the cost of the same from a script. Native code does the talking, without Python's lock: who
+    folds meanwhile holds it for long. It cannot talk over an encrypted connection: then nothing is run.
 
     Returns
     -------
@@ -288,36 +292,42 @@ def write_guarded(client: Redis, transactions: Sequence[Guarded], doing: str) ->
     RedisConfigError
         A command was refused.
     """
-    done: list[bool] = []
+    if not transactions:
+        return []
     with translated(doing):
         pool = client.connection_pool
         connection = pool.get_connection()
         try:
-            looked = _talk(connection, [_look(transactions[0])], 1 + len(transactions[0].holds)) if transactions else []
-            for at, (holds, commands) in enumerate(transactions):
-                held = [list(fields.values()) for fields in holds.values()] == looked[1:]
-                n = commands.n + 2 if held else 1
-                sent = [_MULTI, commands.data, _EXEC] if held else [_UNWATCH]
-                n_looked = 0
-                if at + 1 < len(transactions):
-                    sent.append(_look(transactions[at + 1]))
-                    n_looked = 1 + len(transactions[at + 1].holds)
-                replies = _talk(connection, sent, n + n_looked)
-                looked = replies[n:]
-                results = replies[n - 1] if held else None
-                for reply in (*replies, *(results if isinstance(results, list) else ())):
-                    if isinstance(reply, Exception):
-                        raise reply
-                done.append(held and results is not None)
+            plain = _plain_socket(connection)
+            if plain is None:
+                return [False] * len(transactions)
+            timeout_s = plain.gettimeout()
+            asked = [
+                (_look(each), [list(f.values()) for f in each.holds.values()], *each.commands) for each in transactions
+            ]
+            done: list[bool]
+            done, refused, away = native.core.write_guarded(
+                plain.fileno(), -1 if timeout_s is None else math.ceil(1000 * timeout_s), asked
+            )
+            if away:
+                raise ConnectionError(away.decode(errors="replace"))
+            if refused:
+                _talk(connection, [_UNWATCH], 1)  # the next look may stand: the connection goes back to others
+                raise ResponseError(refused.decode(errors="replace"))
+            return done
         except ResponseError:  # every reply was read
-            _talk(connection, [_UNWATCH], 1)  # the next look may stand: the connection goes back to others
             raise
         except BaseException:
             connection.disconnect()
             raise
         finally:
             pool.release(connection)
-    return done
+
+
+def _plain_socket(connection: Any) -> socket.socket | None:
+    """The socket of a connection; None where it is encrypted."""
+    found = connection._sock
+    return found if type(found) is socket.socket else None
 
 
 def _look(transaction: Guarded) -> bytes:
@@ -330,8 +340,6 @@ def _packed(*words: bytes) -> bytes:
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
 
-_MULTI: Final = _packed(b"MULTI")
-_EXEC: Final = _packed(b"EXEC")
 _UNWATCH: Final = _packed(b"UNWATCH")
 
 

@@ -32,6 +32,7 @@ from streams.patience import InsistingReader, Patience, StoppingError
 from streams.producers import ProducerWatch
 from streams.program import PROGRAM_KEY
 from streams.publisher import KafkaSink, Pending, PositionBoard, RowSink
+from streams.share import Share
 from streams.takeover import FoldSetup, Takeover
 from streams.ticks import Ticker
 
@@ -290,28 +291,27 @@ class FoldEngine:
 
     def _cycle(self, records: Sequence[Record]) -> None:
         """Fold the records of one poll."""
-        batch = self._parse(records)
-        self.steps.mark("decode")
+        batch = self._sort(records)
         if not batch:
+            self.steps.mark("decode")
             return
+        for partition, share in batch.items():
+            share.look(self._owned[partition].fold, self._parsed)
+            if self._producers is not None:
+                self._producers.note(share.watched(self._parsed))
+        self.steps.mark("decode")
         self._await_catalogue()
         self._prefetch(batch)
         self.steps.mark("load")
-        for partition, parsed in batch.items():
-            if self._producers is not None:
-                self._producers.note(parsed)
-            owned = self._owned.get(partition)
-            if owned is None:
-                continue
-            feed = owned.fold.feed
-            for record, what in parsed:
-                feed(record, what)
+        for partition, share in batch.items():
+            if (owned := self._owned.get(partition)) is not None:
+                share.feed(owned.fold, self._parsed)
         self.steps.mark("apply")
         for owned in self._owned.values():
             owned.fold.close()
         self.steps.mark("encode")
         self._commit()
-        n = sum(map(len, batch.values()))
+        n = sum(len(share.records) for share in batch.values())
         self.n_records += n
         self.metrics.records.inc(n)
         cached = 0
@@ -323,11 +323,10 @@ class FoldEngine:
         self.metrics.cached.set(cached)
         self.steps.mark("rest")
 
-    def _parse(self, records: Sequence[Record]) -> dict[int, list[tuple[Record, Parsed | ContractError]]]:
-        """Decode records of owned partitions that are not folded yet."""
-        batch: dict[int, list[tuple[Record, Parsed | ContractError]]] = {}
-        parse, owned = self._fold.parse, self._owned
-        following = {p: o.fold.position.offset + 1 for p, o in owned.items() if p not in self._ended}
+    def _sort(self, records: Sequence[Record]) -> dict[int, Share]:
+        """Records of owned partitions that are not folded yet, by partition."""
+        batch: dict[int, Share] = {}
+        following = {p: o.fold.position.offset + 1 for p, o in self._owned.items() if p not in self._ended}
         seals = self.setup.seals
         for record in records:
             partition = record.partition
@@ -340,19 +339,26 @@ class FoldEngine:
                     "records are missing; run `liverank rebuild`"
                 )
             following[partition] = record.offset + 1
-            what: Parsed | ContractError
-            try:
-                what = parse(record)
-            except ContractError as error:
-                what = error
-                self.metrics.dead_letter(error.reason)
-            batch.setdefault(partition, []).append((record, what))
-            may_end = record.headers and seals is not None and isinstance(what, Parsed) and what.tick
-            if may_end and seals and self._patience.insist(partial(seals.ends, record), "asking for a repartition"):
+            share = batch.get(partition)
+            if share is None:
+                share = batch[partition] = Share()
+            share.records.append(record)
+            if not record.headers or seals is None:
+                continue
+            what = share.parsed[len(share.records) - 1] = self._parsed(record)
+            may_end = isinstance(what, Parsed) and what.tick
+            if may_end and self._patience.insist(partial(seals.ends, record), "asking for a repartition"):
                 self._ended.add(partition)
                 del following[partition]
                 self._log.info("partition has ended: its generation is sealed", partition=partition)
-        return batch
+        return {partition: share for partition, share in batch.items() if partition in self._owned}
+
+    def _parsed(self, record: Record) -> Parsed | ContractError:
+        try:
+            return self._fold.parse(record)
+        except ContractError as error:
+            self.metrics.dead_letter(error.reason)
+            return error
 
     def _await_catalogue(self) -> None:
         """Go on only when the catalogue has everything that was appended before now."""
@@ -365,21 +371,17 @@ class FoldEngine:
             self._patience.until(lambda: catalogue.wait(ends, 0.05))
         self.metrics.catalogue_wait_s.observe(time.monotonic() - started_s)
 
-    def _prefetch(self, batch: Mapping[int, Sequence[tuple[Record, Parsed | ContractError]]]) -> None:
+    def _prefetch(self, batch: Mapping[int, Share]) -> None:
         """Read the missing states of all records in one round trip."""
-        wanted: dict[tuple[int, str], None] = {}
-        for partition, parsed in batch.items():
-            fold = self._owned[partition].fold if partition in self._owned else None
-            for _, what in parsed:
-                if fold is None or not isinstance(what, Parsed):
-                    continue
-                for key in fold.missing(what.keys):
-                    if (partition, key) not in wanted and not fold.is_stray(what):
-                        wanted[partition, key] = None
-        if not wanted:
+        keys = [
+            (partition, key)
+            for partition, share in batch.items()
+            if (owned := self._owned.get(partition)) is not None
+            for key in share.missing(owned.fold)
+        ]
+        if not keys:
             return
         self._land()
-        keys = list(wanted)
         stored = self._patience.insist(lambda: self._store.load_many(keys), "reading states")
         for (partition, key), fields in zip(keys, stored, strict=True):
             if (owned := self._owned.get(partition)) is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from features import native
 from features.item_version import CatalogueItem
@@ -21,35 +21,16 @@ from streams.errors import FoldBugError
 from streams.fold import Fold, KeyState, Number, Parsed
 from streams.outbox import Output
 from streams.outgoing import FORWARDED, Outgoing
+from streams.reading import ItemVersions, Scanned, StateReader
 from streams.seal import seal_of
 
-__all__ = ["ItemVersions", "PartitionFold", "StateReader"]
+__all__ = ["ItemVersions", "PartitionFold"]
 
 #: Up to this many due keys ride in a call with other records; more are worked through in calls of their own.
 _DUE_INLINE = 16
 #: So many closed calls of one record are written before the next are made.
 _SPILL_CALLS = 32
 _FIRST = Number(-1, -1, 0, 0)
-
-
-class StateReader(Protocol):
-    """Where states and due keys come from."""
-
-    def load(self, partition: int, keys: Sequence[str]) -> list[Mapping[bytes, bytes]]:
-        """Return the fields of each key; empty = the key has no state."""
-        ...
-
-    def due_between(self, partition: int, after_ms: int, until_ms: int) -> list[tuple[str, int]]:
-        """Return (key, due_ms) with after_ms < due_ms <= until_ms."""
-        ...
-
-
-class ItemVersions(Protocol):
-    """The catalogue's versions."""
-
-    def at(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
-        """Return the newest version appended at or before `append_ts_ms`; None = unknown or removed."""
-        ...
 
 
 class PartitionFold(Outgoing):
@@ -197,6 +178,20 @@ class PartitionFold(Outgoing):
                     self.dead_letter(error.reason, error.detail)
         self._finish(record)
 
+    def scan(self, records: list[Record], *, every: int, ahead_ms: int) -> Scanned | None:
+        """Look at records that `feed_usual` gets next; None = it will not fold any.
+
+        Parameters
+        ----------
+        every, ahead_ms : int
+            Which of them are to be watched, see `Scanned`.
+        """
+        if self._lane is None or self._fold.usual(self) is None:
+            return None
+        missing, left, watched = self._lane.scan(records, every, ahead_ms)
+        belonging = [key for key in missing if partition_of(key.encode(), self.n_partitions) == self.partition]
+        return Scanned(belonging, left, watched)
+
     def feed_usual(self, records: list[Record], first: int) -> int:
         """Fold records from `first` on as long as native code can; return the index of the next one.
 
@@ -207,7 +202,7 @@ class PartitionFold(Outgoing):
         self.sink.step = 0
         following: int
         following, self.clock_ms, counts = self._lane.run(
-            self, emit, records, first, self.clock_ms, self._unsettled, self._call, self._poll_limits.keys
+            self, emit, records, first, self.clock_ms, self._unsettled, self._call, self._most_unsettled()
         )
         self._record = None
         for name, n in counts.items():
@@ -216,6 +211,12 @@ class PartitionFold(Outgoing):
             self._call.n_records += following - first - 1
             self._finish(records[following - 1])
         return following
+
+    def _most_unsettled(self) -> int:
+        """So many touched states fill the open call, as far as one can tell before they are asked for their fields."""
+        keys, size_bytes = self._poll_limits
+        room = (size_bytes - self._call.size_bytes) / self._bytes_per_key
+        return max(1, min(keys - len(self._call.states), int(min(room, keys))))
 
     def close(self) -> None:
         """Close the open call, if it holds anything."""

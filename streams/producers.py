@@ -19,7 +19,7 @@ from liverank.kafka import Record
 from liverank.v1.event_pb2 import Event
 from streams.fold import Parsed
 
-__all__ = ["ProducerWatch"]
+__all__ = ["AHEAD_MS", "EVERY", "ProducerWatch"]
 
 _STRAYS = Counter("liverank_producer_strays", "Events that lay in a partition that is not their key's", ["producer"])
 _REFUSED = Counter("liverank_producer_refused", "Records that break the contract", ["producer", "reason"])
@@ -34,9 +34,9 @@ _DELAY_S = Gauge(
 
 _FORWARDED: Final = "liverank-forwarded"
 #: An event this far ahead of the broker is a wrong clock and not a network.
-_AHEAD_MS: Final = 1_000
+AHEAD_MS: Final = 1_000
 _DELAY_MS: Final = 300_000
-_EVERY: Final = 16
+EVERY: Final = 16
 _MOST_NAMES: Final = 100
 _WARN_EVERY_S: Final = 600.0
 _MANY: Final = "(more than 100 producers)"
@@ -73,9 +73,9 @@ class ProducerWatch:
             if not isinstance(event, Event):
                 continue
             ahead_ms = event.event_ts_ms - record.append_ts_ms
-            if ahead_ms > _AHEAD_MS:
+            if ahead_ms > AHEAD_MS:
                 self._ahead(record, event, ahead_ms)
-            elif not record.offset % _EVERY:
+            elif not record.offset % EVERY:
                 self._delay(record, event, -ahead_ms)
 
     def _stray(self, record: Record, what: Parsed | ContractError) -> None:

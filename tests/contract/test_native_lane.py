@@ -11,6 +11,7 @@ import pytest
 from features import native
 from features.item_version import CatalogueItem
 from liverank.contract import INTERNAL_HEADER
+from liverank.errors import ContractError
 from liverank.kafka import Record
 from liverank.partition import partition
 from liverank.settings import Settings
@@ -18,8 +19,11 @@ from liverank.v1.event_pb2 import Event, EventType
 from streams.calls import Call, Limits
 from streams.catalogue import Catalogue, History
 from streams.dues import DueIndex, _DueIndex
+from streams.fold import Parsed
 from streams.partition_fold import PartitionFold
 from streams.past import MemoryStore, feed, memory_part
+from streams.producers import EVERY
+from streams.share import Share
 from streams.users import UserFold
 from tests.contract.test_native_transition import T0, event_of
 from tests.recount.program import PROGRAM
@@ -90,8 +94,48 @@ def opened(clock: Literal["wall", "data"], *, first: bool) -> tuple[UserFold, Me
     return fold, store, part
 
 
+def feed_all(fold: UserFold, part: PartitionFold, batch: list[Record]) -> int:
+    """As the past is folded; return how many records native code folded."""
+    at = n_usual = 0
+    while at < len(batch):
+        following = part.feed_usual(batch, at)
+        n_usual += following - at
+        if following < len(batch):
+            feed(fold, part, batch[following])
+            following += 1
+        at = following
+    return n_usual
+
+
+def feed_looked(fold: UserFold, part: PartitionFold, batch: list[Record]) -> int:
+    """As the engine folds a poll."""
+
+    def parse(record: Record) -> Parsed | ContractError:
+        parsed.add(record.offset)
+        try:
+            return fold.parse(record)
+        except ContractError as error:
+            return error
+
+    parsed = set[int]()
+    share = Share(list(batch))
+    share.look(part, parse)
+    left = parsed.copy()
+    watched = [record.offset for record, _ in share.watched(parse)]
+    assert left <= set(watched)
+    if share.scanned is not None:
+        assert {record.offset for record in batch if record.offset % EVERY == 0} <= set(watched)
+    parsed -= set(watched) - left
+    part.prefetch(share.missing(part))
+    share.feed(part, parse)
+    return len(batch) - len(parsed)
+
+
+@pytest.mark.parametrize("looked", [False, True])
 @pytest.mark.parametrize(("clock", "first"), [("wall", False), ("wall", True), ("data", False)])
-def test_STR_7_many_records_in_one_call_are_folded_as_one_by_one(clock: Literal["wall", "data"], first: bool) -> None:
+def test_STR_7_many_records_in_one_call_are_folded_as_one_by_one(
+    clock: Literal["wall", "data"], first: bool, looked: bool
+) -> None:
     rng = random.Random(f"{clock} {first}")
     slow, fast = opened(clock, first=first), opened(clock, first=first)
     load = records(rng, 4000)
@@ -100,14 +144,7 @@ def test_STR_7_many_records_in_one_call_are_folded_as_one_by_one(clock: Literal[
         batch = load[start : start + 500]
         for record in batch:
             feed(slow[0], slow[2], record)
-        at = 0
-        while at < len(batch):
-            following = fast[2].feed_usual(batch, at)
-            n_usual += following - at
-            if following < len(batch):
-                feed(fast[0], fast[2], batch[following])
-                following += 1
-            at = following
+        n_usual += (feed_looked if looked else feed_all)(fast[0], fast[2], batch)
         slow[2].close()
         fast[2].close()
         assert len(slow[2].calls) > 3

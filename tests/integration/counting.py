@@ -61,6 +61,9 @@ class _Fold:
     def load(self, key: str, fields: Mapping[bytes, bytes]) -> KeyState:
         return CountState(json.loads(fields[b"_doc"]))
 
+    def usual(self, ctx: Context) -> None:
+        return
+
     def rows(
         self, key: str, fields: Mapping[bytes, bytes], state: KeyState, version: bytes
     ) -> Sequence[Row | VersionedValue]:

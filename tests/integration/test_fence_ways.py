@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import select
+import socket
+import threading
 from typing import Any
 
 import pytest
@@ -115,20 +118,45 @@ def test_STR_1_an_owner_that_was_succeeded_writes_nothing(
     side = Side(client, namespace, "a")
     successor = FencedStore(connect(namespace), namespace=side.name, generation=1, kind="u")
     calls = [made(random.Random(7), partition, START, 5, trim=True) for partition in range(N)]
-    talk = features.redis._talk
-    looks = 0
+    plain_socket = features.redis._plain_socket
+    pumps: list[threading.Thread] = []
+    ends: list[socket.socket] = []
 
-    def between(connection: Any, sent: Any, n: int) -> list[Any]:
-        nonlocal looks
-        looks += 1
-        if looks == (1 if when == "before the look" else 2):
-            successor.acquire(1, start=None)
-        return talk(connection, sent, n)
+    def between(connection: Any) -> socket.socket | None:
+        """A way to Redis on which the successor comes before the look, or before what follows it."""
+        real = plain_socket(connection)
+        assert real is not None
+        ours, inner = socket.socketpair()
+        ours.settimeout(real.gettimeout())
+        ends.extend((ours, inner))
+        pumps.extend(threading.Thread(target=pump, args=ways) for ways in ((inner, real), (real, inner)))
+        for thread in pumps:
+            thread.start()
+        return ours
 
-    monkeypatch.setattr(features.redis, "_talk", between)
+    came = threading.Event()
+    over = threading.Event()
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        while not over.is_set():
+            if not select.select([source], [], [], 0.01)[0]:
+                continue
+            data = source.recv(1 << 20)
+            if not came.is_set() and (b"WATCH" if when == "before the look" else b"MULTI") in data:
+                came.set()
+                successor.acquire(1, start=None)
+            target.sendall(data)
+
+    monkeypatch.setattr(features.redis, "_plain_socket", between)
     before = side.dump()
     # All three share a transaction: one that does not hold takes the others with it.
     assert side.store.commit(side.epochs, calls, side.packed(calls)) == set()
+    over.set()
+    for thread in pumps:
+        thread.join()
+    for end in ends:
+        end.close()
+    assert came.is_set()
     monkeypatch.undo()
     after = side.dump()
     meta = next(key for key in before if b".1}:u.meta" in key)

@@ -8,6 +8,7 @@
 #include "dedup.hpp"
 #include "effects.hpp"
 #include "exposures.hpp"
+#include "guarded.hpp"
 #include "history.hpp"
 #include "item_batch.hpp"
 #include "items.hpp"
@@ -169,7 +170,7 @@ void add_types(PyObject* module) {
       property<CacheEntry, &CacheEntry::state>("state"),
       {"due_ms", &get<CacheEntry, &CacheEntry::get_due_ms>, &set_due_ms, nullptr, nullptr}, {}};
   add_type<CacheEntry>(module, "CacheEntry", none, entry);
-  static PyMethodDef lane[] = {method<UserLane, &UserLane::run>("run"), {}};
+  static PyMethodDef lane[] = {method<UserLane, &UserLane::scan>("scan"), method<UserLane, &UserLane::run>("run"), {}};
   add_type<UserLane>(module, "UserLane", lane);
   static PyMethodDef item[] = {method<ItemTransition, &ItemTransition::observe>("observe"), {}};
   add_type<ItemTransition>(module, "ItemTransition", item);
@@ -197,6 +198,7 @@ PyMethodDef functions[] = {
     {"call_commands", fast(&call_commands), METH_FASTCALL, nullptr},
     {"fence_command", fast(&fence_command), METH_FASTCALL, nullptr},
     {"page_commands", fast(&page_commands), METH_FASTCALL, nullptr},
+    {"write_guarded", fast(&write_guarded), METH_FASTCALL, nullptr},
     {"item_row", fast(&item_row), METH_FASTCALL, nullptr},
     {"public_fields", fast(&public_fields), METH_FASTCALL, nullptr},
     {"encode_outbox", fast(&encode_outbox), METH_FASTCALL, nullptr},

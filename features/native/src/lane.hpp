@@ -57,6 +57,40 @@ class UserLane {
     if (!PyDict_Check(args[0])) raise(PyExc_TypeError, "the cache is a dict");
   }
 
+  // scan(records, every, ahead_ms) -> (missing, left, watched)
+  //
+  // Look at records that come to `run` next: keys that are not in memory, indices of records that are certainly left to
+  // Python, and of those others that whoever watches producers wants to see: of an offset that `every` divides, or of an
+  // event more than `ahead_ms` ahead of its record.
+  PyObject* scan(Arguments args, Py_ssize_t n) {
+    expect(n, 3, 3);
+    if (!PyList_Check(args[0])) raise(PyExc_TypeError, "records are a list");
+    const i64 every = integer(args[1]), ahead_ms = integer(args[2]);
+    const Py_ssize_t n_records = PyList_GET_SIZE(args[0]);
+    scanned_ = Ref();
+    keys_.assign(static_cast<size_t>(n_records), {});
+    Ref missing(checked(PyDict_New())), left(checked(PyList_New(0))), watched(checked(PyList_New(0)));
+    for (Py_ssize_t at = 0; at < n_records; ++at) {
+      PyObject* record = PyList_GET_ITEM(args[0], at);
+      Ref& key = keys_[static_cast<size_t>(at)];
+      i64 ts_ms = 0;
+      key = key_of(record, ts_ms);
+      if (!key) {
+        append(left.get(), py(at));
+        continue;
+      }
+      const int known = PyDict_Contains(cache_.get(), key.get());
+      if (known < 0) throw Raised{};
+      if (!known) put(missing.get(), key.get(), Ref::borrowed(Py_None));
+      const i64 offset = integer(PyTuple_GET_ITEM(record, kOffset));
+      if (offset % every == 0 || ts_ms - integer(PyTuple_GET_ITEM(record, kAppendTs)) > ahead_ms)
+        append(watched.get(), py(at));
+    }
+    scanned_ = Ref::borrowed(args[0]);
+    Ref keys(checked(PySequence_List(missing.get())));
+    return checked(PyTuple_Pack(3, keys.get(), left.get(), watched.get()));
+  }
+
   // run(part, emit, records, first, clock_ms, unsettled, call, most_keys) -> (next, clock_ms, counts)
   //
   // Fold records[first:next]; `part` gets the record that an emitter may ask for as `_record`.
@@ -76,7 +110,17 @@ class UserLane {
     counts_.clear();
     ++run_;
     if (!PyList_Check(records) || !PyDict_Check(unsettled_)) raise(PyExc_TypeError, "records are a list, keys a dict");
-    while (at < PyList_GET_SIZE(records) && PyDict_Size(unsettled_) < most_keys && fold(PyList_GET_ITEM(records, at))) ++at;
+    const bool looked = records == scanned_.get();
+    if (looked && static_cast<size_t>(PyList_GET_SIZE(records)) != keys_.size())
+      raise(PyExc_RuntimeError, "records were added or taken away since they were looked at");
+    while (at < PyList_GET_SIZE(records) && PyDict_Size(unsettled_) < most_keys) {
+      PyObject* record = PyList_GET_ITEM(records, at);
+      i64 ts_ms;
+      const Ref key = looked ? keys_[static_cast<size_t>(at)] : key_of(record, ts_ms);
+      if (!key || !fold(record, key)) break;
+      ++at;
+    }
+    if (at == PyList_GET_SIZE(records)) scanned_ = Ref();
     Ref counts(checked(PyDict_New()));
     for (const auto& [name, number] : counts_) put(counts.get(), py_text(name).get(), py(number));
     if (size_) {
@@ -114,22 +158,29 @@ class UserLane {
     return entry_of(key);
   }
 
-  // Fold one record, or do nothing: false.
-  bool fold(PyObject* record) {
+  // The user's key, if an event is plain and its bytes are those that Python would keep.
+  Ref key_of(PyObject* record, i64& ts_ms) const {
     if (!PyTuple_Check(record) || PyTuple_GET_SIZE(record) != 7) raise(PyExc_TypeError, "a record has seven fields");
-    if (PyTuple_GET_SIZE(PyTuple_GET_ITEM(record, kHeaders)) != 0) return false;
+    if (PyTuple_GET_SIZE(PyTuple_GET_ITEM(record, kHeaders)) != 0) return {};
     const std::string_view packed = bytes_of(PyTuple_GET_ITEM(record, kValue));
-    const i64 append_ts_ms = integer(PyTuple_GET_ITEM(record, kAppendTs));
     try {
-      if (!plain(packed, wall_ ? append_ts_ms : kAnyTime)) return false;
+      if (!plain(packed, wall_ ? integer(PyTuple_GET_ITEM(record, kAppendTs)) : kAnyTime)) return {};
     } catch (const Raised&) {
       PyErr_Clear();
-      return false;
+      return {};
     }
     const UserTransition::Event event(packed);
-    if (event.user.empty() || event.user[0] == '#' || event.user[0] == '\1') return false;
-    if (event.kind == kExposure ? !canonical_exposure(packed) : !event.ascii_texts()) return false;
-    Ref key = py_text(event.user);
+    if (event.user.empty() || event.user[0] == '#' || event.user[0] == '\1') return {};
+    if (event.kind == kExposure ? !canonical_exposure(packed) : !event.ascii_texts()) return {};
+    ts_ms = event.ts_ms;
+    return py_text(event.user);
+  }
+
+  // Fold one record that has a key, or do nothing: false.
+  bool fold(PyObject* record, const Ref& key) {
+    const std::string_view packed = bytes_of(PyTuple_GET_ITEM(record, kValue));
+    const i64 append_ts_ms = integer(PyTuple_GET_ITEM(record, kAppendTs));
+    const UserTransition::Event event(packed);
     CacheEntry* entry = entry_of(key.get());
     if (entry == nullptr) entry = taken_in(key.get());
     if (entry == nullptr || entry->user == nullptr) return false;
@@ -215,7 +266,8 @@ class UserLane {
     return out;
   }
 
-  Ref cache_, due_object_, sink_object_, output_;
+  Ref cache_, due_object_, sink_object_, output_, scanned_;
+  std::vector<Ref> keys_;  // of the records in scanned_; none = left to Python
   DueIndex& due_;
   Sink& sink_;
   const i64 generation_, partition_;
