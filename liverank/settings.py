@@ -50,7 +50,7 @@ class FeastSettings(_Section):
 class StreamsSettings(_Section):
     """The folds and the agents."""
 
-    poll_records: int = Field(default=5000, ge=1, le=10_000)
+    poll_records: int = Field(default=10_000, ge=1, le=10_000)
     """Most records that a fold takes at a time: the more, the fewer rows are written under a backlog."""
     session_timeout_s: int = Field(default=30 * 60, ge=1)
     """A session ends after so long without an event."""

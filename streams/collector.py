@@ -1,4 +1,4 @@
-"""Python's cycle collector in a process that folds.
+"""Memory of a process that folds: Python's cycle collector, and what is freed.
 
 States hold no cycles, so what a fold drops is freed at once; a full collection would only walk over all cached states,
 again and again: a fifth of the fold's time at 3,000 users. What exists when a fold starts is set aside, young objects
@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from features import native
+
 __all__ = ["quiet", "still"]
 
 #: Containers made (less those freed) before the youngest are looked at; then how many times per older generation.
@@ -19,10 +21,12 @@ _THRESHOLDS: Final = (100_000, 50, 100)
 
 
 def quiet() -> None:
-    """Make the collector quiet in this process; may be called again."""
+    """Make the collector quiet in this process, and keep what is freed; may be called again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_THRESHOLDS)
+    if native.core is not None:
+        native.core.keep_memory()
 
 
 @contextmanager

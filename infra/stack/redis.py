@@ -45,8 +45,8 @@ def configuration(layout: Layout, *, port: int, password: str = "") -> str:
         "daemonize": "no",
         "save": '""',
         "rdbcompression": "no",
-        # At full rate the file grows by 25 MB a second; each rewrite costs a fork and the whole state.
-        "auto-aof-rewrite-min-size": "1gb",
+        # At full rate the file grows by 40 MB a second; each rewrite costs a fork and the whole state.
+        "auto-aof-rewrite-min-size": "2gb",
         "tcp-backlog": "128",
         "databases": "16",
         # Redis writes its title over its environment, by which the stack knows its processes.

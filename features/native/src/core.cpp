@@ -23,6 +23,10 @@
 #include "sink.hpp"
 #include "transition.hpp"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 namespace lr {
 
 template <class T>
@@ -182,6 +186,19 @@ void add_types(PyObject* module) {
   add_type<EffectBatch>(module, "EffectBatch", batch, batch_gets);
 }
 
+// keep_memory(): what is freed stays with the process up to 256 MB, and large pieces come from there too: those of a poll
+// were given back and taken anew, zeroed page by page, at each.
+PyObject* keep_memory(PyObject*, Arguments, Py_ssize_t n) {
+  return guarded([&]() -> PyObject* {
+    expect(n, 0, 0);
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 32 << 20);
+    mallopt(M_TRIM_THRESHOLD, 256 << 20);
+#endif
+    Py_RETURN_NONE;
+  });
+}
+
 PyCFunction fast(PyObject* (*function)(PyObject*, Arguments, Py_ssize_t)) {
   return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
@@ -198,6 +215,7 @@ PyMethodDef functions[] = {
     {"call_commands", fast(&call_commands), METH_FASTCALL, nullptr},
     {"fence_command", fast(&fence_command), METH_FASTCALL, nullptr},
     {"page_commands", fast(&page_commands), METH_FASTCALL, nullptr},
+    {"keep_memory", fast(&keep_memory), METH_FASTCALL, nullptr},
     {"write_guarded", fast(&write_guarded), METH_FASTCALL, nullptr},
     {"item_row", fast(&item_row), METH_FASTCALL, nullptr},
     {"public_fields", fast(&public_fields), METH_FASTCALL, nullptr},
