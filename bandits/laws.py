@@ -6,10 +6,13 @@ law answers with weights, not probabilities: the draw divides by their sum, mixe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bandits.votes import arm_votes, votes
 
 Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
@@ -39,17 +42,50 @@ class Law(Protocol):
         ...
 
 
+class ShrinkingLaw(Law, Protocol):
+    """A law that follows cheaper where candidates only leave, as they do under most rules (`feasible.Shrinking`).
+
+    The weights are those of `Law.weights`, as a list: of some 50 numbers Python is faster than numpy.
+    """
+
+    def begin(self, feasible: Bools) -> list[float]:
+        """Weights of the first placement, as `Law.weights`. The list belongs to the law; the caller only reads it."""
+        ...
+
+    def drop(self, places: Sequence[int]) -> list[float]:
+        """Weights after some of the candidates left that were feasible until now.
+
+        Parameters
+        ----------
+        places : sequence of int
+            Each once.
+        """
+        ...
+
+
 class StaticLaw:
     """Fixed weights, renormalised over what is feasible: Plackett-Luce, or a pmf that a library gave."""
 
-    __slots__ = ("_weights",)
+    __slots__ = ("_live", "_weights")
 
     def __init__(self, weights: Floats) -> None:
         self._weights = weights
+        self._live: list[float] = []
 
     def weights(self, feasible: Bools) -> Floats:
         """See `Law.weights`; 0.5 us."""
         return self._weights * feasible
+
+    def begin(self, feasible: Bools) -> list[float]:
+        """See `ShrinkingLaw.begin`."""
+        self._live = (self._weights * feasible).tolist()
+        return self._live
+
+    def drop(self, places: Sequence[int]) -> list[float]:
+        """See `ShrinkingLaw.drop`."""
+        for place in places:
+            self._live[place] = 0.0
+        return self._live
 
 
 class ArgmaxLaw:
@@ -101,35 +137,30 @@ class MixedLaw:
 class VoteLaw:
     """Vote counts: how many draws rank each feasible candidate first.
 
-    Only draws whose winner left are looked at again; where a candidate comes back (a rule that blocks for one slot)
-    all are.
-
     Parameters
     ----------
     scores : ndarray of float64, shape (n_draws, n)
         One row a posterior draw; kept, not changed.
     """
 
-    __slots__ = ("_alive", "_scores", "_winners")
+    __slots__ = ("_scores", "_votes")
 
     def __init__(self, scores: Floats) -> None:
         self._scores = scores
-        self._alive: Bools = np.ones(scores.shape[1], dtype=np.bool_)
-        self._winners = scores.argmax(axis=1)
 
     def weights(self, feasible: Bools) -> Floats:
-        """See `Law.weights`; 2-6 us for 128 draws of 50 candidates."""
-        if (feasible > self._alive).any():
-            # Someone came back: every draw may have a new winner.
-            stale = np.arange(self._winners.shape[0])
-        else:
-            stale = (~feasible[self._winners]).nonzero()[0]
-        self._alive = feasible.copy()
-        if stale.shape[0]:
-            scores = self._scores[stale]
-            scores[:, ~feasible] = -np.inf
-            self._winners[stale] = scores.argmax(axis=1)
-        return np.bincount(self._winners, minlength=feasible.shape[0]).astype(np.float64)
+        """See `Law.weights`; 10 us for 128 draws of 50 candidates."""
+        return np.array(self.begin(feasible), dtype=np.float64)
+
+    def begin(self, feasible: Bools) -> list[float]:
+        """See `ShrinkingLaw.begin`; 8 us."""
+        self._votes = votes(self._scores, feasible)
+        return self._votes.weights
+
+    def drop(self, places: Sequence[int]) -> list[float]:
+        """See `ShrinkingLaw.drop`; 2 us."""
+        self._votes.drop(places)
+        return self._votes.weights
 
 
 class TwoLevelLaw:
@@ -145,39 +176,22 @@ class TwoLevelLaw:
         Candidates whose mean speaks for their arm in a draw.
     """
 
-    __slots__ = ("_arm_of", "_inner", "_last", "_members", "_top", "_worth")
+    __slots__ = ("_arms", "_scores", "_top", "_votes")
 
     def __init__(self, scores: Floats, arms: NDArray[np.int64], top: int) -> None:
-        self._top = top
-        names, self._arm_of = np.unique(arms, return_inverse=True)
-        grouped = [np.flatnonzero(self._arm_of == arm) for arm in range(len(names))]
-        self._members = [(places, scores[:, places]) for places in grouped]
-        self._worth: Floats = np.full((scores.shape[0], len(self._members)), -np.inf)
-        self._inner: Floats = np.zeros(scores.shape[1])
-        self._last: Bools | None = None
+        self._scores, self._top = scores, top
+        self._arms: NDArray[np.int64] = np.unique(arms, return_inverse=True)[1].astype(np.int64)
 
     def weights(self, feasible: Bools) -> Floats:
-        """See `Law.weights`; arms whose feasible candidates did not change are not looked at again."""
-        last = self._last
-        everyone = range(len(self._members))
-        for arm in everyone if last is None else sorted(set(self._arm_of[feasible != last].tolist())):
-            places, scores = self._members[arm]
-            here = feasible[places]
-            if here.all():
-                self._look(arm, places, scores)
-            else:
-                self._look(arm, places[here], scores[:, here])
-                self._inner[places[~here]] = 0.0
-        self._last = feasible.copy()
-        winners = np.bincount(self._worth.argmax(axis=1), minlength=len(self._members))
-        weights: Floats = winners[self._arm_of] * self._inner
-        return weights
+        """See `Law.weights`."""
+        return np.array(self.begin(feasible), dtype=np.float64)
 
-    def _look(self, arm: int, places: NDArray[np.int64], scores: Floats) -> None:
-        n_draws, n = scores.shape
-        if not n:
-            self._worth[:, arm] = -np.inf
-            return
-        best = scores if n <= self._top else np.partition(scores, n - self._top, axis=1)[:, n - self._top :]
-        self._worth[:, arm] = np.add.reduce(best, axis=1) / best.shape[1]
-        self._inner[places] = np.bincount(scores.argmax(axis=1), minlength=n) / n_draws
+    def begin(self, feasible: Bools) -> list[float]:
+        """See `ShrinkingLaw.begin`; 30 us."""
+        self._votes = arm_votes(self._scores, feasible, self._arms, self._top)
+        return self._votes.weights
+
+    def drop(self, places: Sequence[int]) -> list[float]:
+        """See `ShrinkingLaw.drop`; only arms that lose a candidate are looked at again: 6 us."""
+        self._votes.drop(places)
+        return self._votes.weights

@@ -17,7 +17,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, compress
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 from numpy.random import PCG64, Generator
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from bandits.errors import InvalidStatisticsError
 from bandits.feasible import Feasible
-from bandits.laws import Law, StaticLaw, mix_uniform
+from bandits.laws import Law, ShrinkingLaw, mix_uniform
 from bandits.posterior import RewardPosterior
 
 if TYPE_CHECKING:
@@ -259,9 +259,8 @@ def fill_slate(
     masked = rules is not None and blocked is None
     feasible: Bools = np.ones(problem.n, dtype=np.bool_) if rules is None else rules.mask([]).copy()
     free, n_feasible = feasible.tolist(), int(np.count_nonzero(feasible))
-    # A static law's weights stand still but for what is taken out. Lists: for some 50 candidates they are faster.
-    static = type(law) is StaticLaw and not masked
-    live: list[float] = law.weights(feasible).tolist() if static and n_feasible else []
+    shrinking: ShrinkingLaw | None = None if masked or not hasattr(law, "drop") else cast(ShrinkingLaw, law)
+    live: list[float] = shrinking.begin(feasible) if shrinking is not None and n_feasible else []
     order: list[int] = []
     propensities: list[float] = []
     explored: list[bool] = []
@@ -280,7 +279,7 @@ def fill_slate(
             floors.append(0.0)
             shares.append(0.0)
         else:
-            if not static:
+            if shrinking is None:
                 live = law.weights(feasible).tolist()
             total = sum(live)
             floor = problem.floor if total else 1.0
@@ -314,14 +313,16 @@ def fill_slate(
             n_feasible = free.count(True)
         if masked:
             continue
+        left = []
         for out in (chosen,) if blocked is None else blocked(order):
             if free[out]:
                 free[out] = False
-                n_feasible -= 1
-                if static:
-                    live[out] = 0.0
-                else:
-                    feasible[out] = False
+                left.append(out)
+        n_feasible -= len(left)
+        if shrinking is None:
+            feasible[left] = False
+        elif slot + 1 < len(uniforms):
+            live = shrinking.drop(left)
     pinned: Bools = np.zeros(len(order), dtype=np.bool_)
     pinned[:n_greedy_slots] = True
     return Slate(

@@ -16,7 +16,7 @@ import importlib.util
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -37,8 +37,9 @@ Floats: TypeAlias = NDArray[np.float64]
 
 N_BETA_ARMS = 10_000
 BATCH = 50
+VOTING = ("thompson", "thompson_disjoint", "thompson_hybrid", "thompson_logistic", "thompson_doubt", "two_level")
 BOUNDS: dict[str, tuple[str, float | bool]] = {
-    "thompson_p50_us": ("<=", 300.0),
+    **{f"{name}_p50_us": ("<=", 300.0) for name in VOTING},
     "boltzmann_p50_us": ("<=", 60.0),
     "learn_batch_us_per_event": ("<=", 20.0),
     "beta_10k_p50_us": ("<=", 500.0),
@@ -73,11 +74,11 @@ class World:
             for row, residual in zip(rows.tolist(), residuals, strict=True):
                 self.per_arm.shown(self.arms[row], self.phi[row], residual)
 
-    def decision(self, policy: bandits.Policy, posterior: RewardPosterior) -> Callable[[int], object]:
+    def decision(self, policy: bandits.Policy, posterior: RewardPosterior) -> Callable[[int], bandits.Slate]:
         """One whole decision, by seed."""
         allowed = np.ones(self.n, dtype=np.bool_)
 
-        def decide(seed: int) -> object:
+        def decide(seed: int) -> bandits.Slate:
             rules = bandits.GroupCaps(allowed, self.groups, [3, 2])
             problem = bandits.Problem(
                 value=self.value,
@@ -94,6 +95,19 @@ class World:
         return decide
 
 
+def posteriors(world: World) -> Mapping[str, RewardPosterior]:
+    """What was learned of each kind, bound to the candidates."""
+    weights, statistics = [1.0, -2.0], world.per_arm.statistics()
+    of_items = ItemPosterior(world.beside_items.statistics(), world.per_item, weights, ItemPrior())
+    return {
+        "shared": bandits.Posterior(world.partial, weights, bandits.Prior()),
+        "disjoint": DisjointPosterior(statistics, weights, bandits.Prior(), world.dim).of(world.arms),
+        "hybrid": HybridPosterior(statistics, weights, HybridPrior(), world.dim).of(world.arms),
+        "logistic": LogisticPosterior(world.logistic, weights, LogisticPrior()).of(world.p_first),
+        "items": of_items.bind(world.arms, world.p_first, [f"item-{row}" for row in range(world.n)]),
+    }
+
+
 def timed(call: Callable[[int], object], repeats: int) -> tuple[float, float]:
     """(p50, p99) of one call, us, after a warm-up."""
     for seed in range(max(3, repeats // 20)):
@@ -108,19 +122,15 @@ def timed(call: Callable[[int], object], repeats: int) -> tuple[float, float]:
 
 def ours(world: World, repeats: int, figures: dict[str, Figure], rows: list[list[object]]) -> None:
     """Our policies, posteriors and learning."""
-    shared = bandits.Posterior(world.partial, [1.0, -2.0], bandits.Prior())
-    disjoint = DisjointPosterior(world.per_arm.statistics(), [1.0, -2.0], bandits.Prior(), world.dim).of(world.arms)
-    hybrid = HybridPosterior(world.per_arm.statistics(), [1.0, -2.0], HybridPrior(), world.dim).of(world.arms)
-    logistic = LogisticPosterior(world.logistic, [1.0, -2.0], LogisticPrior()).of(world.p_first)
-    of_items = ItemPosterior(world.beside_items.statistics(), world.per_item, [1.0, -2.0], ItemPrior())
-    items = of_items.bind(world.arms, world.p_first, [f"item-{row}" for row in range(world.n)])
+    learned = posteriors(world)
+    shared, disjoint, hybrid = learned["shared"], learned["disjoint"], learned["hybrid"]
     cases: list[tuple[str, bandits.Policy, RewardPosterior]] = [
         ("thompson", bandits.Thompson(), shared),
         ("thompson_64", bandits.Thompson(n_draws=64), shared),
         ("thompson_disjoint", bandits.Thompson(), disjoint),
         ("thompson_hybrid", bandits.Thompson(), hybrid),
-        ("thompson_logistic", bandits.Thompson(), logistic),
-        ("thompson_doubt", ThompsonDoubt(), items),
+        ("thompson_logistic", bandits.Thompson(), learned["logistic"]),
+        ("thompson_doubt", ThompsonDoubt(), learned["items"]),
         ("two_level", bandits.TwoLevel(), shared),
         ("linucb", bandits.LinUCB(), shared),
         ("linucb_disjoint", bandits.LinUCB(), disjoint),

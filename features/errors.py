@@ -1,7 +1,6 @@
 """Errors of `features`.
 
 FeaturesError
-├── NativeBuildError (ConfigError) the native state cannot be compiled here
 ├── ProgramError (ConfigError)       feature definitions are wrong, or the program is missing
 │   └── DefinitionError              the same at `feast apply`: one line, no traceback (features/generate.py)
 ├── OwnedViewError (ConfigError)     a foreign write to a view that a fold owns
@@ -20,7 +19,6 @@ from liverank.errors import ConfigError, CorruptError, LiverankError
 __all__ = [
     "DriftError",
     "FeaturesError",
-    "NativeBuildError",
     "OwnedViewError",
     "PointInTimeError",
     "ProgramError",
@@ -33,10 +31,6 @@ __all__ = [
 
 class FeaturesError(LiverankError):
     """Root of the errors of `features`."""
-
-
-class NativeBuildError(FeaturesError, ConfigError):
-    """The native state cannot be compiled here; the Python classes serve."""
 
 
 class ProgramError(FeaturesError, ConfigError):

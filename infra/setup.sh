@@ -52,5 +52,5 @@ export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}"
 started=$SECONDS
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --require-hashes -r requirements.lock
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps --no-build-isolation -e .
-"$venv/bin/python" -c 'import sys; from features.native import why_not; sys.exit(why_not or 0)' || say "state runs in Python, several times slower: see above"
+"$venv/bin/python" -c 'import sys; from bandits import native as votes; from features import native; sys.exit(native.why_not or votes.why_not or 0)' || say "state runs in Python, several times slower: see above"
 say "ready in $((SECONDS - started)) s: $venv"

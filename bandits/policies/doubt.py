@@ -72,17 +72,19 @@ class ThompsonDoubt(Thompson):
         if problem.item_looks is not None:
             rate = np.maximum(problem.value, 1e-9)
             known = 1.0 + self.item_sd**2 * rate * problem.item_looks
-            scores += _effects(rng, self.n_draws, place, self.item_sd * rate / np.sqrt(known))
+            scores += _effects(rng, self.n_draws, problem.n, place, self.item_sd * rate / np.sqrt(known))
         if problem.kind_looks is not None and problem.arms is not None:
             kinds: dict[int, int] = {}
             numbered = np.array([kinds.setdefault(arm, len(kinds)) for arm in problem.arms[order].tolist()])
             known = 1.0 + (self.kind_sd / self.noise_sd) ** 2 * problem.kind_looks
-            scores += _effects(rng, self.n_draws, numbered[place], self.kind_sd / np.sqrt(known))
+            scores += _effects(rng, self.n_draws, len(kinds), numbered[place], self.kind_sd / np.sqrt(known))
         return VoteLaw(scores)
 
 
-def _effects(rng: Generator, n_draws: int, number: NDArray[np.int64], sd: Floats) -> NDArray[np.float32]:
+def _effects(
+    rng: Generator, n_draws: int, n_numbers: int, number: NDArray[np.int64], sd: Floats
+) -> NDArray[np.float32]:
     """Draws of effects, shape ``(n_draws, n)``: candidates of one number share theirs, each scaled by its sd."""
-    drawn = rng.standard_normal((int(number.max(initial=-1)) + 1, n_draws), dtype=np.float32)[number]
+    drawn = rng.standard_normal((n_numbers, n_draws), dtype=np.float32)[number]
     drawn *= sd[:, None].astype(np.float32)
     return drawn.T

@@ -8,40 +8,15 @@ its sources; it needs a C++ compiler and nothing else. Without one, or with `LIV
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
-import os
-import sys
-from typing import Any, Final
+from pathlib import Path
+from typing import Any
 
-from features.errors import NativeBuildError
-from features.native.build import build
+from liverank.native_build import NativeModule
 
 __all__ = ["core", "why_not"]
-
-_NAME: Final = "features.native.core"
-_OFF: Final = ("off", "0", "no", "false")
-
-
-def _load() -> tuple[Any, str]:
-    if os.environ.get("LIVERANK_NATIVE", "").lower() in _OFF:
-        return None, "LIVERANK_NATIVE=off"
-    try:
-        path = str(build())
-        loader = importlib.machinery.ExtensionFileLoader(_NAME, path)
-        spec = importlib.util.spec_from_file_location(_NAME, path, loader=loader)
-        if spec is None:
-            raise ImportError(f"{path} is not an extension module")
-        module = importlib.util.module_from_spec(spec)
-        loader.exec_module(module)
-    except (NativeBuildError, ImportError) as error:
-        return None, str(error)
-    sys.modules[_NAME] = module
-    return module, ""
-
 
 core: Any
 """The compiled module, or None."""
 
-core, why_not = _load()
+core, why_not = NativeModule("features.native.core", Path(__file__).parent).load()
 """Why `core` is None; empty if it is not."""
