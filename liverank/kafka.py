@@ -433,11 +433,15 @@ class BatchConsumer:
 
 
 class LogReader:
-    """Reads whole partitions without a group: a small helper over `BatchConsumer` for tables and scans."""
+    """Reads whole partitions without a group: a small helper over `BatchConsumer` for tables and scans.
+
+    An offset that is not there any more stands for the first one that is.
+    """
 
     def __init__(self, bootstrap: str, positions: Mapping[Tp, int], *, name: str = "reader") -> None:
         self._consumer = BatchConsumer(bootstrap, group=f"liverank.{name}", options={"auto.offset.reset": "earliest"})
-        self._consumer.assign(positions)
+        # librdkafka takes half a second to look a beginning up; 0 is there at once, or not there any more.
+        self._consumer.assign({tp: 0 if offset == BEGINNING else offset for tp, offset in positions.items()})
 
     def poll_batch(self, n: int, timeout_s: float) -> list[Record]:
         """See `BatchConsumer.poll_batch`."""

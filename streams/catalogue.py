@@ -16,7 +16,7 @@ from features.hashing import id_hash
 from features.item_version import CatalogueItem
 from liverank.contract import read_item
 from liverank.errors import ContractError, UnavailableError
-from liverank.kafka import BEGINNING, BatchConsumer, OffsetClient, Record, Tp
+from liverank.kafka import BatchConsumer, OffsetClient, Record, Tp
 from liverank.topics import RETENTION_MS
 
 __all__ = ["Catalogue", "CatalogueReader", "History", "item_of"]
@@ -231,7 +231,7 @@ class CatalogueReader:
             # Compaction may have removed the offset that a fetch asks for: then the next one is the right one.
             options={"auto.offset.reset": "earliest"},
         )
-        consumer.assign(dict.fromkeys(self._tps, BEGINNING))
+        consumer.assign(dict.fromkeys(self._tps, 0))  # `BEGINNING` takes librdkafka half a second
         try:
             while not self._stop.is_set():
                 records = consumer.poll_batch(5000, 0.2)

@@ -32,8 +32,10 @@ from streams.outbox import Output
 from streams.past import read_catalogue
 from streams.program import pinned_program
 from streams.publisher import KafkaSink
-from streams.restore import Job, Restore
+from streams.restore import Restore
+from streams.restore_helpers import Helpers, n_processes
 from streams.restore_parts import Stage
+from streams.restore_tools import Job
 
 __all__ = ["ImportReport", "import_history", "maintenance", "recompute_vectors", "require_whole_import"]
 
@@ -97,13 +99,13 @@ class _Outputs:
         self._place, self._n_examples = -1, 0
 
     def begin(self, partition: int) -> None:
-        """See `streams.restore.Outputs`."""
+        """See `streams.restore_tools.Outputs`."""
         # Imported label rows lie beside those of the topic's partitions.
         self._place, self._n_examples, self._examples = -1 - partition, 0, []
         shutil.rmtree(self._folder / str(self._place), ignore_errors=True)
 
     def take(self, outputs: Sequence[Output]) -> None:
-        """See `streams.restore.Outputs`."""
+        """See `streams.restore_tools.Outputs`."""
         for output in outputs:
             if output.topic == "examples":
                 self._examples.append(Example.FromString(output.value))
@@ -113,7 +115,7 @@ class _Outputs:
             self._flush()
 
     def end(self) -> Counter[str]:
-        """See `streams.restore.Outputs`: label rows as `examples`, dead letters by reason."""
+        """See `streams.restore_tools.Outputs`: label rows as `examples`, dead letters by reason."""
         self._flush()
         return self._letters.confirmed() + Counter({"examples": self._n_examples})
 
@@ -267,27 +269,28 @@ def import_history(
         under_way = _under_way(settings)
         under_way.parent.mkdir(parents=True, exist_ok=True)
         under_way.touch()
-        for partition, records in enumerate(parts):
-            folder = part_dir(settings, "events", 0, partition)
-            shutil.rmtree(folder, ignore_errors=True)
-            for start in range(0, len(records), _FILE_RECORDS):
-                write_part(folder, records[start : start + _FILE_RECORDS])
-        del parts
-        table, _ = read_catalogue(settings, n_partitions)
-        stage = Stage(generation=0, folder=under_way.parent, topic=settings.topic("events", 0), tick_ms=newest_ms)
-        job = Job(
-            settings=settings, program=program, n_partitions=n_partitions, store_generation=1, stages=(stage,),
-            rows=True, anew=True, outputs=_Outputs,
-        )  # fmt: skip
+        with Helpers(n_processes(total, n_partitions, processes)) as helpers:
+            for partition, records in enumerate(parts):
+                folder = part_dir(settings, "events", 0, partition)
+                shutil.rmtree(folder, ignore_errors=True)
+                for start in range(0, len(records), _FILE_RECORDS):
+                    write_part(folder, records[start : start + _FILE_RECORDS])
+            del parts
+            table, _ = read_catalogue(settings, n_partitions)
+            stage = Stage(generation=0, folder=under_way.parent, topic=settings.topic("events", 0), tick_ms=newest_ms)
+            job = Job(
+                settings=settings, program=program, n_partitions=n_partitions, store_generation=1, stages=(stage,),
+                rows=True, anew=True, outputs=_Outputs,
+            )  # fmt: skip
 
-        def progress(step: str, done: int) -> None:
-            if step == "events":
-                tell("fold", done, total)
-            else:
-                tell(step, done, 0)
+            def progress(step: str, done: int) -> None:
+                if step == "events":
+                    tell("fold", done, total)
+                else:
+                    tell(step, done, 0)
 
-        restore = Restore(job, table, on_progress=progress, processes=processes)
-        restore.run()
+            restore = Restore(job, table, on_progress=progress, helpers=helpers)
+            restore.run()
         tell("vectors", 0, 0)
         recompute_vectors(client, settings)
         # Last: before the positions are there no worker takes the state, so that a killed import is run again.

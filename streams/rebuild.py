@@ -19,8 +19,10 @@ from liverank.settings import Settings
 from streams.history import maintenance, recompute_vectors, require_whole_import
 from streams.past import newest_imported_ms, read_catalogue
 from streams.program import pin_published
-from streams.restore import Job, Restore
+from streams.restore import Restore
+from streams.restore_helpers import Helpers, n_processes
 from streams.restore_parts import Stage
+from streams.restore_tools import Job
 
 __all__ = ["RebuildReport", "rebuild"]
 
@@ -53,7 +55,7 @@ def rebuild(
     Parameters
     ----------
     on_progress : callable, optional
-        Called with (step, records or partitions done); steps are `events`, `items`, `rows`.
+        See `streams.restore.Restore`.
     processes : int
         0: as many as there are cores, or one for a short archive.
 
@@ -79,26 +81,30 @@ def rebuild(
     if rewriting(settings).exists():
         raise ConfigError("files are half rewritten after an erase: run `liverank erase --rewrite` to its end first")
     n_partitions = partition_counts(settings.kafka.bootstrap, [topic]).get(topic, settings.stack.partitions)
-    with maintenance(client, settings, "rebuild"):
+    stages = {
+        g: Stage(
+            generation=g,
+            folder=part_dir(settings, "events", g, 0).parent,
+            topic=settings.topic("events", g),
+            tick_ms=newest_imported_ms(settings) if g == 0 else 0,
+        )
+        for g in sorted({*held, generation})
+    }
+    n_records = sum(stage.n_records(n_partitions) for stage in stages.values())
+    with (
+        maintenance(client, settings, "rebuild"),
+        Helpers(n_processes(n_records, n_partitions, processes)) as helpers,
+    ):
         # Every view of the registry counts from the first record, so nothing is left to be backfilled.
         program = pin_published(client, settings.namespace, anew=True)
         effects = [Tp(settings.topic("item-effects", generation), p) for p in range(n_partitions)]
         ends = end_offsets(settings.kafka.bootstrap, effects)
         table, n_items = read_catalogue(settings, n_partitions)
-        stages = {
-            g: Stage(
-                generation=g,
-                folder=part_dir(settings, "events", g, 0).parent,
-                topic=settings.topic("events", g),
-                tick_ms=newest_imported_ms(settings) if g == 0 else 0,
-            )
-            for g in sorted({*held, generation})
-        }
         job = Job(
             settings=settings, program=program, n_partitions=n_partitions, store_generation=generation,
             stages=tuple(stages.values()), rows=True,
         )  # fmt: skip
-        restore = Restore(job, table, on_progress=on_progress, processes=processes)
+        restore = Restore(job, table, on_progress=on_progress, helpers=helpers)
         restore.run([ends[tp] for tp in effects])
         recompute_vectors(client, settings)
         restore.finish(live=True)

@@ -34,7 +34,9 @@ from streams.outbox import Output
 from streams.past import read_catalogue
 from streams.program import pinned_program, published_program
 from streams.rekey import Counts, commit, deal, discard
-from streams.restore import Job, Restore
+from streams.restore import Restore
+from streams.restore_helpers import Helpers, n_processes
+from streams.restore_tools import Job
 from streams.sealing import KEEP_S, await_archive, await_folds, await_silence, forward_late, seal
 from streams.users import UserFold
 
@@ -303,9 +305,11 @@ class Repartition:
             settings=settings, program=program, n_partitions=note.n_new, store_generation=note.new,
             stages=dealt.stages(settings, note),
         )  # fmt: skip
-        restore = Restore(job, table, on_progress=fold)
-        restore.run()
-        restore.finish(live=False)
+        n_records = sum(stage.n_records(job.n_partitions) for stage in job.stages)
+        with Helpers(n_processes(n_records, job.n_partitions)) as helpers:
+            restore = Restore(job, table, on_progress=fold, helpers=helpers)
+            restore.run()
+            restore.finish(live=False)
         return dealt.counts
 
     def _compare(self, note: Note, into: Comparison) -> None:

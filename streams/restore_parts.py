@@ -41,6 +41,10 @@ _WRITE_EVERY: Final = 60_000
 _CHUNK: Final = 2_000
 #: Of effects, before they are written.
 _SPOOL_BYTES: Final = 16 * 1024 * 1024
+#: Of what readers see, kept to be written at the end; beyond it the rows are built from the stored states.
+_SEEN_BYTES: Final = 256 * 1024 * 1024
+#: Rows written at a time.
+_ROWS: Final = 1000
 #: Recorded time runs fast: all due keys are held in memory.
 _FOR_EVER_MS: Final = 1 << 60
 _UNLIMITED: Final = Limits(keys=1 << 62, size_bytes=1 << 62)
@@ -69,6 +73,20 @@ class Stage:
     folder: Path
     topic: str
     tick_ms: int = 0
+
+    def files(self, partition: int) -> list[Path]:
+        """A partition's files, in order."""
+        return sorted((self.folder / str(partition)).glob("*.parquet"))
+
+    def size_bytes(self, partition: int) -> int:
+        """Of a partition's files."""
+        return sum(path.stat().st_size for path in self.files(partition))
+
+    def n_records(self, n_partitions: int) -> int:
+        """How many records there are."""
+        import pyarrow.parquet as pq
+
+        return sum(pq.read_metadata(path).num_rows for p in range(n_partitions) for path in self.files(p))
 
     def records(self, partition: int) -> Iterator[Record]:
         """Yield a partition's records.
@@ -121,6 +139,8 @@ class PastPartition:
         Gets (generation, clock, effects by target partition), in order: what a few thousand records do to items.
     silent : bool
         It takes only effects on items (`PartitionFold`).
+    rows : bool
+        Keep what readers see, so that `write_rows` can write it.
     """
 
     def __init__(
@@ -136,15 +156,18 @@ class PastPartition:
         on_calls: Callable[[Sequence[Call]], None] = lambda _calls: None,
         on_effects: Callable[[int, int, Effects], None] = lambda _generation, _clock_ms, _effects: None,
         silent: bool = False,
+        rows: bool = False,
     ) -> None:
         self._fold, self._settings = fold, settings
-        self._partition, self._n_partitions = partition, n_partitions
+        self.partition, self._n_partitions = partition, n_partitions
         self._store_generation, self._cache_states = store_generation, cache_states
         self._store = FencedStore(client, namespace=settings.namespace, generation=store_generation, kind=fold.kind)
         self._rows = RowSink(client, settings.feast_project, fold)
         self._reader = _KnownReader(self._store)
         self._on_calls, self._on_effects, self._silent = on_calls, on_effects, silent
         self._statistics: dict[tuple[int, str], Pending] = {}
+        self._seen: dict[tuple[int, str], Pending] | None = {} if rows else None
+        self._seen_bytes = 0
         self._part: PartitionFold | None = None
         self._since_write = 0
         self.n_records = 0
@@ -161,7 +184,7 @@ class PastPartition:
         before = self._part
         self._part = PartitionFold(
             self._fold.for_partition({}),
-            partition=self._partition,
+            partition=self.partition,
             n_partitions=self._n_partitions,
             generation=generation,
             position=Position(generation, -1, 0),
@@ -227,6 +250,13 @@ class PastPartition:
                     change.fields = {**earlier.fields, **change.fields}
                 change.version = fixed or change.version
                 self._statistics[place] = change
+            elif self._seen is not None:
+                self._keep(place, change)
+        if self._seen is not None:  # what readers do not see may have changed
+            for call in calls:
+                for key, state in call.states.items():
+                    if (known := self._seen.get((self.partition, key))) is not None:
+                        known.state = state
         self._reader.known.update(key for call in calls for key in call.pages)
         self._on_calls(calls)
         for call in calls:
@@ -238,6 +268,43 @@ class PastPartition:
         self.write()
         self._rows.write(self._rows.build(self._statistics))
         return self._now.position, self._now.clock_ms, self._now.sources
+
+    def write_rows(self, version: bytes) -> bool:
+        """Write the rows of all states, whatever readers saw before under an earlier version; after `finish`.
+
+        Returns
+        -------
+        bool
+            False: there is too much for memory, or nobody wants it; nothing was written.
+        """
+        if self._seen is None:
+            return False
+        some: dict[tuple[int, str], Pending] = {}
+        for place, change in self._seen.items():
+            if public := {name: data for name, data in change.fields.items() if data}:
+                some[place] = Pending(change.state, public, version)
+            if len(some) == _ROWS:
+                self._rows.write(self._rows.build(some))
+                some = {}
+        self._rows.write(self._rows.build(some))
+        self._seen = {}
+        return True
+
+    def _keep(self, place: tuple[int, str], change: Pending) -> None:
+        """Keep what readers see of a state, as long as there is room."""
+        seen = self._seen
+        if seen is None:
+            return
+        known = seen.setdefault(place, change)
+        if known is change:
+            self._seen_bytes += sum(map(len, change.fields.values()))
+        else:
+            self._seen_bytes += sum(
+                len(data) - len(known.fields.get(name, b"")) for name, data in change.fields.items()
+            )
+            known.fields.update(change.fields)
+        if self._seen_bytes > _SEEN_BYTES or len(seen) > self._cache_states:
+            self._seen = None
 
     @property
     def _now(self) -> PartitionFold:

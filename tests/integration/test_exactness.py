@@ -258,7 +258,7 @@ def test_USE_6_kill_9_of_an_import_leaves_nothing_that_a_worker_takes_and_the_ne
     expected = {
         "fold": {"fold"},
         "items": {"fold", "items"},
-        "vectors": {"items", "rows", "vectors"},
+        "vectors": {"items", "vectors"},
         "finish": {"vectors", "finish"},
     }
     for step, told in expected.items():

@@ -29,8 +29,9 @@ from liverank.v1.stream_pb2 import Example
 from streams.catalogue import Catalogue
 from streams.outbox import Output
 from streams.program import PROGRAM_KEY
-from streams.restore import Job, Restore
+from streams.restore import Restore
 from streams.restore_parts import Stage
+from streams.restore_tools import Job
 from tests.recount.live import live_differences, logged, recount_of
 from tests.recount.program import PROGRAM
 
@@ -173,7 +174,7 @@ def recount(settings: Settings, program: FeatureProgram = PROGRAM) -> tuple[Foun
             stages=(Stage(generation=1, folder=part_dir(other, "events", 1, 0).parent, topic=topic),), rows=True,
             outputs=lambda _settings: rows,
         )  # fmt: skip
-        restore = Restore(job, catalogue_of(settings), processes=1)
+        restore = Restore(job, catalogue_of(settings))
         restore.run()
         restore.finish(live=True)
         result = found(other)
