@@ -13,7 +13,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, TypeAlias
+from typing import Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -197,6 +197,21 @@ class Partial:
         self.half_life_ms = half_life_ms
         self.n_shown = 0
         self.newest_ms = 0
+
+    @classmethod
+    def of_sums(cls, sums: Statistics, newest_ms: int) -> Self:
+        """A partial without a half-life that holds sums of terms on the grids, made elsewhere.
+
+        Parameters
+        ----------
+        newest_ms : int
+            Event time of the newest slot.
+        """
+        partial = cls(sums.dim, sums.b.shape[0])
+        partial._a += sums.a
+        partial._b += sums.b
+        partial.n_shown, partial.newest_ms = sums.n_shown, newest_ms
+        return partial
 
     @property
     def dim(self) -> int:

@@ -193,7 +193,7 @@ class _TakeBack(NullEmitter):
             return
 
     def _of(self, exposure: Exposure) -> StatisticsState:
-        key = statistics_key(exposure)
+        key = statistics_key(exposure.base_model, exposure.schema)
         if key not in self.statistics:
             self.statistics[key] = StatisticsState(key, {})
         return self.statistics[key]

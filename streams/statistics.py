@@ -12,7 +12,7 @@ from bandits.arms import ArmPartials
 from bandits.errors import InvalidStatisticsError
 from bandits.items import WithItems, item_features, looks_at
 from bandits.logistic import LogisticPartial
-from bandits.partials import Partial
+from bandits.partials import PHI_GRID, PHI_LIMIT, RESIDUAL_GRID, RESIDUAL_LIMIT, Partial, Statistics
 from bandits.stored import ARM, ITEM, ITEMS_SHARED, LOGISTIC, read_items, read_stored
 from features.redis import VersionedValue, parse_version
 from liverank.v1.event_pb2 import Exposure, ExtraStatistics
@@ -33,9 +33,9 @@ class _Name(NamedTuple):
     schema: str
 
 
-def statistics_key(exposure: Exposure) -> str:
-    """State key of the statistics that an exposure moves."""
-    return f"{PREFIX}{exposure.base_model}:{exposure.schema}"
+def statistics_key(base_model: str, schema: str) -> str:
+    """State key of the statistics that an exposure of this model and schema moves."""
+    return f"{PREFIX}{base_model}:{schema}"
 
 
 class StatisticsState:
@@ -44,6 +44,9 @@ class StatisticsState:
     The shared sums are of all slates. The sums per category, per item and the logistic ones are of those whose exposure
     asks for them; each arm and each item is a field of its own, so that only those that moved are written.
     """
+
+    grids: Final = (PHI_GRID, PHI_LIMIT, RESIDUAL_GRID, RESIDUAL_LIMIT)
+    """Steps and largest absolute values of features and residuals."""
 
     __slots__ = ("_changed", "_logistic_changed", "_name", "_partition", "arms", "items", "logistic", "partial")
 
@@ -129,6 +132,29 @@ class StatisticsState:
         if _LOGISTIC_WANTED in wanted and self.logistic is not None:
             self.logistic.outcome(phi, head, delta, exposure_ts_ms)
             self._logistic_changed = True
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Length of phi and number of heads; (0, 0) = it holds no slate yet."""
+        return (0, 0) if self.partial is None else (self.partial.dim, self.partial.n_heads)
+
+    def add_sums(
+        self, partition: int, dim: int, n_heads: int, a: bytes, b: bytes, n_shown: int, newest_ms: int
+    ) -> None:
+        """Add what native code summed of many slates and outcomes that move nothing but the shared sums.
+
+        Parameters
+        ----------
+        a, b : bytes
+            Sums of phi phi^T and of phi e_h as float64, shapes (dim, dim) and (n_heads, dim), of terms on `grids`.
+        """
+        sums = Statistics(np.frombuffer(a).reshape(dim, dim), np.frombuffer(b).reshape(n_heads, dim), n_shown)
+        other = Partial.of_sums(sums, newest_ms)
+        if self.partial is None:
+            self.partial, self._partition = other, partition
+        else:
+            self.partial.merge(other)
+        self._changed = True
 
     def merge(self, key: str, fields: Mapping[bytes, bytes]) -> None:
         """Add sums that were counted apart, in the stored form."""

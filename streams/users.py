@@ -357,7 +357,9 @@ class _Outlet:
         self, exposure: Exposure, phi: NDArray[np.float64], residuals: NDArray[np.float64], exposure_ts_ms: int
     ) -> None:
         try:
-            self._statistics(exposure).shown(self._ctx.partition, exposure, phi, residuals, exposure_ts_ms)
+            self.statistics(exposure.base_model, exposure.schema).shown(
+                self._ctx.partition, exposure, phi, residuals, exposure_ts_ms
+            )
         except InvalidStatisticsError as error:
             self._ctx.dead_letter("bad_exposure", f"left out of the statistics: {error.detail}")
 
@@ -365,7 +367,9 @@ class _Outlet:
         self, exposure: Exposure, slot: int, phi: NDArray[np.float64], head: int, delta: float, exposure_ts_ms: int
     ) -> None:
         try:
-            self._statistics(exposure).outcome(exposure, slot, phi, head, delta, exposure_ts_ms)
+            self.statistics(exposure.base_model, exposure.schema).outcome(
+                exposure, slot, phi, head, delta, exposure_ts_ms
+            )
         except InvalidStatisticsError:
             self.count("outcome_without_statistics")
 
@@ -378,8 +382,9 @@ class _Outlet:
     def count(self, name: str, n: int = 1) -> None:
         _count_of(name).inc(n)
 
-    def _statistics(self, exposure: Exposure) -> StatisticsState:
-        key = statistics_key(exposure)
+    def statistics(self, base_model: str, schema: str) -> StatisticsState:
+        """State of the statistics of a model and schema."""
+        key = statistics_key(base_model, schema)
         state = self._ctx.state(key)
         if not isinstance(state, StatisticsState):
             raise FoldBugError(f"state of {key!r} is a {type(state).__name__}, not statistics")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from typing import Literal
@@ -15,7 +16,7 @@ from liverank.errors import ContractError
 from liverank.kafka import Record
 from liverank.partition import partition
 from liverank.settings import Settings
-from liverank.v1.event_pb2 import Event, EventType
+from liverank.v1.event_pb2 import Event, EventType, Exposure, ExtraStatistics
 from streams.calls import Call, Limits
 from streams.catalogue import Catalogue, History
 from streams.dues import DueIndex, _DueIndex
@@ -62,6 +63,7 @@ def records(rng: random.Random, n: int) -> list[Record]:
         if event.type == EventType.EVENT_TYPE_EXPOSURE and rng.random() < 0.7:
             for slot in event.exposure.slots:
                 slot.variant_id = ""
+            vary(rng, event.exposure)
         headers: tuple[tuple[str, bytes], ...] = ()
         draw = rng.random()
         if draw < 0.01:
@@ -80,6 +82,22 @@ def records(rng: random.Random, n: int) -> list[Record]:
             value = rng.choice([b"\xff\xff", value[:-3], value + value])
         made.append(Record("events", 0, at, (event.user_id or event.session_id).encode(), value, headers, now_ms))
     return made
+
+
+def vary(rng: random.Random, slate: Exposure) -> None:
+    """Other numbers; now and then those that the statistics refuse, or more of them."""
+    slate.base_model = rng.choice(["", "m", "n"])
+    dim = 3 if slate.base_model == "n" and rng.random() < 0.1 else 2
+    for slot in slate.slots:
+        slot.phi[:] = [rng.uniform(-3, 3) for _ in range(dim)]
+        slot.p_shown[:] = [rng.random() for _ in slate.heads]
+    wrong = rng.random()
+    if wrong < 0.04:
+        slate.slots[-1].phi[0] = 65.0
+    elif wrong < 0.08:
+        slate.slots[0].p_shown[0] = rng.choice([-64.5, math.inf])
+    elif wrong < 0.12:
+        slate.statistics.append(ExtraStatistics.EXTRA_STATISTICS_ARMS)
 
 
 def opened(clock: Literal["wall", "data"], *, first: bool) -> tuple[UserFold, MemoryStore, PartitionFold]:
@@ -153,6 +171,7 @@ def test_STR_7_many_records_in_one_call_are_folded_as_one_by_one(
         slow[1].take(slow[2])
         fast[1].take(fast[2])
         assert slow[1].fields == fast[1].fields
+    assert {"#stats::", "#stats:m:", "#stats:n:"} <= slow[1].fields.keys()
     assert n_usual > len(load) // 2
 
 

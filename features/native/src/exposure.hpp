@@ -51,6 +51,7 @@ class Exposure {
         case 5: drawn_ = field.number != 0; break;
         case 6: heads_.push_back(field.bytes); break;
         case 7: slots.push_back(slot(field.bytes)); break;
+        case 8: more_statistics_ = true; break;
         default: break;
       }
     }
@@ -71,6 +72,11 @@ class Exposure {
 
   // Whether its outcomes can move the statistics.
   bool countable() const { return drawn_ && !heads_.empty() && !slots.empty() && !slots[0].phi.empty(); }
+
+  // Whether it moves statistics beside the shared sums.
+  bool more_statistics() const { return more_statistics_; }
+  std::string_view base_model() const { return base_model_; }
+  std::string_view schema() const { return schema_; }
 
   // First slot that shows the item; -1 = none.
   int find(std::string_view item, size_t hash) const {
@@ -236,7 +242,7 @@ class Exposure {
   const std::string raw_;
   std::string_view user_id_, session_id_, surface_, policy_, arm_, base_model_, schema_;
   std::vector<std::string_view> heads_;
-  bool drawn_ = false;
+  bool drawn_ = false, more_statistics_ = false;
   u64 items_ = 0;  // a bit for each item's hash: most items that are asked for are not here
   Ref event_, phi_;
 };

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "dues.hpp"
+#include "slates.hpp"
 #include "transition.hpp"
 
 namespace lr {
@@ -121,6 +122,7 @@ class UserLane {
       ++at;
     }
     if (at == PyList_GET_SIZE(records)) scanned_ = Ref();
+    slates_.flush(partition_);
     Ref counts(checked(PyDict_New()));
     for (const auto& [name, number] : counts_) put(counts.get(), py_text(name).get(), py(number));
     if (size_) {
@@ -131,6 +133,18 @@ class UserLane {
   }
 
   void count(const char* what) { ++counts_[what]; }
+
+  bool shown(const Exposure& exposure) {
+    if (slates_.shown(exposure, emit_)) return true;
+    slates_.flush(partition_);
+    return false;
+  }
+
+  bool outcome(const Change& change) {
+    if (slates_.outcome(Exposures::of(change.exposure), change.slot, change.head, change.delta, emit_)) return true;
+    slates_.flush(partition_);
+    return false;
+  }
 
   void example(const Exposure& exposure, size_t slot, std::string_view user_id, i64 closed_ts_ms, bool correction,
                const double* rewards) {
@@ -270,6 +284,7 @@ class UserLane {
   std::vector<Ref> keys_;  // of the records in scanned_; none = left to Python
   DueIndex& due_;
   Sink& sink_;
+  Slates slates_;
   const i64 generation_, partition_;
   const bool wall_, silent_;
   // Of one call.
@@ -283,6 +298,14 @@ class UserLane {
 inline void UserTransition::Calls::count(const char* what) const {
   if (lane != nullptr) return lane->count(what);
   Ref done(checked(PyObject_CallMethod(emit, "count", "s", what)));
+}
+
+inline bool UserTransition::Calls::shown(const Exposure& exposure) const {
+  return lane != nullptr && lane->shown(exposure);
+}
+
+inline bool UserTransition::Calls::outcome(const Change& change) const {
+  return lane != nullptr && lane->outcome(change);
 }
 
 inline void UserTransition::Calls::example(const Exposure& exposure, size_t slot, std::string_view user_id,

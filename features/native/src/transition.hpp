@@ -1,5 +1,5 @@
-// One event on a user, one due action: the same steps as features/state/user.py, which says what they mean. Statistics
-// and slates with variants are left to it.
+// One event on a user, one due action: the same steps as features/state/user.py, which says what they mean. Slates with
+// variants are left to it, and so are statistics beside the shared sums.
 #pragma once
 
 #include "columns.hpp"
@@ -110,6 +110,9 @@ class UserTransition {
     UserLane* lane = nullptr;
 
     void count(const char* what) const;
+    // Statistics that the lane takes; false: they are Python's.
+    bool shown(const Exposure& exposure) const;
+    bool outcome(const Change& change) const;
     void example(const Exposure& exposure, size_t slot, std::string_view user_id, i64 closed_ts_ms, bool correction,
                  const double* rewards) const;
   };
@@ -252,7 +255,7 @@ class UserTransition {
     Ref held = exposures_.place_one(packed, append_ts_ms, clock_ms,
                                     bot ? Exposures::kCountsNot : Exposures::kCountsIfDrawn, changes);
     const Exposure& exposure = Exposures::of(held);
-    if (exposure.counts)
+    if (exposure.counts && !calls.shown(exposure))
       Ref done(checked(PyObject_CallMethod(calls.state, "enter", "OO", held.get(), calls.emit)));
     const std::optional<i64> before = sessions_.start();
     const Sessions::Moves moved = sessions_.add_one(event.ts_ms, clock_ms, 0, false, false,
@@ -353,7 +356,7 @@ class UserTransition {
         if (each.correction) calls.count("correction");
       } else if (each.kind == Change::kCounted) {
         calls.count(each.name);
-      } else if (!bot) {
+      } else if (!bot && !calls.outcome(each)) {
         Ref object = each.object();
         Ref done(checked(PyObject_CallMethod(calls.state, "consequence", "OOO", object.get(), calls.emit,
                                              bot ? Py_True : Py_False)));
