@@ -185,7 +185,7 @@ class FoldEngine:
                 self._in_cycle = False
         else:
             self._land()
-        self._publish_owed(now_s)
+            self._publish_owed(now_s)
 
     def _linger_s(self) -> float:
         """Wait for company only where much is coming: a poll costs the same for one record as for twenty."""
@@ -390,6 +390,8 @@ class FoldEngine:
     def _commit(self) -> None:
         """Send all closed calls on their way, once those of the poll before are written."""
         self._land()
+        # Here nothing is on its way: anywhere else it would have to be waited for.
+        self._publish_owed(time.monotonic())
         calls: list[Call] = []
         for owned in self._owned.values():
             closed, owned.fold.calls = owned.fold.calls, []
