@@ -301,6 +301,21 @@ def check_variants(case: Case) -> None:
         assert np.array_equal(again.propensity, slate.propensity)
 
 
+def check_better_than_uniform(case: Case) -> None:
+    """Of what greed gains over uniform in a first slot, by the posterior's own belief, a policy earns a half or more;
+    the uniform policy earns nothing of it, within a twentieth.
+    """
+    earned, possible = 0.0, 0.0
+    for seed in range(100):
+        problem = case.problem(seed)
+        score, feasible = problem.value + problem.posterior.mean(problem.phi), _feasible(problem, ())
+        uniform = score[feasible].mean()
+        earned += float(_first_pmf(case.policy, problem) @ score) - uniform
+        possible += score[feasible].max() - uniform
+    share = earned / possible
+    assert abs(share) < 0.05 if case.policy.name == "uniform" else share >= 0.5, f"a share of {share:.2f}"
+
+
 CHECKS: tuple[Callable[[Case], None], ...] = (
     check_parameters_round_trip,
     check_every_parameter_acts,
@@ -312,6 +327,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     check_relabelling,
     check_none_one_new_removed,
     check_variants,
+    check_better_than_uniform,
     check_bad_input_is_refused,
 )
 

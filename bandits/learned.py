@@ -17,7 +17,8 @@ from bandits.arms import ArmPartials
 from bandits.disjoint import DisjointPosterior
 from bandits.errors import CorruptStatisticsError, InvalidStatisticsError
 from bandits.hybrid import HybridPosterior, HybridPrior
-from bandits.items import ItemPosterior, ItemPrior, WithItems
+from bandits.item_posterior import ItemPosterior, ItemPrior
+from bandits.items import WithItems
 from bandits.logistic import LogisticPartial, LogisticPosterior, LogisticPrior
 from bandits.partials import Statistics
 from bandits.policy import DISJOINT, HYBRID, ITEMS, LOGISTIC

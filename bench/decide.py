@@ -27,7 +27,8 @@ from bandits.arms import ArmPartials
 from bandits.beta import BetaArms, BetaPrior
 from bandits.disjoint import DisjointPosterior
 from bandits.hybrid import HybridPosterior, HybridPrior
-from bandits.items import ItemPosterior, ItemPrior, ItemSums, item_features, looks_at
+from bandits.item_posterior import ItemPosterior, ItemPrior
+from bandits.items import ItemSums, item_features, looks_at
 from bandits.logistic import LogisticPartial, LogisticPosterior, LogisticPrior
 from bandits.policies import ThompsonDoubt
 from bandits.posterior import RewardPosterior

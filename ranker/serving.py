@@ -11,7 +11,7 @@ from typing import Any
 
 from bandits import Policy, Prior, parse
 from bandits.hybrid import HybridPrior
-from bandits.items import ItemPrior
+from bandits.item_posterior import ItemPrior
 from bandits.learned import AnyPrior
 from bandits.logistic import LogisticPrior
 from bandits.policy import DISJOINT, HYBRID, ITEMS, LOGISTIC, REWARD, SHARED, learner

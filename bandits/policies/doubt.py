@@ -22,9 +22,9 @@ Floats: TypeAlias = NDArray[np.float64]
 class ThompsonDoubt(Thompson):
     """Thompson sampling that also doubts each item, and what this user makes of each kind, beyond all features.
 
-    It acts on what was learned of each item beyond its heads (`bandits.items.ItemPosterior`), in greed and draws alike.
-    How good a new item is among its like, and what one person makes of a kind that they hardly saw, stays unknown to
-    any model until it was shown. So each posterior draw gets two independent effects: one a candidate, and one a kind
+    It acts on what was learned of each item beyond its heads (`bandits.item_posterior`), in greed and draws alike. How
+    good a new item is among its like, and what one person makes of a kind that they hardly saw, stays unknown to any
+    model until it was shown. So each posterior draw gets two independent effects: one a candidate, and one a kind
     (`Problem.arms`), common to its candidates. Their means are 0, since heads and posterior hold what is known; their
     sds fall with n looks:
 

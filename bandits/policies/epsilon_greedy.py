@@ -42,7 +42,7 @@ class EpsilonGreedy:
 @register
 @dataclass(frozen=True, kw_only=True)
 class EpsilonGreedyItems(EpsilonGreedy):
-    """Epsilon-greedy on what was learned of each item, `bandits.items.ItemPosterior`; with epsilon 0 it is greed."""
+    """Epsilon-greedy on what was learned of each item (`bandits.item_posterior`); with epsilon 0 it is greed."""
 
     name: ClassVar[str] = "epsilon_greedy_items"
     learner: ClassVar[str] = ITEMS

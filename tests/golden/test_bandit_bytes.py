@@ -10,7 +10,8 @@ import numpy as np
 from bandits import Partial, Prior
 from bandits.arms import ArmPartials
 from bandits.hybrid import HybridPrior
-from bandits.items import ItemPrior, ItemSum, ItemSums, WithItems
+from bandits.item_posterior import ItemPrior
+from bandits.items import ItemSum, ItemSums, WithItems
 from bandits.learned import LearnedSnapshot, read_snapshot
 from bandits.logistic import LogisticPartial, LogisticPrior
 from bandits.snapshot import Snapshot

@@ -249,8 +249,8 @@ class Recount:
                     user.facts.append(fact)
                     marks[item_hash(item_id), event.event_ts_ms // 1000] += 1
                     if not shown.bot:
-                        seen = fact._replace(expected=1 / math.log2(2 + at), surface=event.surface)
-                        self.items[item_id].facts.append(seen)
+                        there = fact._replace(expected=1 / math.log2(2 + at), surface=event.surface)
+                        self.items[item_id].facts.append(there)
             for at, (labels, seen, corrected) in slate.told.items():
                 self.rows[event.event_id, at + 1] = Row(tuple(sorted(labels)), seen, corrected)
             if event.exposure.drawn and event.exposure.heads and event.exposure.slots[0].phi and not shown.bot:

@@ -10,7 +10,8 @@ from bandits import Greedy, Partial, Posterior, Prior, checks, generator
 from bandits import items as of_items
 from bandits.arms import arm_rank
 from bandits.errors import CorruptStatisticsError, InvalidPolicyError, InvalidStatisticsError
-from bandits.items import ItemPosterior, ItemPrior, ItemSum, ItemSums, WithItems, item_features, looks_at
+from bandits.item_posterior import ItemPosterior, ItemPrior
+from bandits.items import ItemSum, ItemSums, WithItems, item_features, looks_at
 from bandits.learned import LearnedSnapshot
 from bandits.partials import on_phi_grid
 from bandits.policies import EpsilonGreedyItems

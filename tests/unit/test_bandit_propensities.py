@@ -29,7 +29,8 @@ from bandits import (
 from bandits.arms import ArmPartials
 from bandits.disjoint import DisjointPosterior
 from bandits.hybrid import HybridPosterior, HybridPrior
-from bandits.items import ItemPosterior, ItemPrior, ItemSums, item_features, looks_at
+from bandits.item_posterior import ItemPosterior, ItemPrior
+from bandits.items import ItemSums, item_features, looks_at
 from bandits.laws import StaticLaw, VoteLaw
 from bandits.logistic import LogisticPartial, LogisticPosterior, LogisticPrior
 from bandits.partials import Partial
