@@ -451,7 +451,8 @@ def test_BAN_1_BAN_2_policies_per_category_per_item_and_in_logits_learn_from_the
 def test_BAN_3_one_worker_learns_vowpal_each_example_once_and_every_ranker_serves_it(app: App) -> None:
     models = PolicyModels(connect(app.settings), app.settings.namespace)
     app.set(policies={"vw/*": "vowpal"})
-    eventually(lambda: app.rank("u1", surface="vw", mode=SHADOW).policy == "vowpal", timeout_s=60)
+    app.serve(10)  # something to learn from, where this test is run alone
+    eventually(lambda: app.rank("u1", surface="vw", mode=SHADOW).policy == "vowpal", timeout_s=120)
     owner = connect(app.settings).get(f"{app.settings.namespace}:policy-learner:vowpal").decode()
     doomed = {name: pid for name, pid in app.processes("worker").items() if pid == int(owner.rpartition(".")[2])}
     assert len(doomed) == 1, "the process that holds the lease is a worker"
