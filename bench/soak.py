@@ -36,7 +36,7 @@ N_USERS, N_ITEMS = 60, 400
 STREAMS = {"attribution_window_s": 60, "late_outcome_s": 60, "session_timeout_s": 60, "archive_flush_s": 5.0}
 RANKER = {"reply_ttl_s": 300}
 EVERY_S = 5.0
-_NUMBERS = re.compile(r"[0-9a-f]{8,}|\d+")
+_NUMBERS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{8,}|\d+")
 GROWTH = 0.05
 """Most growth over the second half."""
 
@@ -136,10 +136,11 @@ def main() -> int:
     rows = []
     for name, values in found.items():
         key = name.replace("-", "_")
-        middle = values[len(values) // 2]
+        tenths = [values[int(at)] for at in np.linspace(0, len(values) - 1, 11)]
         figures |= {f"{key}_mb": round(values[-1], 1), f"{key}_growth": round(growth(values), 4)}
-        rows.append((name, values[0], middle, values[-1], 100 * growth(values)))
-    sys.stdout.write(table(("MB", "begin", "middle", "end", "growth % over the second half"), rows) + "\n")
+        rows.append((name, *tenths, 100 * growth(values)))
+    heads = ("MB", *(f"{10 * at} %" for at in range(11)), "growth % over the second half")
+    sys.stdout.write(table(heads, rows) + "\n")
     middle_parts, end_parts = held
     grown = sorted(end_parts, key=lambda name: middle_parts[name] - end_parts[name])
     held_rows = [(name, middle_parts[name] / 1024, end_parts[name] / 1024) for name in grown[:20]]

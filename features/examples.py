@@ -24,6 +24,8 @@ _PLAIN: Final = (
 _LISTS: Final = ("phi", "p_shown", "heads")
 MERGE_ABOVE: Final = 64
 """Small files of a partition are merged when there are more."""
+GROUP_ROWS: Final = 4_096
+"""Rows of a merged file's row group: about 2 MB in memory, of which a merge holds few."""
 
 
 def examples_dir(settings: Settings) -> Path:
@@ -85,7 +87,7 @@ def write_examples(folder: Path, partition: int, first: int, last: int, examples
     path = folder / str(partition) / f"{first:016d}-{last:016d}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     with _alone(path.parent):
-        _write(path, table_of(examples))
+        _write(path, table_of(examples).to_batches())
         _merge(path.parent)
     return path
 
@@ -115,7 +117,7 @@ def remove_users(folder: Path, gone: Mapping[str, int]) -> tuple[int, int]:
                 if kept.num_rows < table.num_rows:
                     rows += table.num_rows - kept.num_rows
                     files += 1
-                    _write(path, kept)
+                    _write(path, kept.to_batches())
     return rows, files
 
 
@@ -127,32 +129,51 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _write(path: Path, table: pa.Table) -> None:
+def _write(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
     import pyarrow.parquet as pq
 
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        pq.write_table(table, staging, compression="zstd")
+        with pq.ParquetWriter(staging, schema(), compression="zstd") as writer:
+            for batch in batches:
+                writer.write_batch(batch)
         staging.rename(path)
     finally:
         staging.unlink(missing_ok=True)
 
 
 def _merge(folder: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     small = [path for path in sorted(folder.glob("*.parquet")) if path.stat().st_size < 8 << 20]
     if len(small) <= MERGE_ABOVE:
         return
-    whole = pa.concat_tables([pq.read_table(path, schema=schema()) for path in small])
     first, last = small[0].name.split("-")[0], max(path.stem.split("-")[1] for path in small)
     target = folder / f"{first}-{last}.parquet"
-    _write(target, whole)
+    _write(target, _batches(small))
     for path in small:
         if path != target:
             path.unlink()
+
+
+def _batches(paths: Sequence[Path]) -> Iterator[pa.RecordBatch]:
+    """Rows of files, in order, `GROUP_ROWS` at a time or a few more."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    waiting: list[pa.RecordBatch] = []
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            if file.schema_arrow.equals(schema()):
+                batches = file.iter_batches(GROUP_ROWS, use_threads=False)
+            else:  # of an earlier release: columns that it does not have are null
+                batches = iter(pq.read_table(path, schema=schema()).to_batches())
+            for batch in batches:
+                waiting.append(batch)
+                if sum(one.num_rows for one in waiting) >= GROUP_ROWS:
+                    yield pa.concat_batches(waiting)
+                    waiting = []
+    if waiting:
+        yield pa.concat_batches(waiting)
 
 
 def read_examples(folder: Path, *, since_ms: int = 0, until_ms: int = 1 << 62) -> pa.Table:

@@ -69,13 +69,29 @@ def test_small_files_are_merged(tmp_path: Path) -> None:
     assert read_examples(tmp_path)["request_id"].to_pylist() == [f"r{i:04d}" for i in range(n)]
 
 
+def test_files_of_an_earlier_release_are_merged_with_nulls(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    for i in range(MERGE_ABOVE + 1):
+        path = write_examples(tmp_path, 0, i, i, [example(f"r{i:04d}", 1, i)])
+        if i == 3:
+            with pq.ParquetFile(path) as file:
+                older = file.read().drop_columns(["catalogue_version"])
+            pq.write_table(older, path)
+    (merged,) = (tmp_path / "0").glob("*.parquet")
+    with pq.ParquetFile(merged) as file:
+        versions = file.read()["catalogue_version"].to_pylist()
+    assert len(versions) == MERGE_ABOVE + 1
+    assert [i for i, version in enumerate(versions) if version is None] == [3]
+
+
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow.parquet as pq
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(pq, "write_table", refuse)
+    monkeypatch.setattr(pq.ParquetWriter, "write_batch", refuse)
     with pytest.raises(OSError, match="disk full"):
         write_examples(tmp_path, 0, 0, 0, [example("r", 1, 0)])
     assert [path.name for path in (tmp_path / "0").iterdir()] == [".lock"]
