@@ -64,7 +64,7 @@ class Limits(NamedTuple):
 
 
 LIMITS = Limits()
-POLL_LIMITS = Limits(keys=2000, size_bytes=1024 * 1024)
+POLL_LIMITS = Limits(keys=2000, size_bytes=2 * 1024 * 1024)
 """Of whole records: the larger a call, the fewer keys are written twice in a poll; Redis is busy with one for some ms.
 """
 
