@@ -164,12 +164,20 @@ def recovery(regret: Floats, optimum: Floats) -> int:
 
 
 def libraries(figures: dict[str, Figure]) -> None:
-    """VW and MABWiser beside ours, 5 seeds of 10,000 rounds; ours with the knobs of the long runs."""
+    """VW and MABWiser beside ours, 5 seeds of 10,000 rounds; ours with the knobs of the long runs, and in the drifting
+    world also with their half-lives (VW's learning rate forgets by itself).
+    """
     seeds = list(range(LIBRARY_SEEDS))
     compared: dict[str, Figure] = {}
     for kind in LIBRARY_KINDS:
         world = World(kind=kind, n_rounds=LIBRARY_ROUNDS)
-        totals: dict[str, Floats] = {name: run(world, AGENTS[name], seeds).sum(axis=0) for name in (*ACTS, "uniform")}
+        agents = {name: AGENTS[name] for name in (*ACTS, "uniform")}
+        if kind == "drifting":
+            agents |= {
+                f"{name}, half-life": replace(AGENTS[name], half_life=drift_half_life(AGENTS[name].act))
+                for name in ACTS
+            }
+        totals: dict[str, Floats] = {name: run(world, one, seeds).sum(axis=0) for name, one in agents.items()}
         theirs: list[str] = []
         if importlib.util.find_spec("vowpalwabbit"):
             from bench.bandit_libraries import run_vowpal
@@ -182,16 +190,19 @@ def libraries(figures: dict[str, Figure]) -> None:
 
             theirs.append("MABWiser Thompson")
             totals[theirs[-1]] = np.array([run_mabwiser(world, seed) for seed in seeds])
-        rows: list[list[Any]] = [[name, *interval(total)] for name, total in totals.items()]
-        print(f"\n{kind}, with libraries: {LIBRARY_ROUNDS} rounds, {LIBRARY_SEEDS} seeds")
-        print(table(["policy", "regret", "+-"], rows), flush=True)
         entry: dict[str, Figure] = {name: [round(x, 1) for x in interval(total)] for name, total in totals.items()}
+        rows: list[list[Any]] = [[name, *interval(total)] for name, total in totals.items()]
         if theirs:
             best = min(theirs, key=lambda name: float(totals[name].mean()))
-            for name in OURS:
-                worse, sure = interval(totals[name] - totals[best])
-                entry[f"{name}_minus_best_library_low"] = round(worse - sure, 1)
-                entry[f"{name}_minus_best_library_high"] = round(worse + sure, 1)
+            for row in rows:
+                worse, sure = interval(totals[row[0]] - totals[best])
+                row += [worse - sure, worse + sure]
+                if row[0] in agents:
+                    entry[f"{row[0]}_minus_best_library_low"] = round(worse - sure, 1)
+                    entry[f"{row[0]}_minus_best_library_high"] = round(worse + sure, 1)
+        print(f"\n{kind}, with libraries: {LIBRARY_ROUNDS} rounds, {LIBRARY_SEEDS} seeds")
+        columns = ["policy", "regret", "+-", "more than the best library's, from", "to"]
+        print(table(columns[: len(rows[0])], rows), flush=True)
         compared[kind] = entry
     figures["libraries"] = compared
 

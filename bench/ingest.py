@@ -6,7 +6,8 @@ of the item fold, of Redis and of the broker.
 
 `--workers 2`: one worker against two, each a process of its own.
 
-`--minutes`: instead of the burst, events come at a steady `--rate`; the lag is noted every second. Says which share of
+`--minutes`: instead of the burst, events come at a steady `--rate`; the lag of both folds together is noted every
+second and told by minute (medians) and as its growth a second (least squares), which is bounded. Says which share of
 the machine's cores went to others than this bench.
 """
 
@@ -20,6 +21,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import psutil
 
 from bench.report import Figure, finish, table
@@ -92,12 +94,12 @@ def lag(settings: Settings, fold: str, client: Redis) -> int:
 
 
 def steady(settings: Settings, options: argparse.Namespace) -> list[int]:
-    """Feed at a steady rate; return the lag of the user fold, second by second, the first ten left out."""
+    """Feed at a steady rate; return the lag of both folds, second by second, the first ten left out."""
     lags: list[int] = []
     with feeder(settings, options, 60 * options.minutes) as feeding, connect(settings) as client:
         while feeding.poll() is None:
             time.sleep(1.0)
-            lags.append(lag(settings, "users", client))
+            lags.append(lag(settings, "users", client) + lag(settings, "items", client))
         if feeding.returncode:
             sys.exit(f"the feeder ended with {feeding.returncode}")
     first = next((at for at, each in enumerate(lags) if each), 0)  # before it the pool was made
@@ -256,12 +258,18 @@ def main() -> int:
         "others_share_of_machine": max(0.0, used["machine"] - used["own"]) / (wall_s * (os.cpu_count() or 1)),
         "lag_first": sum(lags[:10]) / max(1, len(lags[:10])),
         "lag_last": sum(lags[-10:]) / max(1, len(lags[-10:])),
+        "lag_by_minute": [float(np.median(lags[at : at + 60])) for at in range(0, max(1, len(lags) - 30), 60)],
+        "lag_growth_per_s": float(np.polyfit(np.arange(len(lags)), lags, 1)[0]) if len(lags) > 1 else 0.0,
         "records_folded": folded[0],
         "effect_records_folded": folded[1],
         "steps_us": dict(rows),
         "goal_events_per_s": 8000,
     }  # fmt: skip
-    return finish("ingest", figures, {"records_folded": (">=", n)})
+    bounds: dict[str, tuple[str, float | bool]] = {"records_folded": (">=", n)}
+    if options.minutes >= 1:
+        # Growing by a hundredth of the rate, a lag of a minute would be reached in an hour and a half.
+        bounds["lag_growth_per_s"] = ("<=", 0.01 * options.rate)
+    return finish("ingest", figures, bounds)
 
 
 if __name__ == "__main__":
