@@ -15,7 +15,8 @@ from tests.recount.kuairand import events, key, rows
 from tests.recount.scenes import HOUR_MS, differences, play
 from tests.recount.world import Catalogue, World
 
-N_REPEATS = 2_979
+N_REPEATS = 2_975
+"""Exact ones; by user, video and millisecond alone there are four more, with another outcome."""
 
 
 def log_of(found: Sequence[dict[str, Any]], again: Sequence[dict[str, Any]] = ()) -> list[Logged]:
@@ -41,7 +42,7 @@ def test_ING_4_a_real_log_as_it_is_twice_or_deduplicated_gives_the_same(data: Pa
     every = rows(data / "kuairand-pure-apr25-30")
     counts = Counter(map(key, every))
     assert sum(n - 1 for n in counts.values()) == N_REPEATS
-    repeating = sorted({user for (user, _, _), n in counts.items() if n > 1})
+    repeating = sorted({row["user_id"] for row in every if counts[key(row)] > 1})
     users = set(repeating[::4])
     mine = [row for row in every if row["user_id"] in users]
     once = list({key(row): row for row in reversed(mine)}.values())[::-1]

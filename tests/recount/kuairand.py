@@ -27,14 +27,14 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def key(row: dict[str, Any]) -> tuple[int, int, int]:
-    """What tells rows apart: user, video, millisecond."""
-    return row["user_id"], row["video_id"], row["time_ms"]
+def key(row: dict[str, Any]) -> tuple[object, ...]:
+    """What tells rows apart: everything. Four times a user has one video in one millisecond with two outcomes."""
+    return tuple(row[name] for name in sorted(row))
 
 
 def events(row: dict[str, Any]) -> list[Event]:
-    """The exposure of a row and what the user did; ids are made of user, video and time, so a repeat repeats them."""
-    name = f"k{row['user_id']}-{row['video_id']}-{row['time_ms']}"
+    """The exposure of a row and what the user did; ids are made of what tells rows apart, so a repeat repeats them."""
+    name = f"k{row['user_id']}-{row['video_id']}-{row['time_ms']}-{row['play_time_ms']}"
     user, item, surface = f"u{row['user_id']}", f"v{row['video_id']}", f"tab{row['tab']}"
     exposure = Event(
         event_id=name, request_id=name, type=_T.EVENT_TYPE_EXPOSURE, user_id=user, event_ts_ms=row["time_ms"],
