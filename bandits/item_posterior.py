@@ -53,8 +53,8 @@ class ItemPosterior:
         P = A + r_0 I - sum_i m_i c_i c_i^T,   beta = P^-1 (b - sum_i m_i b_i c_i),   u_i = m_i (b_i - c_i^T beta)
 
     and given beta the u_i are independent with variance ``noise_sd^2 m_i``. So a candidate, at slot 1, is ``m_i b_i +
-    (x - m_i c_i)^T beta`` and an independent part of sd ``noise_sd sqrt(m_i)``: draws cost what those of `Posterior`
-    do, whatever the number of items. An item without sums has the prior.
+    (x - m_i c_i)^T beta`` and an independent part of sd ``noise_sd sqrt(m_i)``: a draw takes one normal variate a
+    candidate more than one of `Posterior`, whatever the number of items. An item without sums has the prior.
 
     Immutable and thread safe. Building takes 0.1 ms and 0.5 us an item at dim 32.
 

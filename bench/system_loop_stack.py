@@ -119,7 +119,7 @@ class Versions:
         }
 
     def at(self, item_id: str, append_ts_ms: int) -> CatalogueItem | None:
-        """See `streams.partition_fold.ItemVersions`."""
+        """See `streams.reading.ItemVersions`."""
         found = self._items.get(item_id)
         return found if found is not None and found.published_ts_ms <= append_ts_ms else None
 

@@ -114,7 +114,7 @@ class RankerSettings(_Section):
     """Surfaces that may ask; empty = any."""
     reply_ttl_s: int = Field(default=30 * 60, ge=1)
     """So long a retry gets the same reply, and a slate of PREFETCH may come to be shown. Redis holds all replies of
-    that time, about 1 KB each."""
+    that time, about 1.2 KB each."""
 
     # Exploration.
     arms: dict[str, float] = {"thompson": 0.8, "linucb": 0.1, "epsilon_greedy": 0.1}

@@ -32,7 +32,7 @@ from liverank.v1.stream_pb2 import ItemEffect
 from streams.catalogue import Catalogue, History
 from streams.control import staged
 from streams.direct import DirectPast, is_direct
-from streams.partition_fold import ItemVersions, PartitionFold
+from streams.partition_fold import PartitionFold
 from streams.past import (
     MemoryStore,
     feed,
@@ -43,6 +43,7 @@ from streams.past import (
     read_catalogue,
     tick_at,
 )
+from streams.reading import ItemVersions
 from streams.rows import plain_key, state_key
 from streams.staging import Job, Manifest, Pages, Part, Staged, manifest_of, write, write_json
 from streams.users import UserFold

@@ -23,7 +23,7 @@ from liverank.v1.event_pb2 import Event, EventType
 from streams.control import Adopt, Erase, Erased
 from streams.erasure import ErasedKeys
 from streams.identity import adopted
-from streams.partition_fold import ItemVersions
+from streams.reading import ItemVersions
 from streams.rows import state_key
 from streams.users import UserFold
 

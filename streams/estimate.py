@@ -24,7 +24,8 @@ from streams.calls import Limits, Position
 from streams.fold import Fold
 from streams.items import ItemFold
 from streams.outbox import Output
-from streams.partition_fold import ItemVersions, PartitionFold
+from streams.partition_fold import PartitionFold
+from streams.reading import ItemVersions
 from streams.users import UserFold
 
 __all__ = ["Estimate", "Memory", "estimate", "events_of_user", "feast_row", "part_of", "redis_bytes", "sizes"]

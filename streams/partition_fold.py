@@ -24,7 +24,7 @@ from streams.outgoing import FORWARDED, Outgoing
 from streams.reading import ItemVersions, Scanned, StateReader
 from streams.seal import seal_of
 
-__all__ = ["ItemVersions", "PartitionFold"]
+__all__ = ["PartitionFold"]
 
 #: Up to this many due keys ride in a call with other records; more are worked through in calls of their own.
 _DUE_INLINE = 16

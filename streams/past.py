@@ -19,7 +19,8 @@ from liverank.v1.stream_pb2 import ItemEffect, ItemEffects
 from streams.calls import Limits, Position
 from streams.catalogue import Catalogue
 from streams.fold import Fold, Parsed
-from streams.partition_fold import ItemVersions, PartitionFold
+from streams.partition_fold import PartitionFold
+from streams.reading import ItemVersions
 
 __all__ = [
     "MemoryStore",

@@ -25,9 +25,10 @@ from streams.calls import Call, Limits, Position, SourceMark
 from streams.fence import FencedStore
 from streams.fold import Fold
 from streams.outbox import Output
-from streams.partition_fold import ItemVersions, PartitionFold
+from streams.partition_fold import PartitionFold
 from streams.past import feed, tick_at
 from streams.publisher import Pending, RowSink, merge_calls
+from streams.reading import ItemVersions
 from streams.rows import SESSION, plain_key
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from streams.fence import FencedStore
 from streams.fold import Fold
 from streams.items import ItemFold
 from streams.outbox import Output
-from streams.partition_fold import ItemVersions
+from streams.reading import ItemVersions
 from streams.restore_parts import (
     Effects,
     PastPartition,

@@ -3,8 +3,8 @@
 Every item is a Beta-Bernoulli arm of each surface. Its counts are the item row's own decayed sums: slots seen, each by
 how likely it is looked at, and clicks on them; they add up in any order and halve every 30 days, so that an arm that
 nobody sees falls back toward its prior. The prior is what the item earns on other surfaces, and that one's the click
-rate of its kind. A source only proposes: whatever it draws,
-the slate's propensities are those of the policy, given the shortlist.
+rate of its kind. A source only proposes: whatever it draws, the slate's propensities are those of the policy, given the
+shortlist.
 """
 
 from __future__ import annotations

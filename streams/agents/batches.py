@@ -2,8 +2,8 @@
 
 Faust acknowledges a batch in a `finally`, so that an exception or a cancellation in the body loses it (docs of the
 faults: faust-streaming 189, 527). Here the body never raises, only a batch that was handled is acknowledged, and the
-handler runs in a thread, so that heartbeats go on: in one of its own, since allocators keep for each thread what a file
-once took (some 20 MB a thread and writer of Parquet).
+handler runs in a thread, so that heartbeats go on: in one of its own, since allocators keep for each thread what
+writing a Parquet file once took.
 """
 
 from __future__ import annotations
